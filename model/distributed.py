@@ -1,0 +1,57 @@
+"""Data-parallel processes as `torchrun` starts them; alone, a group of one.
+
+Knows nothing of what the processes compute.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from model.engines.torch_engine import choose_device
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """This process among its peers, and the device that is its own."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """The one process that prints and writes files."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The elementwise sum over all processes; every process must call it."""
+        if self.world_size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.world_size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Group]:
+    """The group that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK)."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = choose_device(device)
+    if world_size == 1:
+        yield Group(chosen)
+        return
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Group(chosen, distributed.get_rank(), world_size)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,47 @@
+"""The contract that every engine keeps. Knows nothing of files, of scaling or of HTTP."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.uint8]
+Size = tuple[int, int]
+"""(height, width)"""
+
+
+class EngineError(Exception):
+    """An engine cannot run here; the message says why in one line, and what to set instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Of one canvas: `content`, its top left part that is picture, and the mask's size `output`.
+
+    Where the two differ, the picture was scaled down, and the mask is read at the original size.
+    """
+
+    content: Size
+    output: Size
+
+
+class Engine(Protocol):
+    """Runs the network. One caller at a time: the batcher, or a loop over a data set."""
+
+    description: str
+    """What runs where, for logs and `/v1/model`, e.g. "torch 2.15.0 on cpu, 2 threads"."""
+
+    device: str
+    """"cpu" or "cuda:0"."""
+
+    def segment(self, canvases: Array, regions: Sequence[Region]) -> list[Array]:
+        """Canvases (N, H, W, 3), H and W multiples of 32, to N masks of their regions' `output`.
+
+        An image's mask does not depend on the others: on the CPU bit for bit, on a GPU up to
+        near-ties. Each pixel is the index of the largest logit of the transposed convolution; where
+        the mask is larger than the content, of the logits interpolated bilinearly (half-pixel
+        centres, edge values repeated).
+        """
+        ...

@@ -1,0 +1,112 @@
+"""The network's last step, exact and small: coarse logits to a mask, at any output size.
+
+A transposed convolution of kernel 64, stride 32 and padding 16 gives each pixel from the four coarse
+cells around it. So the picture falls into tiles of 32 x 32 pixels that share their four cells, and
+all pixels of a tile are one product: (tiles, 4 C) x (4 C, C * 1024). The tiles go through in blocks,
+so the full logits, 0.94 GiB for a 12-megapixel photo, never exist. Knows nothing of the backbone.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from model.engines.base import Region
+
+TILE = 32
+
+# Tiles whose scores are held at once, 84 KiB each. On the CPU a block should stay in the cache; on a
+# GPU it should fill the processors.
+TILES_PER_BLOCK_CPU = 64
+TILES_PER_BLOCK_CUDA = 4096
+
+
+class Head:
+    """`transpose_conv` and argmax, from its kernel (C, C, 64, 64) and bias (C,)."""
+
+    def __init__(self, kernel: Tensor, bias: Tensor) -> None:
+        classes = kernel.shape[0]
+        assert kernel.shape == (classes, classes, 2 * TILE, 2 * TILE), kernel.shape
+        # Pixel dy of a tile lies at kernel row 32 + dy of the upper cell and dy of the lower one.
+        halves = kernel.view(classes, classes, 2, TILE, 2, TILE).flip(2, 4)
+        corners_first = halves.permute(2, 4, 0, 1, 3, 5)
+        self.classes = classes
+        self.matrix = corners_first.reshape(4 * classes, classes * TILE * TILE).contiguous()
+        self.bias = bias.repeat_interleave(TILE * TILE)
+        on_cpu = kernel.device.type == "cpu"
+        self.tiles_per_block = TILES_PER_BLOCK_CPU if on_cpu else TILES_PER_BLOCK_CUDA
+
+    def __call__(self, coarse: Tensor, region: Region) -> Tensor:
+        """Coarse logits (C, h, w) of one canvas to its mask, uint8 of shape `region.output`."""
+        if region.content == region.output:
+            return self._mask(coarse, region)
+        return self._scaled_mask(coarse, region)
+
+    def _mask(self, coarse: Tensor, region: Region) -> Tensor:
+        height, width = region.output
+        # The first tile begins half a tile above and left of the picture.
+        blocks = []
+        for scores in self._blocks(coarse):
+            rows, columns = scores.shape[:2]
+            labels = scores.argmax(dim=2).to(torch.uint8)
+            blocks.append(labels.transpose(1, 2).reshape(rows * TILE, columns * TILE))
+        half = TILE // 2
+        return torch.cat(blocks)[half : half + height, half : half + width]
+
+    def _scaled_mask(self, coarse: Tensor, region: Region) -> Tensor:
+        (content_height, content_width), (height, width) = region.content, region.output
+        device = coarse.device
+        left, right, right_share = _neighbours(content_width, width, device)
+        upper, lower, lower_share = _neighbours(content_height, height, device)
+        mask = torch.empty(region.output, dtype=torch.uint8, device=device)
+        done = 0
+        kept = torch.empty(self.classes, 0, width, device=device)
+        first_row = 0  # of `kept`, in canvas rows
+        canvas_row = -TILE // 2
+        for scores in self._blocks(coarse):
+            rows, columns = scores.shape[:2]
+            logits = scores.permute(2, 0, 3, 1, 4).reshape(
+                self.classes, rows * TILE, columns * TILE
+            )
+            logits = logits[:, max(0, -canvas_row) : content_height - canvas_row, TILE // 2 :]
+            logits = torch.lerp(logits[..., left], logits[..., right], right_share)
+            kept = torch.cat([kept, logits], dim=1)
+            canvas_row += rows * TILE
+            available = first_row + kept.shape[1]
+            ready = int(torch.searchsorted(lower, available))
+            for start in range(done, ready, TILE):
+                window = slice(start, min(start + TILE, ready))
+                above = kept[:, upper[window] - first_row]
+                below = kept[:, lower[window] - first_row]
+                blended = torch.lerp(above, below, lower_share[window, None])
+                mask[window] = blended.argmax(dim=0).to(torch.uint8)
+            done = ready
+            if done == height:
+                break
+            kept = kept[:, int(upper[done]) - first_row :]
+            first_row = int(upper[done])
+        return mask
+
+    def _blocks(self, coarse: Tensor) -> Iterator[Tensor]:
+        """Scores of some rows of tiles after another: (rows, columns, C, 32, 32)."""
+        framed = torch.nn.functional.pad(coarse, (1, 1, 1, 1))
+        corners = [framed[:, :-1, :-1], framed[:, :-1, 1:], framed[:, 1:, :-1], framed[:, 1:, 1:]]
+        cells = torch.cat(corners).permute(1, 2, 0)  # (rows, columns, 4 C)
+        rows, columns = cells.shape[:2]
+        step = max(1, self.tiles_per_block // columns)
+        for start in range(0, rows, step):
+            block = cells[start : start + step].reshape(-1, 4 * self.classes)
+            scores = torch.addmm(self.bias, block, self.matrix)
+            yield scores.view(-1, columns, self.classes, TILE, TILE)
+
+
+def _neighbours(source: int, output: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For each output pixel: its two source pixels and the share of the second.
+
+    Half-pixel centres, as in `F.interpolate(mode="bilinear", align_corners=False)`.
+    """
+    positions = (torch.arange(output, device=device, dtype=torch.float64) + 0.5) * source / output
+    positions = (positions - 0.5).clamp_(min=0)
+    first = positions.long().clamp_(max=source - 1)
+    second = (first + 1).clamp_(max=source - 1)
+    return first, second, (positions - first).float()

@@ -1,0 +1,86 @@
+"""Measure weights on an image set: mean IoU, IoU per class and pixel accuracy.
+
+Every image goes through the predictor that serves, at its own size, into one confusion matrix. Run
+as `python -m model.evaluate --data DIR --weights FILE`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from model import dataset
+from model.confusion import ConfusionMatrix, Scores
+from model.dataset import DatasetError, Sample
+from model.engines.base import Array, EngineError
+from model.network import NetworkError
+from model.predictor import Predictor, open_predictor
+from model.weights import SHIPPED_WEIGHTS, WeightsError, atomic_write
+
+
+def evaluate(predictor: Predictor, pairs: Iterable[tuple[Array, Array]]) -> Scores:
+    """Scores over pairs of image (H, W, 3) uint8 and target (H, W) uint8, 255 where void."""
+    matrix = ConfusionMatrix(predictor.metadata.classes)
+    for image, target in pairs:
+        matrix.update(target, predictor(image))
+    return matrix.scores()
+
+
+def read_pairs(samples: list[Sample]) -> Iterable[tuple[Array, Array]]:
+    """The samples' images and targets, one at a time, behind a progress bar."""
+    for sample in tqdm(samples, desc="evaluate", unit="image"):
+        yield sample.read()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    try:
+        samples = dataset.list_samples(options.data, options.image_set)
+        predictor = open_predictor(
+            options.weights, device=options.device, max_side=options.max_side
+        )
+        scores = evaluate(predictor, read_pairs(samples))
+        if options.output:
+            from model import figures
+
+            figures.draw_samples(
+                options.output, predictor, [sample.read() for sample in samples[:4]]
+            )
+    except (DatasetError, EngineError, NetworkError, WeightsError) as error:
+        sys.exit(f"error: {error}")
+    print(scores)
+    if options.json:
+        report = {
+            "image_set": options.image_set,
+            "weights": predictor.metadata.digest,
+            "max_side": options.max_side,
+        }
+        with atomic_write(options.json) as file:
+            file.write(json.dumps(report | scores.as_dict(), indent=2).encode() + b"\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder that holds VOCdevkit/VOC2012"
+    )
+    parser.add_argument("--image-set", default="val", help="list to measure on (default: val)")
+    parser.add_argument(
+        "--weights", type=Path, default=SHIPPED_WEIGHTS, help="weights file (default: the shipped)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--max-side", type=int, default=0, help="scale longer images down to this; 0: never"
+    )
+    parser.add_argument("--json", type=Path, help="write the scores here, too")
+    parser.add_argument(
+        "--output", type=Path, help="draw the first images, predictions and targets as PNG here"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

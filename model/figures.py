@@ -1,0 +1,74 @@
+"""Pictures of a run: its curves, and images beside predictions and targets. PNG files only."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from model.classes import IGNORE_INDEX, PALETTE
+from model.engines.base import Array
+from model.history import EpochRow
+from model.predictor import Predictor
+from model.weights import Metadata, atomic_write
+
+matplotlib.use("Agg")
+
+
+def draw_curves(path: Path, rows: Sequence[EpochRow]) -> None:
+    """Loss on the left axis; accuracies and mean IoU, where measured, on the right one."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    loss_axis = figure.add_subplot()
+    epochs = [row.epoch for row in rows]
+    loss_axis.plot(epochs, [row.loss for row in rows], "o-", ms=3, color="C0", label="train loss")
+    loss_axis.set_xlabel("epoch")
+    loss_axis.set_ylabel("loss", color="C0")
+    loss_axis.set_ylim(bottom=0)
+    loss_axis.xaxis.get_major_locator().set_params(integer=True)
+    loss_axis.grid(alpha=0.3)
+
+    share_axis = loss_axis.twinx()
+    share_axis.set_ylabel("accuracy, mean IoU")
+    share_axis.set_ylim(0, 1)
+    curves = {
+        "train accuracy": ("C1", [row.train_accuracy for row in rows]),
+        "validation accuracy": ("C2", [row.val_accuracy for row in rows]),
+        "validation mean IoU": ("C3", [row.val_mean_iou for row in rows]),
+    }
+    for label, (colour, values) in curves.items():
+        known = [(e, v) for e, v in zip(epochs, values, strict=True) if v is not None]
+        if known:
+            share_axis.plot(*zip(*known, strict=True), "o-", ms=3, color=colour, label=label)
+    handles = [*loss_axis.get_lines(), *share_axis.get_lines()]
+    loss_axis.legend(handles=handles, loc="center right", fontsize=8)
+    _save(figure, path)
+
+
+def draw_samples(path: Path, predictor: Predictor, pairs: Sequence[tuple[Array, Array]]) -> None:
+    """A row per pair: the image, its prediction and its target, in the classes' colours."""
+    figure = Figure(figsize=(9, 2.6 * len(pairs)), layout="constrained")
+    colormap = class_colours(predictor.metadata)
+    axes = figure.subplots(len(pairs), 3, squeeze=False)
+    for row, (image, target) in zip(axes, pairs, strict=True):
+        for axis, picture in zip(
+            row, (image, colormap[predictor(image)], colormap[target]), strict=True
+        ):
+            axis.imshow(picture)
+            axis.set_axis_off()
+    for axis, title in zip(axes[0], ("image", "prediction", "target"), strict=True):
+        axis.set_title(title)
+    _save(figure, path)
+
+
+def class_colours(metadata: Metadata) -> Array:
+    """Colour of each class index, shape (256, 3): those of the weights, VOC's above them."""
+    colours = PALETTE.copy()
+    colours[: len(metadata.palette)] = np.array(metadata.palette, np.uint8)
+    colours[IGNORE_INDEX] = PALETTE[IGNORE_INDEX]
+    return colours
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120)

@@ -1,0 +1,92 @@
+"""What a run leaves beside its weights: a row per epoch, a row per step, and its checkpoint.
+
+Files only; knows nothing of networks. All are written atomically or line by line.
+"""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from model.weights import atomic_write
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """One epoch's figures; `val_...` are None where that was not measured."""
+
+    epoch: int
+    loss: float
+    """Mean over the images for "image_sum" (the notebook's loss), over the pixels otherwise."""
+    train_accuracy: float
+    val_accuracy: float | None
+    val_mean_iou: float | None
+    lr: float
+    images_per_s: float
+    seconds: float
+
+
+class StepLog:
+    """A CSV with a row per training step: step, epoch, loss, lr."""
+
+    HEADER = ("step", "epoch", "loss", "lr")
+
+    def __init__(self, path: Path, *, first_step: int) -> None:
+        """Continues a file at `first_step`: rows from there on, of an interrupted run, go."""
+        kept: list[list[str]] = []
+        if first_step > 1 and path.is_file():
+            with path.open(newline="") as file:
+                kept = [row for row in list(csv.reader(file))[1:] if int(row[0]) < first_step]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", newline="", buffering=1)
+        self._writer = csv.writer(self._file)
+        self._writer.writerows([self.HEADER, *kept])
+
+    def write(self, *, step: int, epoch: int, loss: float, lr: float) -> None:
+        self._writer.writerow([step, epoch, f"{loss:.6f}", f"{lr:.6g}"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+
+def write_history(path: Path, rows: list[EpochRow]) -> None:
+    """The epochs so far as CSV; an empty cell where a figure was not measured."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [entry.name for entry in fields(EpochRow)])
+    writer.writeheader()
+    for row in rows:
+        values = asdict(row).items()
+        writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in values})
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be continued from."""
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    with atomic_write(path) as file:
+        torch.save(dict(state), file)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's state. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no checkpoint to resume from; start the run without --resume"
+        )
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no exception of its own for a wrong file
+        raise CheckpointError(
+            f"{path}: not a checkpoint of model.train ({type(error).__name__})"
+        ) from error
+    return state

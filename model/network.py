@@ -1,0 +1,251 @@
+"""The fully convolutional network: a ResNet-18 backbone, a 1x1 classifier, a transposed convolution.
+
+Turns normalised images into logits. Knows nothing of files of photos, of masks on disk or of HTTP.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import ResNet18_Weights, resnet18
+
+STRIDE = 32
+"""The backbone halves its input five times."""
+
+BACKBONE_CHANNELS = 512
+
+# torchvision's names of the ten children that are left of ResNet-18, in order. In the notebook's
+# nn.Sequential they are called "0" to "7": the average pooling and the classifier are not there.
+BACKBONE_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+
+def bilinear_kernel(in_channels: int, out_channels: int, kernel_size: int) -> Tensor:
+    """The kernel of a transposed convolution that interpolates bilinearly, channel c to channel c.
+
+    Shape (in_channels, out_channels, kernel_size, kernel_size), float32. Its value at distance d
+    from the centre is 1 - |d| / factor in each direction, with factor = (kernel_size + 1) // 2
+    and centre = factor - 1 for an odd size, factor - 0.5 for an even one (Long, Shelhamer and
+    Darrell, "Fully Convolutional Networks for Semantic Segmentation", 2015, section 3.3).
+    """
+    factor = (kernel_size + 1) // 2
+    centre = factor - 1 if kernel_size % 2 == 1 else factor - 0.5
+    ramp = 1 - (torch.arange(kernel_size, dtype=torch.float64) - centre).abs() / factor
+    kernel = torch.zeros(in_channels, out_channels, kernel_size, kernel_size)
+    shared = range(min(in_channels, out_channels))
+    kernel[shared, shared] = torch.outer(ramp, ramp).float()
+    return kernel
+
+
+def bilinear_upsampling(channels: int, factor: int) -> nn.ConvTranspose2d:
+    """A transposed convolution that enlarges (N, channels, h, w) by `factor`, bilinearly.
+
+    Kernel size 2 * factor - factor % 2, padding ceil((factor - 1) / 2): Caffe's rule for its
+    bilinear filler. `bilinear_upsampling(3, 2)` is the notebook's doubling of a photo: kernel 4,
+    stride 2, padding 1. At the border it interpolates towards zero; inside it equals
+    `F.interpolate(mode="bilinear", align_corners=False)`.
+    """
+    kernel_size = 2 * factor - factor % 2
+    padding = math.ceil((factor - 1) / 2)
+    upsampling = nn.ConvTranspose2d(
+        channels, channels, kernel_size, stride=factor, padding=padding, bias=False
+    )
+    with torch.no_grad():
+        upsampling.weight.copy_(bilinear_kernel(channels, channels, kernel_size))
+    return upsampling
+
+
+class FCN(nn.Module):
+    """FCN-32s on ResNet-18: images (N, 3, H, W), normalised, to logits (N, num_classes, H, W).
+
+    H and W are multiples of 32; other sizes give logits of the next multiple.
+    """
+
+    def __init__(self, num_classes: int = 21) -> None:
+        super().__init__()
+        resnet = resnet18(weights=None)
+        self.backbone = nn.Sequential()
+        for name in BACKBONE_CHILDREN:
+            self.backbone.add_module(name, resnet.get_submodule(name))
+        self.final_conv = nn.Conv2d(BACKBONE_CHANNELS, num_classes, kernel_size=1)
+        self.transpose_conv = nn.ConvTranspose2d(
+            num_classes, num_classes, kernel_size=2 * STRIDE, padding=STRIDE // 2, stride=STRIDE
+        )
+        with torch.no_grad():
+            self.transpose_conv.weight.copy_(bilinear_kernel(num_classes, num_classes, 2 * STRIDE))
+
+    @property
+    def num_classes(self) -> int:
+        return self.final_conv.out_channels
+
+    def coarse_logits(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) to logits of every 32nd pixel, (N, num_classes, H / 32, W / 32)."""
+        coarse: Tensor = self.final_conv(self.backbone(images))
+        return coarse
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.transpose_conv(self.coarse_logits(images))
+        return logits
+
+
+def upsample_bilinear(coarse: Tensor) -> Tensor:
+    """What `transpose_conv` does while its kernel is exactly bilinear and its bias zero, faster.
+
+    (N, C, h, w) to (N, C, 32 h, 32 w). The transposed convolution fades to zero at the border, so
+    a frame of zeros takes part in the interpolation; plain `F.interpolate` would clamp instead.
+    """
+    framed = F.pad(coarse, (1, 1, 1, 1))
+    enlarged = F.interpolate(framed, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+    return enlarged[..., STRIDE:-STRIDE, STRIDE:-STRIDE]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What `load_backbone` found: the names of tensors, in the network's own order."""
+
+    source: str
+    loaded: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        total = len(self.loaded) + len(self.missing)
+        lines = [f"backbone from {self.source}: {len(self.loaded)} of {total} tensors loaded"]
+        if self.missing:
+            lines.append(f"  not in it, left at their random start: {', '.join(self.missing)}")
+        if self.ignored:
+            lines.append(f"  in it, but not part of the backbone: {', '.join(self.ignored)}")
+        return "\n".join(lines)
+
+
+class NetworkError(Exception):
+    """A state dict or a pretrained network cannot be used; the message says what to do."""
+
+
+def load_imagenet_backbone(network: FCN) -> LoadReport:
+    """Give the backbone torchvision's ImageNet weights, fetched on first use.
+
+    Raises NetworkError where they cannot be fetched.
+    """
+    weights = ResNet18_Weights.IMAGENET1K_V1
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        raise NetworkError(
+            f"cannot fetch {weights} ({error}). Without a network, give a local file with "
+            "--backbone FILE (a ResNet-18 state dict, complete or not), or train from a random "
+            "start with --backbone none"
+        ) from error
+    return load_backbone(network, state, source=f"torchvision {weights}")
+
+
+def load_backbone(network: FCN, state: Mapping[str, Tensor], *, source: str) -> LoadReport:
+    """Copy what `state` (torchvision's ResNet-18 names) has into the backbone and report the rest.
+
+    Raises NetworkError for a tensor of another shape, and if nothing at all matches.
+    """
+    own = network.backbone.state_dict()
+    shared = {name: tensor for name, tensor in state.items() if name in own}
+    for name, tensor in shared.items():
+        if tensor.shape != own[name].shape:
+            raise NetworkError(
+                f"{source}: {name} has shape {tuple(tensor.shape)}, "
+                f"ResNet-18 expects {tuple(own[name].shape)}"
+            )
+    if not shared:
+        found = _some(state)
+        raise NetworkError(
+            f"{source}: no tensor with a ResNet-18 name such as conv1.weight; found {found}"
+        )
+    network.backbone.load_state_dict(shared, strict=False)
+    return LoadReport(
+        source=source,
+        loaded=tuple(name for name in own if name in shared),
+        missing=tuple(name for name in own if name not in shared),
+        ignored=tuple(name for name in state if name not in own),
+    )
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """A state dict from a `.safetensors` file or one that `torch.save` wrote.
+
+    Pickled code is never run: a file that holds a whole module raises NetworkError.
+    """
+    if not path.is_file():
+        raise NetworkError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no exception of its own for a wrong file
+        raise NetworkError(
+            f"{path}: not a state dict ({type(error).__name__}). Save it with "
+            "torch.save(net.state_dict(), path); a pickled module is never loaded"
+        ) from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise NetworkError(f"{path}: holds {type(state).__name__}, not a state dict of tensors")
+    return dict(state)
+
+
+def convert_notebook_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of the notebook's `nn.Sequential` to those of `FCN`.
+
+    The notebook's "0.weight" is `backbone.conv1.weight`, "4." is `backbone.layer1.`, and so on;
+    `final_conv` and `transpose_conv` keep their names. Prefixes that DataParallel ("module.") and
+    torch.compile ("_orig_mod.") put in front are dropped; names of `FCN` itself pass unchanged.
+    """
+    return {_converted_name(name): tensor for name, tensor in state.items()}
+
+
+def _converted_name(name: str) -> str:
+    for prefix in ("module.", "_orig_mod."):
+        name = name.removeprefix(prefix)
+    position, _, rest = name.partition(".")
+    if position.isdecimal() and int(position) < len(BACKBONE_CHILDREN):
+        return f"backbone.{BACKBONE_CHILDREN[int(position)]}.{rest}"
+    return name
+
+
+def network_from_state(state: Mapping[str, Tensor], *, source: str) -> FCN:
+    """An FCN in evaluation mode with exactly the tensors of `state`; its classes are counted there.
+
+    Raises NetworkError that names every tensor that is missing, unknown or of another shape.
+    """
+    head = state.get("final_conv.weight")
+    if head is None or head.ndim != 4:
+        raise NetworkError(f"{source}: no final_conv.weight of four dimensions; found {_some(state)}")
+    network = FCN(num_classes=head.shape[0])
+    expected = network.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+        for name, tensor in state.items()
+        if name in expected and tensor.shape != expected[name].shape
+    ]
+    if problems:
+        raise NetworkError(f"{source}: {'; '.join(problems)}")
+    network.load_state_dict(dict(state))
+    return network.eval()
+
+
+def _some(names: Mapping[str, object]) -> str:
+    return ", ".join(sorted(names)[:3]) or "nothing"
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images (N, H, W, 3) uint8 RGB to the network's input, (N, 3, H, W) float32, channels last.
+
+    RGB / 255, then minus `mean` and divided by `std`, each per channel.
+    """
+    scaled = images.permute(0, 3, 1, 2).float().div_(255)
+    per_channel = (1, 3, 1, 1)
+    scaled.sub_(torch.tensor(mean, device=images.device).view(per_channel))
+    return scaled.div_(torch.tensor(std, device=images.device).view(per_channel))

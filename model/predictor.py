@@ -1,0 +1,115 @@
+"""Images of any size in, masks of the same sizes out: scale, canvas, engine, crop.
+
+The one way to a prediction: the service, the evaluation and the figures all go through it. Imports
+no torch; which engine runs is decided in `open_predictor`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from model.engines.base import Array, Engine, Region, Size
+from model.weights import Metadata, Weights, read_weights
+
+CANVAS_MULTIPLE = 32
+"""The network's stride: a canvas' sides are multiples of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """One image as the engine wants it: `pixels` (H, W, 3) uint8, and where the picture is in it."""
+
+    pixels: Array
+    region: Region
+
+    @property
+    def size(self) -> Size:
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+class Predictor:
+    """An engine with the weights it runs."""
+
+    def __init__(self, engine: Engine, metadata: Metadata, *, max_side: int = 0) -> None:
+        """`max_side`: images with a longer side are scaled down to it; 0 never scales."""
+        self.engine = engine
+        self.metadata = metadata
+        self.max_side = max_side
+        self._fill = fill_colour(metadata)
+
+    def __call__(self, image: Array) -> Array:
+        """One RGB image (H, W, 3) uint8 to its mask (H, W) uint8."""
+        return self.predict([self.prepare(image)])[0]
+
+    def prepare(self, image: Array, *, max_side: int | None = None) -> Canvas:
+        """The canvas of one RGB image (H, W, 3) uint8: a function of this image alone.
+
+        Scaled down if its longer side exceeds `max_side`, then padded right and below with the
+        mean colour to multiples of 32.
+        """
+        output = image.shape[0], image.shape[1]
+        content = content_size(output, self.max_side if max_side is None else max_side)
+        if content != output:
+            scaled = Image.fromarray(image).resize(content[::-1], Image.Resampling.BILINEAR)
+            image = np.asarray(scaled)
+        height, width = canvas_size(content)
+        region = Region(content, output)
+        if (height, width) == content:
+            return Canvas(image, region)
+        pixels = np.empty((height, width, 3), np.uint8)
+        pixels[: content[0], : content[1]] = image
+        pixels[content[0] :] = self._fill
+        pixels[: content[0], content[1] :] = self._fill
+        return Canvas(pixels, region)
+
+    def predict(self, canvases: Sequence[Canvas]) -> list[Array]:
+        """Masks of canvases that all have the same size."""
+        return self.engine.segment(
+            np.stack([canvas.pixels for canvas in canvases]),
+            [canvas.region for canvas in canvases],
+        )
+
+
+def content_size(size: Size, max_side: int) -> Size:
+    """The size after scaling: `size` itself unless its longer side exceeds `max_side` (0: never)."""
+    longer = max(size)
+    if max_side == 0 or longer <= max_side:
+        return size
+    height, width = (max(1, round(side * max_side / longer)) for side in size)
+    return height, width
+
+
+def canvas_size(content: Size) -> Size:
+    """The smallest multiples of 32 that hold the content."""
+    height, width = (-(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE for side in content)
+    return height, width
+
+
+def fill_colour(metadata: Metadata) -> tuple[int, int, int]:
+    """The mean colour, which normalises to about zero: what pads a canvas."""
+    red, green, blue = (round(255 * value) for value in metadata.mean)
+    return red, green, blue
+
+
+def open_predictor(
+    path: Path, *, device: str = "auto", threads: int = 0, max_side: int = 0
+) -> Predictor:
+    """Read a weights file and start the engine for it.
+
+    Raises WeightsError for the file, EngineError for the device.
+    """
+    return predictor_for(read_weights(path), device=device, threads=threads, max_side=max_side)
+
+
+def predictor_for(
+    weights: Weights, *, device: str = "auto", threads: int = 0, max_side: int = 0
+) -> Predictor:
+    """A predictor for weights that are in memory, e.g. those of a running training."""
+    # Here, so that who only reads metadata or prepares canvases does not wait for torch.
+    from model.engines.torch_engine import TorchEngine
+
+    engine = TorchEngine(weights, device=device, threads=threads)
+    return Predictor(engine, weights.metadata, max_side=max_side)

@@ -1,0 +1,104 @@
+"""Recipes: every number of a training run in one frozen value, and the presets we offer.
+
+Says what is done, not how; knows nothing of torch.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a network is trained. Sizes are (height, width); learning rates are for one mean loss."""
+
+    name: str
+
+    epochs: int
+    batch_size: int
+    crop: tuple[int, int]
+
+    # Optimiser: SGD. `lr_pretrained` is for the tensors that a pretrained backbone gave.
+    lr: float
+    lr_pretrained: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    poly_power: float
+    """Learning rate at step s of S: lr * (1 - s / S) ** poly_power; 0 keeps it constant."""
+    warmup_steps: int
+
+    # Data.
+    void_is_background: bool
+    drop_small_images: bool
+    """Leave out images that do not hold a whole crop, as the notebook does, instead of padding."""
+    augment: bool
+    """Random scale, flip and colours; without it, only a random crop."""
+    scale: tuple[float, float]
+    """Bounds of the longer side after scaling, in crops' longer sides; drawn log-uniformly."""
+    rarity: float
+    """0 takes every image once an epoch; above, images are drawn with a weight of the mean, over
+    their classes, of (1 / images with that class) ** rarity."""
+
+    # Loss and network.
+    loss_reduction: Literal["image_sum", "pixel_mean"]
+    """"image_sum": mean over an image's pixels, summed over the batch. "pixel_mean": mean over all
+    pixels of the batch that are not void."""
+    train_transpose_conv: bool
+    precision: Precision
+
+    # Validation: random crops in batches, as the notebook does, or whole images at their own size.
+    validate_crops: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+PRESETS = {
+    # The notebook's recipe to the letter: chapter "Fully Convolutional Networks" of d2l.
+    "d2l": Recipe(
+        name="d2l",
+        epochs=5,
+        batch_size=32,
+        crop=(320, 480),
+        lr=1e-3,
+        lr_pretrained=1e-3,
+        momentum=0.0,
+        nesterov=False,
+        weight_decay=1e-3,
+        poly_power=0.0,
+        warmup_steps=0,
+        void_is_background=True,
+        drop_small_images=True,
+        augment=False,
+        scale=(1.0, 1.0),
+        rarity=0.0,
+        loss_reduction="image_sum",
+        train_transpose_conv=True,
+        precision="float32",
+        validate_crops=True,
+    ),
+    "default": Recipe(
+        name="default",
+        epochs=30,
+        batch_size=16,
+        crop=(320, 320),
+        lr=0.02,
+        lr_pretrained=0.004,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+        poly_power=0.9,
+        warmup_steps=200,
+        void_is_background=False,
+        drop_small_images=False,
+        augment=True,
+        scale=(0.8, 2.2),
+        rarity=0.7,
+        loss_reduction="pixel_mean",
+        train_transpose_conv=False,
+        precision="auto",
+        validate_crops=False,
+    ),
+}

@@ -1,0 +1,187 @@
+"""The weights file: safetensors with everything in its metadata that is needed to use it.
+
+Reads and writes numpy arrays; knows nothing of torch, so a server without torch can read it.
+
+    WeightsError            the file cannot be used; says which, what was expected, what was found
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from model.classes import CLASSES, PALETTE
+
+FORMAT_VERSION = "1"
+ARCHITECTURE = "fcn_resnet18"
+
+# ImageNet's, as torchvision's ResNet18_Weights.IMAGENET1K_V1 documents them: RGB in 0..1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "fcn_resnet18_voc.safetensors"
+
+
+class WeightsError(Exception):
+    """A weights file is missing, damaged or of another kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What a weights file says of itself. `palette` has one RGB triple per class."""
+
+    classes: tuple[str, ...] = CLASSES
+    palette: tuple[tuple[int, int, int], ...] = ()
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    architecture: str = ARCHITECTURE
+    format_version: str = FORMAT_VERSION
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.palette:
+            colours = tuple(tuple(int(v) for v in PALETTE[i]) for i in range(len(self.classes)))
+            object.__setattr__(self, "palette", colours)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Tensors by their `FCN` names, floats as float32, and what the file says of them."""
+
+    tensors: Mapping[str, NDArray[Any]]
+    metadata: Metadata
+
+
+def read_metadata(path: Path) -> Metadata:
+    """What the file says of itself, from its header alone; the tensors are not read or checked."""
+    with _opened(path) as file:
+        return _parse_metadata(path, file.metadata())
+
+
+def read_weights(path: Path) -> Weights:
+    """The whole file, its digest checked. Raises WeightsError."""
+    with _opened(path) as file:
+        metadata = _parse_metadata(path, file.metadata())
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+    digest = _digest(stored, metadata)
+    if digest != metadata.digest:
+        raise WeightsError(
+            f"{path}: damaged or edited: its content has digest {digest}, its metadata says "
+            f"{metadata.digest}. Copy the file again"
+        )
+    return Weights({name: _widened(array) for name, array in stored.items()}, metadata)
+
+
+def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> Metadata:
+    """Write the file atomically; the metadata as written, with its digest, is returned.
+
+    A process that dies in between leaves the file that was there before, or none.
+    """
+    stored = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
+    values = _as_values(metadata)
+    values["digest"] = _digest(stored, metadata)
+    header = {key: json.dumps(value) for key, value in values.items() if not isinstance(value, str)}
+    header |= {key: value for key, value in values.items() if isinstance(value, str)}
+    with atomic_write(path) as file:
+        file.write(save(stored, metadata=header))
+    return read_metadata(path)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under `path` when the block ends well, complete, and else never."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp makes it private; others may read the result
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise WeightsError(f"{path}: expected a weights file, found nothing there")
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path}: expected a safetensors file, found something else ({error}). A state dict "
+            "that torch.save wrote becomes one with: python -m model.convert FILE --output OUT"
+        ) from error
+
+
+def _parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
+    header = header or {}
+    version = header.get("format_version")
+    if version != FORMAT_VERSION:
+        raise WeightsError(
+            f"{path}: expected a weights file of format version {FORMAT_VERSION}, found "
+            f"{'no format version' if version is None else f'version {version}'}. Other "
+            "state dicts are converted with: python -m model.convert FILE --output OUT"
+        )
+    known = {entry.name for entry in fields(Metadata)}
+    missing = sorted(known - header.keys())
+    if missing:
+        raise WeightsError(f"{path}: its metadata lacks {', '.join(missing)}")
+    try:
+        return Metadata(
+            classes=tuple(json.loads(header["classes"])),
+            palette=tuple((r, g, b) for r, g, b in json.loads(header["palette"])),
+            mean=_triple(header["mean"]),
+            std=_triple(header["std"]),
+            recipe=json.loads(header["recipe"]),
+            data=json.loads(header["data"]),
+            scores=json.loads(header["scores"]),
+            architecture=header["architecture"],
+            format_version=version,
+            digest=header["digest"],
+        )
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path}: its metadata cannot be read: {error}") from error
+
+
+def _triple(text: str) -> tuple[float, float, float]:
+    red, green, blue = json.loads(text)
+    return float(red), float(green), float(blue)
+
+
+def _as_values(metadata: Metadata) -> dict[str, Any]:
+    return {entry.name: getattr(metadata, entry.name) for entry in fields(metadata)}
+
+
+def _digest(tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> str:
+    """SHA-256, hexadecimal, over the metadata without its digest and every tensor by name."""
+    described = _as_values(metadata)
+    del described["digest"]
+    sha256 = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, array in sorted(tensors.items()):
+        sha256.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
+        sha256.update(np.ascontiguousarray(array).data)
+    return sha256.hexdigest()
+
+
+def _widened(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
