@@ -1,1 +1,1 @@
-"""The network's side: data, training, evaluation, weights and prediction. It never imports `app`."""
+"""The network's side: data, training, weights and prediction. It never imports `app`."""

@@ -27,7 +27,9 @@ class Scores:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: a NaN becomes null."""
-        iou = {name: None if np.isnan(value) else round(value, 6) for name, value in self.iou.items()}
+        iou = {
+            name: None if np.isnan(value) else round(value, 6) for name, value in self.iou.items()
+        }
         return {
             "mean_iou": round(self.mean_iou, 6),
             "pixel_accuracy": round(self.pixel_accuracy, 6),

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from model import transforms
 from model.classes import CLASSES, IGNORE_INDEX, PALETTE
@@ -167,6 +169,16 @@ def list_samples(folder: Path, image_set: str) -> list[Sample]:
     return samples
 
 
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """One class a line, background first. Raises DatasetError."""
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file; it should name one class a line")
+    names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    if not 2 <= len(names) <= IGNORE_INDEX:
+        raise DatasetError(f"{path} names {len(names)} classes; 2 to {IGNORE_INDEX} are possible")
+    return names
+
+
 def download_voc(folder: Path) -> None:
     """Fetch VOC2012 with torchvision, unless it is there. Raises DatasetError."""
     if (folder / VOC_FOLDER).is_dir():
@@ -266,8 +278,7 @@ class EpochSampler:
         for batch in range(self.first_batch, self.batches):
             places = range(batch * self.batch_size + self.rank, (batch + 1) * self.batch_size)
             yield [
-                Draw(self.epoch, place, int(order[place]))
-                for place in places[:: self.world_size]
+                Draw(self.epoch, place, int(order[place])) for place in places[:: self.world_size]
             ]
 
     def _order(self) -> NDArray[np.int64]:
@@ -278,6 +289,12 @@ class EpochSampler:
         if self.rarity == 0:
             return rng.permutation(number)
         return rng.choice(number, size=number, p=rarity_weights(self.images, self.rarity))
+
+
+def collate(pairs: list[tuple[Array, Array]]) -> tuple[Tensor, Tensor]:
+    """Crops to tensors: images (N, H, W, 3) and targets (N, H, W), both uint8."""
+    images, targets = zip(*pairs, strict=True)
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets))
 
 
 def rarity_weights(images: VOCImages, rarity: float) -> NDArray[np.float64]:

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from model.classes import IGNORE_INDEX, PALETTE
 from model.engines.base import Array
 from model.history import EpochRow
 from model.predictor import Predictor
-from model.weights import Metadata, atomic_write
+from model.weights import atomic_write, colormap
 
 matplotlib.use("Agg")
 
@@ -25,21 +24,22 @@ def draw_curves(path: Path, rows: Sequence[EpochRow]) -> None:
     loss_axis.set_xlabel("epoch")
     loss_axis.set_ylabel("loss", color="C0")
     loss_axis.set_ylim(bottom=0)
-    loss_axis.xaxis.get_major_locator().set_params(integer=True)
+    loss_axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss_axis.grid(alpha=0.3)
 
     share_axis = loss_axis.twinx()
     share_axis.set_ylabel("accuracy, mean IoU")
     share_axis.set_ylim(0, 1)
-    curves = {
+    curves: dict[str, tuple[str, list[float | None]]] = {
         "train accuracy": ("C1", [row.train_accuracy for row in rows]),
         "validation accuracy": ("C2", [row.val_accuracy for row in rows]),
         "validation mean IoU": ("C3", [row.val_mean_iou for row in rows]),
     }
     for label, (colour, values) in curves.items():
-        known = [(e, v) for e, v in zip(epochs, values, strict=True) if v is not None]
-        if known:
-            share_axis.plot(*zip(*known, strict=True), "o-", ms=3, color=colour, label=label)
+        measured = [index for index, value in enumerate(values) if value is not None]
+        if measured:
+            x, y = [epochs[i] for i in measured], [values[i] for i in measured]
+            share_axis.plot(x, y, "o-", ms=3, color=colour, label=label)
     handles = [*loss_axis.get_lines(), *share_axis.get_lines()]
     loss_axis.legend(handles=handles, loc="center right", fontsize=8)
     _save(figure, path)
@@ -48,25 +48,17 @@ def draw_curves(path: Path, rows: Sequence[EpochRow]) -> None:
 def draw_samples(path: Path, predictor: Predictor, pairs: Sequence[tuple[Array, Array]]) -> None:
     """A row per pair: the image, its prediction and its target, in the classes' colours."""
     figure = Figure(figsize=(9, 2.6 * len(pairs)), layout="constrained")
-    colormap = class_colours(predictor.metadata)
+    colours = colormap(predictor.metadata)
     axes = figure.subplots(len(pairs), 3, squeeze=False)
     for row, (image, target) in zip(axes, pairs, strict=True):
         for axis, picture in zip(
-            row, (image, colormap[predictor(image)], colormap[target]), strict=True
+            row, (image, colours[predictor(image)], colours[target]), strict=True
         ):
             axis.imshow(picture)
             axis.set_axis_off()
     for axis, title in zip(axes[0], ("image", "prediction", "target"), strict=True):
         axis.set_title(title)
     _save(figure, path)
-
-
-def class_colours(metadata: Metadata) -> Array:
-    """Colour of each class index, shape (256, 3): those of the weights, VOC's above them."""
-    colours = PALETTE.copy()
-    colours[: len(metadata.palette)] = np.array(metadata.palette, np.uint8)
-    colours[IGNORE_INDEX] = PALETTE[IGNORE_INDEX]
-    return colours
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -1,18 +1,19 @@
-"""What a run leaves beside its weights: a row per epoch, a row per step, and its checkpoint.
-
-Files only; knows nothing of networks. All are written atomically or line by line.
-"""
+"""A run's figures as CSV: a row per epoch, and a row per step. Knows nothing of networks."""
 
 import csv
 import io
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
-
-import torch
 
 from model.weights import atomic_write
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What was measured after an epoch, each in 0..1; None where it was not."""
+
+    accuracy: float | None = None
+    mean_iou: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,6 @@ class EpochRow:
     val_mean_iou: float | None
     lr: float
     images_per_s: float
-    seconds: float
 
 
 class StepLog:
@@ -49,10 +49,7 @@ class StepLog:
     def write(self, *, step: int, epoch: int, loss: float, lr: float) -> None:
         self._writer.writerow([step, epoch, f"{loss:.6f}", f"{lr:.6g}"])
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
         self._file.close()
 
 
@@ -66,27 +63,3 @@ def write_history(path: Path, rows: list[EpochRow]) -> None:
         writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in values})
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be continued from."""
-
-
-def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    with atomic_write(path) as file:
-        torch.save(dict(state), file)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's state. Raises CheckpointError."""
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no checkpoint to resume from; start the run without --resume"
-        )
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load has no exception of its own for a wrong file
-        raise CheckpointError(
-            f"{path}: not a checkpoint of model.train ({type(error).__name__})"
-        ) from error
-    return state

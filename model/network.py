@@ -1,14 +1,17 @@
-"""The fully convolutional network: a ResNet-18 backbone, a 1x1 classifier, a transposed convolution.
+"""The fully convolutional network: ResNet-18, a 1x1 convolution, a transposed convolution.
 
 Turns normalised images into logits. Knows nothing of files of photos, of masks on disk or of HTTP.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import ResNet18_Weights, resnet18
@@ -220,7 +223,9 @@ def network_from_state(state: Mapping[str, Tensor], *, source: str) -> FCN:
     """
     head = state.get("final_conv.weight")
     if head is None or head.ndim != 4:
-        raise NetworkError(f"{source}: no final_conv.weight of four dimensions; found {_some(state)}")
+        raise NetworkError(
+            f"{source}: no final_conv.weight of four dimensions; found {_some(state)}"
+        )
     network = FCN(num_classes=head.shape[0])
     expected = network.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in state]
@@ -236,16 +241,30 @@ def network_from_state(state: Mapping[str, Tensor], *, source: str) -> FCN:
     return network.eval()
 
 
+def network_from_arrays(tensors: Mapping[str, NDArray[Any]], *, source: str) -> FCN:
+    """`network_from_state` for the arrays of a weights file."""
+    state = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
+    return network_from_state(state, source=source)
+
+
+def tensors_of(network: FCN, *, half: bool = False) -> dict[str, NDArray[Any]]:
+    """The network's state dict as arrays; `half` rounds the convolutions' kernels to float16.
+
+    The transposed convolution keeps float32: its bilinear values need 12 bits, float16 has 11.
+    """
+    tensors = {
+        name: tensor.detach().cpu().contiguous().numpy()
+        for name, tensor in network.state_dict().items()
+    }
+    if not half:
+        return tensors
+    return {
+        name: array.astype(np.float16)
+        if array.ndim == 4 and not name.startswith("transpose_conv")
+        else array
+        for name, array in tensors.items()
+    }
+
+
 def _some(names: Mapping[str, object]) -> str:
     return ", ".join(sorted(names)[:3]) or "nothing"
-
-
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Images (N, H, W, 3) uint8 RGB to the network's input, (N, 3, H, W) float32, channels last.
-
-    RGB / 255, then minus `mean` and divided by `std`, each per channel.
-    """
-    scaled = images.permute(0, 3, 1, 2).float().div_(255)
-    per_channel = (1, 3, 1, 1)
-    scaled.sub_(torch.tensor(mean, device=images.device).view(per_channel))
-    return scaled.div_(torch.tensor(std, device=images.device).view(per_channel))

@@ -20,7 +20,7 @@ CANVAS_MULTIPLE = 32
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """One image as the engine wants it: `pixels` (H, W, 3) uint8, and where the picture is in it."""
+    """One image as the engine wants it: `pixels` (H, W, 3) uint8, and where the picture lies."""
 
     pixels: Array
     region: Region
@@ -74,7 +74,7 @@ class Predictor:
 
 
 def content_size(size: Size, max_side: int) -> Size:
-    """The size after scaling: `size` itself unless its longer side exceeds `max_side` (0: never)."""
+    """The size after scaling: `size` unless its longer side exceeds `max_side` (0: never)."""
     longer = max(size)
     if max_side == 0 or longer <= max_side:
         return size

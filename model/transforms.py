@@ -1,15 +1,17 @@
-"""Joint transforms of an image and its target: cropping, scaling, flipping, colours.
+"""Joint transforms of an image and its target, and the normalisation before the network.
 
-Works on numpy arrays: images (H, W, 3) uint8 RGB, targets (H, W) uint8 class indices. Draws from the
-generator that it is given and from nothing else, so a sample depends on its seed alone. Knows
-nothing of files or of networks; normalisation, the last step, is `model.network.normalise`.
+Images are (H, W, 3) uint8 RGB, targets (H, W) uint8 class indices. What is random draws from the
+generator that it is given and from nothing else. Knows nothing of files or of networks.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
+from torch import Tensor
 
 from model.classes import IGNORE_INDEX
 
@@ -57,8 +59,8 @@ def augment(
     height, width = target.shape
     longer_side = max(size) * math.exp(rng.uniform(math.log(scale[0]), math.log(scale[1])))
     factor = longer_side / max(height, width)
-    rows = _visible_span(size[0], height, factor, rng)
-    columns = _visible_span(size[1], width, factor, rng)
+    rows = _VisibleSpan(size[0], height, factor, rng)
+    columns = _VisibleSpan(size[1], width, factor, rng)
 
     source_box = (columns.start, rows.start, columns.stop, rows.stop)
     scaled_size = (columns.length, rows.length)
@@ -81,7 +83,7 @@ def augment(
     return image_view, target_view
 
 
-class _visible_span:
+class _VisibleSpan:
     """Along one side: the part of the source that is seen, and where it lies in the crop."""
 
     def __init__(self, crop: int, source: int, factor: float, rng: np.random.Generator) -> None:
@@ -102,3 +104,14 @@ def _recolour(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         amount = rng.uniform(1 - COLOUR_JITTER, 1 + COLOUR_JITTER)
         picture = enhancers[index](picture).enhance(amount)
     return picture
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images (N, H, W, 3) uint8 RGB to the network's input, (N, 3, H, W) float32, channels last.
+
+    RGB / 255, then minus `mean` and divided by `std`, each per channel.
+    """
+    scaled = images.permute(0, 3, 1, 2).float().div_(255)
+    per_channel = (1, 3, 1, 1)
+    scaled.sub_(torch.tensor(mean, device=images.device).view(per_channel))
+    return scaled.div_(torch.tensor(std, device=images.device).view(per_channel))

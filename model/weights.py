@@ -82,7 +82,7 @@ def read_weights(path: Path) -> Weights:
             f"{path}: damaged or edited: its content has digest {digest}, its metadata says "
             f"{metadata.digest}. Copy the file again"
         )
-    return Weights({name: _widened(array) for name, array in stored.items()}, metadata)
+    return Weights(widened(stored), metadata)
 
 
 def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> Metadata:
@@ -90,7 +90,7 @@ def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Met
 
     A process that dies in between leaves the file that was there before, or none.
     """
-    stored = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
+    stored = {name: np.asarray(array, order="C") for name, array in sorted(tensors.items())}
     values = _as_values(metadata)
     values["digest"] = _digest(stored, metadata)
     header = {key: json.dumps(value) for key, value in values.items() if not isinstance(value, str)}
@@ -102,7 +102,7 @@ def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Met
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under `path` when the block ends well, complete, and else never."""
+    """A binary file that appears under `path`, complete, when the block ends well, else never."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -179,9 +179,20 @@ def _digest(tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> str:
     sha256 = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name, array in sorted(tensors.items()):
         sha256.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
-        sha256.update(np.ascontiguousarray(array).data)
+        sha256.update(array.tobytes())
     return sha256.hexdigest()
 
 
-def _widened(array: NDArray[Any]) -> NDArray[Any]:
-    return array.astype(np.float32) if array.dtype.kind == "f" else array
+def colormap(metadata: Metadata) -> NDArray[np.uint8]:
+    """The colour of each pixel value, shape (256, 3): the classes' own, VOC's for the rest."""
+    colours = PALETTE.copy()
+    colours[: len(metadata.palette)] = np.array(metadata.palette, np.uint8)
+    return colours
+
+
+def widened(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The same tensors, float16 ones as float32: exact."""
+    return {
+        name: array.astype(np.float32) if array.dtype == np.float16 else array
+        for name, array in tensors.items()
+    }

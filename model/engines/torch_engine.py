@@ -1,17 +1,17 @@
-"""The engine on PyTorch, for CUDA and CPU. Knows nothing of files or of HTTP."""
+"""The engine on PyTorch, for CUDA and CPU. Knows nothing of files or HTTP; needs no torchvision."""
 
-import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.resnet import BasicBlock
+from torch import Tensor
+from torch.nn import functional as F
 
+from model.engines import folding
 from model.engines.base import Array, EngineError, Region
 from model.engines.head import Head
-from model.network import FCN, network_from_state, normalise
+from model.transforms import normalise
 from model.weights import Weights
 
 
@@ -21,52 +21,77 @@ class TorchEngine:
     def __init__(self, weights: Weights, *, device: str = "auto", threads: int = 0) -> None:
         """`device`: "auto", "cpu", "cuda" or "cuda:N"; `threads`: 0 leaves PyTorch's own number.
 
-        Raises EngineError for a device that is not there, NetworkError for tensors that do not fit.
+        Raises EngineError for a device that is not there and for tensors that do not fit.
         """
-        chosen = choose_device(device)
+        self._device = choose_device(device)
         if threads:
             torch.set_num_threads(threads)
-        state = {name: torch.from_numpy(np.array(a)) for name, a in weights.tensors.items()}
-        self._start(network_from_state(state, source="weights"), weights, chosen)
-
-    def _start(self, network: FCN, weights: Weights, device: torch.device) -> None:
-        if device.type == "cuda":
+        self.device = str(self._device)
+        where = f"cpu, {torch.get_num_threads()} threads"
+        if self._device.type == "cuda":
             # TensorFloat-32 has 10 bits of mantissa: too few for masks that equal float32's.
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
-        self._device = device
-        self._mean, self._std = weights.metadata.mean, weights.metadata.std
-        self._network = fold_batch_norms(network).to(device, memory_format=torch.channels_last)
-        up = self._network.transpose_conv
-        assert up.bias is not None
-        self._head = Head(up.weight.detach(), up.bias.detach())
-        where = torch.cuda.get_device_name(device) if device.type == "cuda" else (
-            f"cpu, {torch.get_num_threads()} threads"
-        )
-        self.device = str(device)
+            where = f"{self.device}, {torch.cuda.get_device_name(self._device)}"
         self.description = f"torch {torch.__version__} on {where}"
+
+        network = folding.fold(weights.tensors)
+        self._mean, self._std = weights.metadata.mean, weights.metadata.std
+        self._stem = self._convolution(network.stem)
+        self._blocks = [
+            (
+                self._convolution(block.first),
+                self._convolution(block.second),
+                self._convolution(block.shortcut) if block.shortcut else None,
+            )
+            for block in network.blocks
+        ]
+        self._classifier = self._convolution(network.classifier)
+        self._head = Head(
+            self._tensor(network.upsampling_kernel), self._tensor(network.upsampling_bias)
+        )
 
     @torch.inference_mode()
     def segment(self, canvases: Array, regions: Sequence[Region]) -> list[Array]:
         """See `Engine.segment`."""
-        masks = []
-        for start, images in self._forward_passes(canvases):
-            coarse = self._network.coarse_logits(normalise(images, self._mean, self._std))
-            for logits, region in zip(coarse, regions[start:], strict=False):
-                masks.append(self._head(logits, region).cpu().numpy())
-        return masks
-
-    def _forward_passes(self, canvases: Array) -> list[tuple[int, Tensor]]:
-        """The batch as one forward pass on a GPU, as one pass per image on the CPU.
-
-        On the CPU oneDNN sums in an order that depends on the batch size, so an image's logits would
-        depend on its company (by 1e-5, for canvases under 224 x 224), and a batch is no faster: 43
-        ms an image at 320 x 480 either way on two cores.
-        """
         images = torch.from_numpy(canvases)
-        if self._device.type == "cuda":
-            return [(0, images.to(self._device, non_blocking=True))]
-        return list(enumerate(images.split(1)))
+        # One forward pass for the whole batch on a GPU, one for each image on the CPU: there oneDNN
+        # sums in an order that depends on the batch size, so an image's logits would depend on its
+        # company (by 1e-5, for canvases under 224 x 224); and a batch is no faster: 43 ms an image
+        # at 320 x 480 either way on two cores.
+        passes = [images.to(self._device)] if self._device.type == "cuda" else images[:, None]
+        logits = [coarse for batch in passes for coarse in self.coarse_logits(batch)]
+        return [
+            self._head(coarse, region).cpu().numpy()
+            for coarse, region in zip(logits, regions, strict=True)
+        ]
+
+    def coarse_logits(self, images: Tensor) -> Tensor:
+        """Images (N, H, W, 3) uint8 to logits of every 32nd pixel, (N, C, H / 32, W / 32)."""
+        x = self._stem(normalise(images, self._mean, self._std)).relu_()
+        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        for first, second, shortcut in self._blocks:
+            identity = shortcut(x) if shortcut else x
+            x = second(first(x).relu_()).add_(identity).relu_()
+        return self._classifier(x)
+
+    def _convolution(self, convolution: folding.Convolution) -> "_Convolution":
+        kernel = self._tensor(convolution.kernel).contiguous(memory_format=torch.channels_last)
+        return _Convolution(kernel, self._tensor(convolution.bias), convolution.stride)
+
+    def _tensor(self, array: folding.Floats) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Convolution:
+    kernel: Tensor
+    bias: Tensor
+    stride: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        padding = self.kernel.shape[-1] // 2
+        return F.conv2d(x, self.kernel, self.bias, stride=self.stride, padding=padding)
 
 
 def choose_device(name: str) -> torch.device:
@@ -78,34 +103,12 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise EngineError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
         raise EngineError(f"device {name!r} is not supported: choose auto, cpu, cuda or cuda:N")
-    if device.type == "cuda":
-        if not available:
-            raise EngineError(f"device {name!r} was asked for, but PyTorch finds no CUDA GPU here")
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise EngineError(f"device {name!r} is not there: {torch.cuda.device_count()} GPUs found")
-        return torch.device("cuda", device.index or 0)
-    return device
-
-
-def fold_batch_norms(network: FCN) -> FCN:
-    """A copy in evaluation mode whose convolutions contain the batch norms that followed them."""
-    folded = copy.deepcopy(network).eval()
-    backbone = folded.backbone
-    _fold(backbone, "conv1", "bn1")
-    for block in backbone.modules():
-        if isinstance(block, BasicBlock):
-            _fold(block, "conv1", "bn1")
-            _fold(block, "conv2", "bn2")
-            if block.downsample is not None:
-                _fold(block.downsample, "0", "1")
-    return folded
-
-
-def _fold(parent: nn.Module, convolution: str, batch_norm: str) -> None:
-    conv, norm = parent.get_submodule(convolution), parent.get_submodule(batch_norm)
-    assert isinstance(conv, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
-    setattr(parent, convolution, fuse_conv_bn_eval(conv, norm))
-    setattr(parent, batch_norm, nn.Identity())
+    if not available:
+        raise EngineError(f"device {name!r} was asked for, but PyTorch finds no CUDA GPU here")
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise EngineError(f"device {name!r} is not there: {torch.cuda.device_count()} GPUs found")
+    return torch.device("cuda", device.index or 0)

@@ -1,0 +1,1 @@
+"""The HTTP side: from an upload to a mask. Of `model` it knows predictor, classes and weights."""

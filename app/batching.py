@@ -1,0 +1,166 @@
+"""The batcher: concurrent requests become batches for the one engine.
+
+There is no timer: a batch is whatever waits when the engine becomes free, so a lone request waits
+for nobody and an idle server does nothing. Only canvases of the same size share a batch. Knows
+nothing of HTTP or of images; the engine is a function from canvases to masks.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+from app.errors import InferenceFailed, Overloaded
+from app.telemetry import Telemetry
+from model.engines.base import Array, Size
+from model.predictor import Canvas
+
+Predict = Callable[[Sequence[Canvas]], list[Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Segmented:
+    """A mask, and where its time went."""
+
+    mask: Array
+    queue_s: float
+    inference_s: float
+    batch_size: int
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    canvas: Canvas
+    answer: asyncio.Future[Segmented]
+    since: float = field(default_factory=time.perf_counter)
+
+
+class Batcher:
+    """Owns the queue. One task forms the batches, one thread of `executor` computes them."""
+
+    def __init__(
+        self,
+        predict: Predict,
+        executor: Executor,
+        *,
+        max_queue: int,
+        max_batch_pixels: int,
+        telemetry: Telemetry,
+    ) -> None:
+        self._predict = predict
+        self._executor = executor
+        self._max_queue = max_queue
+        self._max_batch_pixels = max_batch_pixels
+        self._telemetry = telemetry
+        self._waiting: dict[Size, deque[_Waiting]] = {}
+        self._arrived = asyncio.Event()
+        self._admitted = 0
+        self._seconds_per_image = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Batches are formed inside this block; what still waits at its end is answered first."""
+        self._task = asyncio.create_task(self._run(), name="batcher")
+        try:
+            yield
+        finally:
+            await self._drained()
+            self._task.cancel()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """A place among the requests being worked on. Raises Overloaded where none is free."""
+        if self._admitted >= self._max_queue:
+            seconds = max(1, math.ceil(self._admitted * self._seconds_per_image))
+            raise Overloaded(
+                f"All {self._max_queue} places are taken.",
+                remedy=f"Try again in {seconds} s.",
+                headers={"Retry-After": str(seconds)},
+            )
+        self._admitted += 1
+        self._telemetry.in_flight.set(self._admitted)
+        try:
+            yield
+        finally:
+            self._admitted -= 1
+            self._telemetry.in_flight.set(self._admitted)
+
+    async def submit(self, canvas: Canvas) -> Segmented:
+        """The canvas' mask, when its batch is computed. Raises InferenceFailed."""
+        waiting = _Waiting(canvas, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault(canvas.size, deque()).append(waiting)
+        self._arrived.set()
+        self._telemetry.queue_depth.inc()
+        try:
+            return await waiting.answer
+        except asyncio.CancelledError:
+            waiting.answer.cancel()
+            raise
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            batch = self._next_batch()
+            if batch:
+                await self._compute(batch)
+            if not self._waiting:
+                self._arrived.clear()
+
+    def _next_batch(self) -> list[_Waiting]:
+        """The longest waiting, and those of its canvas size behind it that fit the pixel budget."""
+        size = min(self._waiting, key=lambda size: self._waiting[size][0].since)
+        queue = self._waiting[size]
+        limit = max(1, self._max_batch_pixels // (size[0] * size[1]))
+        batch: list[_Waiting] = []
+        while queue and len(batch) < limit:
+            waiting = queue.popleft()
+            self._telemetry.queue_depth.dec()
+            if not waiting.answer.cancelled():
+                batch.append(waiting)
+        if not queue:
+            del self._waiting[size]
+        return batch
+
+    async def _compute(self, batch: list[_Waiting]) -> None:
+        """Answer everybody in the batch, with a mask or with the batch's failure."""
+        started = time.perf_counter()
+        canvases = [waiting.canvas for waiting in batch]
+        loop = asyncio.get_running_loop()
+        try:
+            masks = await loop.run_in_executor(self._executor, self._predict, canvases)
+        except Exception as error:
+            self._telemetry.log.exception("batch failed", images=len(batch))
+            for waiting in batch:
+                if not waiting.answer.cancelled():
+                    waiting.answer.set_exception(_failed(error))
+            return
+        seconds = time.perf_counter() - started
+        self._seconds_per_image = seconds / len(batch)
+        self._telemetry.batch_size.observe(len(batch))
+        for waiting, mask in zip(batch, masks, strict=True):
+            if not waiting.answer.cancelled():
+                queue_s = started - waiting.since
+                waiting.answer.set_result(Segmented(mask, queue_s, seconds, len(batch)))
+
+    async def _drained(self) -> None:
+        answers = [waiting.answer for queue in self._waiting.values() for waiting in queue]
+        if answers and self.is_alive:
+            await asyncio.wait(answers)
+
+
+def _failed(cause: Exception) -> InferenceFailed:
+    error = InferenceFailed(
+        "The engine failed on the batch that this image was in.",
+        remedy="Try again; if it stays, report the X-Request-ID of this answer.",
+    )
+    error.__cause__ = cause
+    return error

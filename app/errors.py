@@ -1,0 +1,195 @@
+"""Every error that a caller can meet, as RFC 9457 problem details.
+
+    Problem
+      ImageMissing          400  no image in the request
+      BrokenImage           422  an image of a supported format that cannot be decoded
+      UnsupportedType       415  a body that is no image of a supported format
+      BodyTooLarge          413  more bytes than the limit, declared or counted
+      TooManyPixels         413  width x height above the limit
+      NotAcceptable         406  no answer format that the caller accepts
+      InvalidParameter      422  a query parameter out of its bounds
+      NotReady              503  starting, or shutting down
+      Overloaded            503  the queue is full
+      InferenceFailed       500  the engine raised; the caller is not to blame
+
+Knows nothing of images or engines: who finds an error raises one of these.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import ClassVar
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:segmentation:problem:"
+
+
+class Problem(Exception):
+    """`detail` names the value and the limit, `remedy` says what the caller can do."""
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    name: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self, detail: str, *, remedy: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.remedy = remedy
+        self.headers = dict(headers or {})
+
+
+class ImageMissing(Problem):
+    status = HTTPStatus.BAD_REQUEST
+    name = "image-missing"
+    title = "No image in the request"
+
+
+class BrokenImage(Problem):
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    name = "broken-image"
+    title = "The image cannot be decoded"
+
+
+class UnsupportedType(Problem):
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    name = "unsupported-type"
+    title = "Not an image of a supported format"
+
+
+class BodyTooLarge(Problem):
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    name = "body-too-large"
+    title = "The request has too many bytes"
+
+
+class TooManyPixels(Problem):
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    name = "too-many-pixels"
+    title = "The image has too many pixels"
+
+
+class NotAcceptable(Problem):
+    status = HTTPStatus.NOT_ACCEPTABLE
+    name = "not-acceptable"
+    title = "No acceptable answer format"
+
+
+class InvalidParameter(Problem):
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    name = "invalid-parameter"
+    title = "A query parameter is out of its bounds"
+
+
+class NotReady(Problem):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    name = "not-ready"
+    title = "The server is starting or shutting down"
+
+
+class Overloaded(Problem):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    name = "overloaded"
+    title = "The server has no free place"
+
+
+class InferenceFailed(Problem):
+    name = "inference-failed"
+    title = "The engine failed on this batch"
+
+
+PROBLEMS = (
+    ImageMissing,
+    BrokenImage,
+    UnsupportedType,
+    BodyTooLarge,
+    TooManyPixels,
+    NotAcceptable,
+    InvalidParameter,
+    NotReady,
+    Overloaded,
+    InferenceFailed,
+)
+
+
+def problem_response(
+    *,
+    status: int,
+    name: str,
+    title: str,
+    detail: str,
+    remedy: str,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The body has RFC 9457's members and `remedy`."""
+    body = {
+        "type": TYPE_PREFIX + name,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "remedy": remedy,
+    }
+    return Response(
+        orjson.dumps(body), status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {})
+    )
+
+
+def internal_error_response() -> Response:
+    """For what nobody expected; the exception's text stays in the log."""
+    return problem_response(
+        status=Problem.status,
+        name=Problem.name,
+        title=Problem.title,
+        detail="The server made a mistake; its log has the details under this request id.",
+        remedy="Try again; if it stays, report the X-Request-ID of this answer.",
+    )
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Make every error of the application a problem."""
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    request.scope["problem"] = error.name
+    return problem_response(
+        status=error.status,
+        name=error.name,
+        title=error.title,
+        detail=error.detail,
+        remedy=error.remedy,
+        headers=error.headers,
+    )
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return await _on_problem(
+        request,
+        InvalidParameter(f"{where}: {first['msg']}", remedy="See /docs for the allowed values."),
+    )
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own errors: an unknown path, a wrong method. Their headers are kept."""
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    request.scope["problem"] = status.phrase.lower().replace(" ", "-")
+    return problem_response(
+        status=status,
+        name=request.scope["problem"],
+        title=status.phrase,
+        detail=f"{request.method} {request.url.path}: {error.detail}",
+        remedy="See /docs for the endpoints and their methods.",
+        headers=error.headers,
+    )

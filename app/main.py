@@ -1,0 +1,45 @@
+"""create_app: the wiring of settings, service, middleware and routes. Nothing else."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+
+from app import errors
+from app.limits import BodyLimit
+from app.routes import operations, segment
+from app.service import Service
+from app.settings import Settings
+from app.telemetry import RequestTelemetry
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; its service, under `app.state.service`, starts with the lifespan."""
+    service = Service(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="FCN segmentation service",
+        summary="Semantic segmentation of photos: an upload in, its mask out.",
+        version=_version(),
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    app.include_router(segment.router)
+    app.include_router(operations.router)
+    errors.add_handlers(app)
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestTelemetry, telemetry=service.telemetry)  # the last is the outermost
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("fcn-segmentation-service")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"

@@ -1,0 +1,47 @@
+"""Probes and metrics: what orchestrators and Prometheus ask."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response, status
+from fastapi.responses import RedirectResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from app.schemas import Health
+from app.service import Service, State
+
+router = APIRouter(tags=["operations"])
+
+UNAVAILABLE: dict[int | str, dict[str, Any]] = {
+    status.HTTP_503_SERVICE_UNAVAILABLE: {"model": Health}
+}
+
+
+@router.get("/health/live", responses=UNAVAILABLE)
+async def live(request: Request, response: Response) -> Health:
+    """503 if the service cannot work any more and should be replaced."""
+    service: Service = request.app.state.service
+    if not service.is_alive:
+        response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+        return Health(status="dead")
+    return Health(status="alive")
+
+
+@router.get("/health/ready", responses=UNAVAILABLE)
+async def ready(request: Request, response: Response) -> Health:
+    """503 until the engine is warm, and again from SIGTERM on."""
+    service: Service = request.app.state.service
+    if service.state is not State.READY or not service.is_alive:
+        response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    return Health(status=service.state)
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    service: Service = request.app.state.service
+    return Response(generate_latest(service.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> RedirectResponse:
+    return RedirectResponse("docs")

@@ -1,0 +1,145 @@
+"""The running service: it loads the weights, warms the engine up, and owns everything that works.
+
+One object, one owner of the state; knows nothing of HTTP.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from enum import StrEnum
+from typing import TypeVar
+
+import numpy as np
+
+from app.batching import Batcher
+from app.errors import NotReady
+from app.settings import Settings
+from app.telemetry import Telemetry
+from model.predictor import Predictor, open_predictor
+
+T = TypeVar("T")
+
+# One small, one of the size of VOC's photos: the engine's libraries choose kernels by shape.
+WARM_UP_SIZES = ((64, 64), (375, 500))
+
+
+class State(StrEnum):
+    """In the order in which a service passes through them."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Service:
+    """`started` resolves when the service is ready, or has the exception that kept it from it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.telemetry = Telemetry()
+        self.state = State.LOADING
+        self.started: Future[None] = Future()
+        self._predictor: Predictor | None = None
+        self._batcher: Batcher | None = None
+        self._codecs = ThreadPoolExecutor(settings.codec_threads, thread_name_prefix="codec")
+        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Starts in the background, so that the probes answer meanwhile; ends in order."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self._codecs.shutdown)
+            stack.callback(self._engine_thread.shutdown)
+            starting = asyncio.create_task(self._start(stack), name="start")
+            try:
+                yield
+            finally:
+                self.drain()
+                await starting
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        try:
+            predictor = await self._on_engine_thread(self._load)
+            self._predictor = predictor
+            self._batcher = Batcher(
+                predictor.predict,
+                self._engine_thread,
+                max_queue=self.settings.max_queue,
+                max_batch_pixels=self.settings.max_batch_pixels,
+                telemetry=self.telemetry,
+            )
+            await stack.enter_async_context(self._batcher.running())
+        except Exception as error:
+            self._enter(State.FAILED)
+            self.started.set_exception(error)
+            return
+        self.telemetry.model_info.labels(
+            predictor.metadata.digest, predictor.engine.description
+        ).set(1)
+        if self.state is State.LOADING:
+            self._enter(State.READY)
+        self.started.set_result(None)
+
+    def _load(self) -> Predictor:
+        """Weights, engine, warm-up and a look at what came out of it."""
+        settings = self.settings
+        predictor = open_predictor(
+            settings.weights,
+            device=settings.device,
+            threads=settings.threads,
+            max_side=settings.max_side,
+        )
+        for height, width in WARM_UP_SIZES:
+            mask = predictor(np.zeros((height, width, 3), np.uint8))
+            assert mask.shape == (height, width)
+            assert mask.max() < len(predictor.metadata.classes)
+        return predictor
+
+    def drain(self) -> None:
+        """Take no new requests from now on. May be called from a signal handler."""
+        if self.state is not State.FAILED:
+            self._enter(State.DRAINING)
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self.telemetry.ready.set(state is State.READY)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the service works, or will when it has started."""
+        if self._batcher is None:
+            return self.state is not State.FAILED
+        return self._batcher.is_alive
+
+    @property
+    def predictor(self) -> Predictor:
+        """Raises NotReady before it is loaded."""
+        if self._predictor is None:
+            raise _not_ready(self.state)
+        return self._predictor
+
+    @property
+    def batcher(self) -> Batcher:
+        """Raises NotReady while no requests are taken."""
+        if self._batcher is None or self.state is not State.READY:
+            raise _not_ready(self.state)
+        return self._batcher
+
+    async def on_codec_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        """Decode or encode, away from the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._codecs, function, *arguments)
+
+    async def _on_engine_thread(self, function: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._engine_thread, function)
+
+
+def _not_ready(state: State) -> NotReady:
+    return NotReady(
+        f"The server is {state}.",
+        remedy="Try again when /health/ready answers 200.",
+        headers={"Retry-After": "1"},
+    )

@@ -1,0 +1,71 @@
+"""What an operator sets: environment variables that begin with SEG_, each bounded.
+
+Read once, when the program starts; knows nothing of what they are used for.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.weights import SHIPPED_WEIGHTS
+
+PREFIX = "SEG_"
+
+
+class Settings(BaseSettings):
+    """Frozen; raises pydantic's ValidationError for a value out of bounds."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    weights: Path = Field(SHIPPED_WEIGHTS, description="Weights file; default: the shipped one.")
+    device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N.")
+    threads: int = Field(
+        0, ge=0, le=1024, description="Threads of one forward pass on the CPU; 0: one per core."
+    )
+    codec_threads: int = Field(
+        2, ge=1, le=256, description="Threads that decode uploads and encode masks."
+    )
+    max_body_bytes: int = Field(
+        32 * 2**20, ge=1024, le=2**31, description="Largest request body, in bytes."
+    )
+    max_pixels: int = Field(
+        25_000_000, ge=1, le=10**9, description="Largest image, in pixels (width x height)."
+    )
+    max_side: int = Field(
+        2048,
+        ge=0,
+        le=65536,
+        description="Images with a longer side are scaled down to it before the network and their "
+        "masks come back at full size; 0: never.",
+    )
+    max_queue: int = Field(
+        64, ge=1, le=100_000, description="Requests that are decoded, waiting or computed at once."
+    )
+    max_batch_pixels: int = Field(
+        4 * 2**20,
+        ge=1,
+        le=2**31,
+        description="Pixels of one forward pass; an image larger than that goes alone.",
+    )
+    drain_timeout_s: int = Field(
+        30, ge=0, le=3600, description="Seconds that accepted requests have after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug, info, warning or error."
+    )
+    log_format: Literal["console", "json"] = Field(
+        "console", description="console for people, json for machines: one object per line."
+    )
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Variables with our prefix that no setting has: most likely misspelt."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(
+        name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known
+    )

@@ -1,0 +1,65 @@
+"""The image's bytes out of a request: a multipart field, or the raw body.
+
+Knows HTTP's forms; does not look at the bytes.
+"""
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from app.errors import ImageMissing, UnsupportedType
+from app.images import SUPPORTED
+
+FIELD = "file"
+
+# What a raw body may be called besides image/...: nothing, "some bytes", and what curl says of
+# --data-binary unless it is told.
+RAW_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+
+__all__ = ["ClientDisconnect", "read_upload"]
+
+
+async def read_upload(request: Request) -> bytes:
+    """The upload's bytes, at least one.
+
+    Raises ImageMissing, UnsupportedType, and ClientDisconnect for a caller who left.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type == "multipart/form-data":
+        return await _from_form(request)
+    if content_type in RAW_TYPES or content_type.startswith("image/"):
+        data = await request.body()
+        if not data:
+            raise ImageMissing(
+                "The request has no body.",
+                remedy=f"Send the image as the body, or as the multipart field {FIELD!r}.",
+            )
+        return data
+    raise UnsupportedType(
+        f"Content-Type {content_type[:100]!r} is not an image.",
+        remedy=f"Send {SUPPORTED}, as image/... or as multipart/form-data.",
+    )
+
+
+async def _from_form(request: Request) -> bytes:
+    try:
+        async with request.form(max_files=1, max_fields=16) as form:
+            field = form.get(FIELD)
+            if isinstance(field, UploadFile):
+                data = await field.read()
+                if data:
+                    return data
+                raise ImageMissing(
+                    f"The multipart field {FIELD!r} is empty.", remedy="Put an image into it."
+                )
+            given = ", ".join(repr(name[:50]) for name in form) or "none"
+    except HTTPException as error:  # Starlette's name for a form that it cannot parse
+        raise ImageMissing(
+            f"The multipart form cannot be read: {error.detail}",
+            remedy=f"Send one file in the field {FIELD!r}, as curl -F {FIELD}=@photo.jpg does.",
+        ) from error
+    raise ImageMissing(
+        f"No file in the multipart field {FIELD!r}; fields: {given}.",
+        remedy=f"Name the field {FIELD!r}, as curl -F {FIELD}=@photo.jpg does.",
+    )

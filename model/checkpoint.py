@@ -1,0 +1,36 @@
+"""The resumable state of a training run, as a file. Knows nothing of what is in it.
+
+CheckpointError         there is none, it is no checkpoint, or one of another run
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.weights import atomic_write
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be continued from."""
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    with atomic_write(path) as file:
+        torch.save(dict(state), file)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's state. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no checkpoint to resume from; start the run without --resume"
+        )
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no exception of its own for a wrong file
+        raise CheckpointError(
+            f"{path}: not a checkpoint of model.train ({type(error).__name__})"
+        ) from error
+    return state

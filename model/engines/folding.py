@@ -1,0 +1,133 @@
+"""The network as an engine wants it: convolutions with bias, their batch norms folded in.
+
+Works on the arrays of a weights file; knows nothing of torch, nor of how a convolution is computed.
+
+    EngineError             tensors are missing, unknown or of another shape than this network's
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engines.base import EngineError
+
+Floats = NDArray[np.float32]
+
+BATCH_NORM_EPSILON = 1e-5
+"""PyTorch's default, which torchvision's ResNet-18 keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """`kernel` (out, in, k, k) and `bias` (out,); its padding is k // 2."""
+
+    kernel: Floats
+    bias: Floats
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """ResNet's basic block: relu(second(relu(first(x))) + shortcut(x)); no shortcut: x itself."""
+
+    first: Convolution
+    second: Convolution
+    shortcut: Convolution | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedNetwork:
+    """FCN-ResNet18 in the order of computation.
+
+    `stem`, relu, 3 x 3 maximum with stride 2, eight blocks, `classifier`; then the transposed
+    convolution of `upsampling_kernel` (C, C, 64, 64) and `upsampling_bias` (C,).
+    """
+
+    stem: Convolution
+    blocks: tuple[Block, ...]
+    classifier: Convolution
+    upsampling_kernel: Floats
+    upsampling_bias: Floats
+
+
+def fold(tensors: Mapping[str, NDArray[Any]]) -> FoldedNetwork:
+    """The tensors of a weights file, every one used. Raises EngineError that names the others."""
+    taken = _Taken(tensors)
+    blocks = []
+    in_channels = 64
+    for layer, channels in enumerate((64, 128, 256, 512), start=1):
+        for position in range(2):
+            stride = 2 if layer > 1 and position == 0 else 1
+            name = f"backbone.layer{layer}.{position}"
+            first = taken.convolution(
+                f"{name}.conv1", f"{name}.bn1", (channels, in_channels, 3, 3), stride
+            )
+            second = taken.convolution(f"{name}.conv2", f"{name}.bn2", (channels, channels, 3, 3))
+            shortcut = None
+            if stride == 2:
+                down = f"{name}.downsample"
+                shortcut = taken.convolution(
+                    f"{down}.0", f"{down}.1", (channels, in_channels, 1, 1), stride
+                )
+            blocks.append(Block(first, second, shortcut))
+            in_channels = channels
+    classes = len(taken.tensors.get("final_conv.bias", ()))
+    network = FoldedNetwork(
+        stem=taken.convolution("backbone.conv1", "backbone.bn1", (64, 3, 7, 7), 2),
+        blocks=tuple(blocks),
+        classifier=Convolution(
+            taken.tensor("final_conv.weight", (classes, in_channels, 1, 1)),
+            taken.tensor("final_conv.bias", (classes,)),
+            stride=1,
+        ),
+        upsampling_kernel=taken.tensor("transpose_conv.weight", (classes, classes, 64, 64)),
+        upsampling_bias=taken.tensor("transpose_conv.bias", (classes,)),
+    )
+    taken.check()
+    return network
+
+
+class _Taken:
+    """Hands tensors out and notes what is wrong with them."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        self.tensors = tensors
+        self._used: set[str] = set()
+        self._problems: list[str] = []
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Floats:
+        self._used.add(name)
+        found = self.tensors.get(name)
+        if found is None:
+            self._problems.append(f"{name} is missing")
+        elif found.shape != shape:
+            self._problems.append(f"{name} has shape {found.shape}, expected {shape}")
+        else:
+            return found.astype(np.float32)
+        return np.ones(shape, np.float32)
+
+    def convolution(
+        self, name: str, norm: str, shape: tuple[int, int, int, int], stride: int = 1
+    ) -> Convolution:
+        """A convolution without bias and the batch norm behind it, as one convolution."""
+        kernel = self.tensor(f"{name}.weight", shape).astype(np.float64)
+        scale, shift, mean, variance = (
+            self.tensor(f"{norm}.{part}", shape[:1]).astype(np.float64)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        self._used.add(f"{norm}.num_batches_tracked")
+        factor = scale / np.sqrt(variance + BATCH_NORM_EPSILON)
+        return Convolution(
+            kernel=(kernel * factor[:, None, None, None]).astype(np.float32),
+            bias=(shift - mean * factor).astype(np.float32),
+            stride=stride,
+        )
+
+    def check(self) -> None:
+        unknown = sorted(set(self.tensors) - self._used)
+        problems = self._problems + [f"{name} is unknown" for name in unknown]
+        if problems:
+            raise EngineError(f"not the tensors of an FCN-ResNet18: {'; '.join(problems)}")

@@ -1,0 +1,128 @@
+"""Everything that a training run leaves behind and shows: files, curves and a progress bar.
+
+Follows a training; never changes it. In data parallel only the main process records.
+"""
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from model import figures
+from model.checkpoint import write_checkpoint
+from model.history import EpochRow, StepLog, write_history
+from model.training import Training
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The weights file of a run, and what lies beside it and is named after it."""
+
+    weights: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self._beside("checkpoint.pt")
+
+    @property
+    def history(self) -> Path:
+        return self._beside("history.csv")
+
+    @property
+    def steps(self) -> Path:
+        return self._beside("steps.csv")
+
+    @property
+    def curves(self) -> Path:
+        return self._beside("curves.png")
+
+    @property
+    def samples(self) -> Path:
+        return self._beside("samples.png")
+
+    @property
+    def tensorboard(self) -> Path:
+        return self._beside("tensorboard")
+
+    def _beside(self, suffix: str) -> Path:
+        return self.weights.with_name(f"{self.weights.stem}.{suffix}")
+
+
+class Recorder:
+    """A context manager: what it opened is closed at the end, however that comes."""
+
+    def __init__(self, training: Training, files: Files, *, tensorboard: bool) -> None:
+        self._training = training
+        self._files = files
+        self._silent = not training.group.is_main
+        self._steps: StepLog | None = None
+        self._board: Any = None
+        if not self._silent:
+            self._steps = StepLog(files.steps, first_step=training.step + 1)
+            if tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._board = SummaryWriter(str(files.tensorboard), purge_step=training.step + 1)
+        self._bar = tqdm(
+            total=training.total_steps,
+            initial=training.step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=self._silent,
+            mininterval=0.1 if sys.stderr.isatty() else 15,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+        if self._steps:
+            self._steps.close()
+        if self._board:
+            self._board.close()
+
+    def step(self, loss: float) -> None:
+        """After each step: a row, and the bar moves on."""
+        training = self._training
+        if self._steps:
+            epoch = (training.step - 1) // training.steps_per_epoch + 1
+            self._steps.write(step=training.step, epoch=epoch, loss=loss, lr=training.lr)
+            self._bar.set_description(f"epoch {epoch}/{training.recipe.epochs}", refresh=False)
+            self._bar.set_postfix(
+                loss=f"{loss:.3f}",
+                acc=f"{training.running_accuracy:.3f}",
+                images_per_s=f"{training.running_images_per_s:.1f}",
+                refresh=False,
+            )
+        self._bar.update()
+
+    def epoch(self, row: EpochRow) -> None:
+        """After each epoch: history, curves, a line on the terminal."""
+        if self._silent:
+            return
+        write_history(self._files.history, self._training.history)
+        figures.draw_curves(self._files.curves, self._training.history)
+        self._bar.write(_described(row))
+        if self._board:
+            for name, value in asdict(row).items():
+                if value is not None:
+                    self._board.add_scalar(name, value, self._training.step)
+
+    def checkpoint(self) -> None:
+        """The state as it is now, for --resume."""
+        if not self._silent:
+            write_checkpoint(self._files.checkpoint, self._training.state())
+
+
+def _described(row: EpochRow) -> str:
+    measured = {
+        "loss": row.loss,
+        "train accuracy": row.train_accuracy,
+        "val accuracy": row.val_accuracy,
+        "val mean IoU": row.val_mean_iou,
+    }
+    shown = [f"{name} {value:.3f}" for name, value in measured.items() if value is not None]
+    return f"epoch {row.epoch}: {', '.join(shown)}, {row.images_per_s:.1f} images/s"

@@ -1,0 +1,270 @@
+"""The state of one training run and its one step: network, loss, optimiser, schedule, checkpoint.
+
+Knows nothing of files, of where batches come from or of how the network is validated.
+"""
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.checkpoint import CheckpointError
+from model.classes import IGNORE_INDEX
+from model.distributed import Group
+from model.history import EpochRow, Validation
+from model.network import FCN, bilinear_kernel, upsample_bilinear
+from model.recipe import Recipe
+from model.transforms import normalise
+from model.weights import Metadata
+
+
+class Training:
+    """One run: created at its start or restored in its middle, moved on by `train_step`."""
+
+    def __init__(
+        self,
+        network: FCN,
+        recipe: Recipe,
+        metadata: Metadata,
+        *,
+        pretrained: frozenset[str],
+        steps_per_epoch: int,
+        seed: int,
+        image_set: str,
+        group: Group,
+    ) -> None:
+        """`pretrained` names the tensors of the network that were loaded, not drawn at random."""
+        self.recipe = recipe
+        self.metadata = metadata
+        self.steps_per_epoch = steps_per_epoch
+        self.seed = seed
+        self.image_set = image_set
+        self.group = group
+        self.step = 0
+        self.history: list[EpochRow] = []
+        self._sums = EpochSums()
+
+        self.network = network.to(group.device).to(memory_format=torch.channels_last)
+        network.transpose_conv.requires_grad_(recipe.train_transpose_conv)
+        loss: nn.Module = PixelLoss(network, recipe, autocast=uses_bfloat16(recipe, group.device))
+        if group.world_size > 1:
+            if group.device.type == "cuda":
+                loss = nn.SyncBatchNorm.convert_sync_batchnorm(loss)  # type: ignore[no-untyped-call]
+            loss = nn.parallel.DistributedDataParallel(loss)
+        self.loss = loss
+        self.optimiser = torch.optim.SGD(
+            parameter_groups(network, recipe, pretrained),
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )
+
+    @property
+    def total_steps(self) -> int:
+        return self.recipe.epochs * self.steps_per_epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next step, from 0."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def lr(self) -> float:
+        """Of the last step, for what started at random."""
+        return float(self.optimiser.param_groups[0]["lr"])
+
+    @property
+    def running_accuracy(self) -> float:
+        """Pixel accuracy of the epoch so far, in this process."""
+        return self._sums.hits / max(self._sums.known, 1)
+
+    @property
+    def running_images_per_s(self) -> float:
+        """Of the epoch so far, by all processes."""
+        return self._sums.images_per_s * self.group.world_size
+
+    def train_step(self, images: Tensor, target: Tensor) -> float:
+        """One batch: images (N, H, W, 3) and target (N, H, W), both uint8.
+
+        Returns its loss: per image for "image_sum" as the notebook reports it, else per pixel.
+        """
+        self.network.train()
+        factor = lr_factor(self.step, self.total_steps, self.recipe)
+        for parameters in self.optimiser.param_groups:
+            parameters["lr"] = factor * parameters["base_lr"]
+        loss, counts = self.loss(*self._on_device(images, target))
+        # Data parallelism averages gradients over the processes; a loss that sums over the batch
+        # wants their sum.
+        is_sum = self.recipe.loss_reduction == "image_sum"
+        self.optimiser.zero_grad(set_to_none=True)
+        (loss * self.group.world_size if is_sum else loss).backward()
+        self.optimiser.step()
+        self.step += 1
+        value = float(loss.item()) / (len(images) if is_sum else 1)
+        self._sums.add(value, len(images), *counts.tolist())
+        return value
+
+    @torch.no_grad()
+    def count_hits(self, images: Tensor, target: Tensor) -> tuple[int, int]:
+        """Pixels predicted right, and pixels that are not void, of a batch; nothing is learnt."""
+        self.network.eval()
+        _, counts = self.loss(*self._on_device(images, target))
+        hits, known = counts.tolist()
+        return hits, known
+
+    def _on_device(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        device = self.group.device
+        images = images.to(device, non_blocking=True)
+        target = target.to(device, non_blocking=True)
+        return normalise(images, self.metadata.mean, self.metadata.std), target.long()
+
+    def end_epoch(self, validation: Validation) -> EpochRow:
+        """Close the epoch: its figures, over all processes, become a row of the history."""
+        own = self._sums
+        sums = torch.tensor([own.loss, own.images, own.hits, own.known], dtype=torch.float64)
+        loss, images, hits, known = self.group.sum(sums.to(self.group.device)).tolist()
+        row = EpochRow(
+            epoch=self.step // self.steps_per_epoch,
+            loss=loss / images,
+            train_accuracy=hits / max(known, 1),
+            val_accuracy=validation.accuracy,
+            val_mean_iou=validation.mean_iou,
+            lr=self.lr,
+            images_per_s=own.images_per_s * self.group.world_size,
+        )
+        self.history.append(row)
+        self._sums = EpochSums()
+        return row
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a continued run needs; tensors, numbers and strings only."""
+        return {
+            "run": self._identity(),
+            "step": self.step,
+            "sums": self._sums.figures(),
+            "history": [asdict(row) for row in self.history],
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state`. Raises CheckpointError if it is of another run."""
+        found, own = state.get("run", {}), self._identity()
+        for name, value in own.items():
+            if found.get(name) != value:
+                raise CheckpointError(
+                    f"the checkpoint's {name} is {found.get(name)}, this run's is {value}: "
+                    "resume with the options that the run was started with"
+                )
+        self.step = state["step"]
+        self._sums = EpochSums(**state["sums"])
+        self.history = [EpochRow(**row) for row in state["history"]]
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be the same."""
+        return {
+            "recipe": self.recipe.as_dict(),
+            "seed": self.seed,
+            "image set": self.image_set,
+            "steps per epoch": self.steps_per_epoch,
+            "processes": self.group.world_size,
+        }
+
+
+@dataclass(slots=True)
+class EpochSums:
+    """The running epoch's figures in one process; the time counts from its first batch on."""
+
+    loss: float = 0.0
+    """Of each image, or of each batch's images the batch's mean, summed."""
+    images: int = 0
+    hits: int = 0
+    known: int = 0
+    seconds: float = 0.0
+    _last: float = field(default_factory=time.perf_counter)
+
+    def add(self, loss: float, images: int, hits: int, known: int) -> None:
+        self.loss += loss * images
+        self.images += images
+        self.hits += hits
+        self.known += known
+        now = time.perf_counter()
+        self.seconds += now - self._last
+        self._last = now
+
+    @property
+    def images_per_s(self) -> float:
+        return self.images / max(self.seconds, 1e-9)
+
+    def figures(self) -> dict[str, Any]:
+        figures = asdict(self)
+        del figures["_last"]
+        return figures
+
+
+class PixelLoss(nn.Module):
+    """The network with its loss: one forward call, so that data parallelism can wrap it."""
+
+    def __init__(self, network: FCN, recipe: Recipe, *, autocast: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.recipe = recipe
+        self.autocast = autocast
+        # A kernel that is still bilinear, and stays so, is an interpolation: 12 times faster.
+        self.interpolates = not recipe.train_transpose_conv and is_bilinear(network)
+
+    def forward(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W), target (N, H, W) int64, to the loss and (hits, known pixels)."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
+            coarse = self.network.coarse_logits(images)
+        coarse = coarse.float()
+        upsample = upsample_bilinear if self.interpolates else self.network.transpose_conv
+        logits = upsample(coarse)
+        known = target != IGNORE_INDEX
+        with torch.no_grad():
+            hits = ((logits.max(dim=1).indices == target) & known).sum()
+        return self._loss(logits, target, known), torch.stack([hits, known.sum()])
+
+    def _loss(self, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+        if self.recipe.loss_reduction == "image_sum":
+            per_pixel = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none")
+            return per_pixel.mean(dim=(1, 2)).sum()
+        total = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="sum")
+        return total / known.sum().clamp(min=1)
+
+
+def is_bilinear(network: FCN) -> bool:
+    up = network.transpose_conv
+    kernel = bilinear_kernel(up.in_channels, up.out_channels, up.kernel_size[0])
+    return torch.equal(up.weight.cpu(), kernel) and (up.bias is None or not up.bias.any())
+
+
+def parameter_groups(
+    network: FCN, recipe: Recipe, pretrained: frozenset[str]
+) -> list[dict[str, Any]]:
+    """Two groups: what starts at random learns at `lr`, what was loaded at `lr_pretrained`."""
+    trained = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+    fresh = [p for n, p in trained if n not in pretrained]
+    loaded = [p for n, p in trained if n in pretrained]
+    groups = [(fresh, recipe.lr), (loaded, recipe.lr_pretrained)]
+    return [{"params": p, "lr": lr, "base_lr": lr} for p, lr in groups if p]
+
+
+def lr_factor(step: int, total: int, recipe: Recipe) -> float:
+    """Poly decay (Chen et al., DeepLab, 2017, section 4.1) after a linear warm-up."""
+    warmup = min(1.0, (step + 1) / (recipe.warmup_steps + 1))
+    return float(warmup * (1 - step / total) ** recipe.poly_power)
+
+
+def uses_bfloat16(recipe: Recipe, device: torch.device) -> bool:
+    """Whether to autocast; "auto" does where the device multiplies bfloat16 in hardware."""
+    if recipe.precision != "auto":
+        return recipe.precision == "bfloat16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_amx_tile_supported())  # no public name for it yet
