@@ -81,6 +81,14 @@ class VOCImages:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def require(self, batch_size: int) -> None:
+        """Raises DatasetError unless there is one whole batch."""
+        if len(self) < batch_size:
+            raise DatasetError(
+                f"the image set {self.name!r} has {len(self)} images, fewer than one batch of "
+                f"{batch_size}: choose a smaller --batch-size"
+            )
+
     def read(self, index: int) -> tuple[Array, Array]:
         """Image (H, W, 3) and target (H, W), both uint8."""
         return self._decoded.get(index) or self.samples[index].read()
@@ -115,12 +123,7 @@ def open_voc(
     """
     samples = list_samples(folder, image_set)
     if min_size is not None:
-        listed = len(samples)
         samples = [sample for sample in samples if _holds(sample, min_size)]
-        print(
-            f"{image_set}: {len(samples)} of {listed} images hold a crop of {_size(min_size)} "
-            "(height x width); the smaller ones are dropped"
-        )
         if not samples:
             raise DatasetError(
                 f"no image of the set {image_set!r} holds a crop of {_size(min_size)} pixels: "
@@ -259,11 +262,7 @@ class EpochSampler:
         self.world_size = world_size
         self.epoch = 0
         self.first_batch = 0
-        if self.batches == 0:
-            raise DatasetError(
-                f"the image set {images.name!r} has {len(images)} images, fewer than one batch of "
-                f"{batch_size}: choose a smaller --batch-size"
-            )
+        images.require(batch_size)
 
     @property
     def batches(self) -> int:
@@ -305,11 +304,13 @@ def rarity_weights(images: VOCImages, rarity: float) -> NDArray[np.float64]:
     objects = images.class_presence[:, 1:]
     with np.errstate(divide="ignore"):
         class_weight = np.where(objects.any(axis=0), objects.sum(axis=0) ** -float(rarity), 0.0)
-    weights = (objects * class_weight).sum(axis=1) / np.maximum(objects.sum(axis=1), 1)
+    weights = (objects * class_weight).sum(axis=1)
+    weights /= np.maximum(objects.sum(axis=1), 1)
     if not weights.any():
         return np.full(len(images), 1 / len(images))
     weights[weights == 0] = weights[weights > 0].min()  # nothing but background is still an image
-    return weights / weights.sum()
+    probabilities: NDArray[np.float64] = weights / weights.sum()
+    return probabilities
 
 
 def _read(path: Path, mode: str) -> Array:

@@ -36,9 +36,9 @@ def draw_curves(path: Path, rows: Sequence[EpochRow]) -> None:
         "validation mean IoU": ("C3", [row.val_mean_iou for row in rows]),
     }
     for label, (colour, values) in curves.items():
-        measured = [index for index, value in enumerate(values) if value is not None]
+        measured = {e: v for e, v in zip(epochs, values, strict=True) if v is not None}
         if measured:
-            x, y = [epochs[i] for i in measured], [values[i] for i in measured]
+            x, y = list(measured.keys()), list(measured.values())
             share_axis.plot(x, y, "o-", ms=3, color=colour, label=label)
     handles = [*loss_axis.get_lines(), *share_axis.get_lines()]
     loss_axis.legend(handles=handles, loc="center right", fontsize=8)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from model.dataset import (
     VOCImages,
     collate,
     download_voc,
+    list_samples,
     open_voc,
     read_class_names,
 )
@@ -62,6 +64,8 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # who follows a log sees each epoch at once
     keep_freed_memory()
     try:
         with joined(options.device) as group:
@@ -78,7 +82,7 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
     torch.manual_seed(options.seed)
 
     network, pretrained, metadata = start_network(options, say)
-    images, val_images = open_data(options, recipe, metadata, group)
+    images, val_images = open_data(options, recipe, metadata, group, say)
     sampler = EpochSampler(
         images,
         batch_size=recipe.batch_size,
@@ -167,7 +171,11 @@ def start_network(
 
 
 def open_data(
-    options: argparse.Namespace, recipe: Recipe, metadata: Metadata, group: Group
+    options: argparse.Namespace,
+    recipe: Recipe,
+    metadata: Metadata,
+    group: Group,
+    say: Callable[..., None],
 ) -> tuple[VOCImages, VOCImages | None]:
     """The images to train on and those to validate on, checked. Raises DatasetError."""
     if options.download:
@@ -176,15 +184,22 @@ def open_data(
         group.wait()
 
     def opened(image_set: str) -> VOCImages:
-        return open_voc(
-            options.data,
-            image_set,
-            num_classes=len(metadata.classes),
-            min_size=recipe.crop if recipe.drop_small_images else None,
+        min_size = recipe.crop if recipe.drop_small_images else None
+        images = open_voc(
+            options.data, image_set, num_classes=len(metadata.classes), min_size=min_size
         )
+        listed = len(list_samples(options.data, image_set))
+        dropped = f"; {listed - len(images)} smaller than the crop are dropped" if min_size else ""
+        say(f"image set {image_set}: {len(images)} of {listed} images{dropped}")
+        return images
 
     images = opened(options.image_set)
-    return images, None if options.val_image_set == "none" else opened(options.val_image_set)
+    if options.val_image_set == "none":
+        return images, None
+    val_images = opened(options.val_image_set)
+    if recipe.validate_crops:
+        val_images.require(recipe.batch_size)
+    return images, val_images
 
 
 def epoch_batches(

@@ -49,12 +49,10 @@ class Training:
 
         self.network = network.to(group.device).to(memory_format=torch.channels_last)
         network.transpose_conv.requires_grad_(recipe.train_transpose_conv)
-        loss: nn.Module = PixelLoss(network, recipe, autocast=uses_bfloat16(recipe, group.device))
+        self._loss = PixelLoss(network, recipe, autocast=uses_bfloat16(recipe, group.device))
+        self._parallel_loss: nn.Module = self._loss
         if group.world_size > 1:
-            if group.device.type == "cuda":
-                loss = nn.SyncBatchNorm.convert_sync_batchnorm(loss)  # type: ignore[no-untyped-call]
-            loss = nn.parallel.DistributedDataParallel(loss)
-        self.loss = loss
+            self._parallel_loss = nn.parallel.DistributedDataParallel(self._loss)
         self.optimiser = torch.optim.SGD(
             parameter_groups(network, recipe, pretrained),
             momentum=recipe.momentum,
@@ -95,7 +93,7 @@ class Training:
         factor = lr_factor(self.step, self.total_steps, self.recipe)
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = factor * parameters["base_lr"]
-        loss, counts = self.loss(*self._on_device(images, target))
+        loss, counts = self._parallel_loss(*self._on_device(images, target))
         # Data parallelism averages gradients over the processes; a loss that sums over the batch
         # wants their sum.
         is_sum = self.recipe.loss_reduction == "image_sum"
@@ -109,9 +107,12 @@ class Training:
 
     @torch.no_grad()
     def count_hits(self, images: Tensor, target: Tensor) -> tuple[int, int]:
-        """Pixels predicted right, and pixels that are not void, of a batch; nothing is learnt."""
+        """Pixels predicted right, and pixels that are not void, of a batch; nothing is learnt.
+
+        In data parallel one process may call it alone.
+        """
         self.network.eval()
-        _, counts = self.loss(*self._on_device(images, target))
+        _, counts = self._loss(*self._on_device(images, target))
         hits, known = counts.tolist()
         return hits, known
 

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from model import convert
+from model.classes import CLASSES
+from model.predictor import open_predictor
+from model.weights import read_weights
+from tests.model.test_engines import reference_logits
+
+
+def test_a_converted_notebook_network_predicts_as_before(notebook_network, photo, tmp_path, capsys):
+    torch.save(notebook_network.state_dict(), tmp_path / "notebook.pth")
+    output = tmp_path / "w.safetensors"
+    convert.main([str(tmp_path / "notebook.pth"), "--output", str(output)])
+    weights = read_weights(output)
+    assert weights.metadata.digest in capsys.readouterr().out
+    assert weights.metadata.classes == CLASSES
+    assert np.array_equal(
+        weights.tensors["backbone.layer1.0.conv1.weight"],
+        notebook_network.state_dict()["4.0.conv1.weight"].numpy(),
+    )
+    canvas = np.ascontiguousarray(photo[:288, :448])
+    mask = open_predictor(output)(canvas)
+    expected = reference_logits(notebook_network, canvas).argmax(dim=0).numpy()
+    assert np.mean(mask == expected) >= 0.9999
+
+
+def test_safetensors_convert_too(notebook_network, tmp_path):
+    source, output = tmp_path / "notebook.safetensors", tmp_path / "w.safetensors"
+    state = {name: tensor.contiguous() for name, tensor in notebook_network.state_dict().items()}
+    safetensors.torch.save_file(state, source)
+    convert.main(["--weights", str(source), "--output", str(output)])
+    assert read_weights(output).metadata.recipe == {
+        "name": "converted",
+        "source": "notebook.safetensors",
+    }
+
+
+def test_other_classes_want_their_names(tmp_path):
+    from model.network import FCN
+
+    torch.save(FCN(num_classes=3).state_dict(), tmp_path / "net.pth")
+    arguments = [str(tmp_path / "net.pth"), "--output", str(tmp_path / "w.safetensors")]
+    with pytest.raises(SystemExit, match=r"3 classes, 21 are named.*--class-names"):
+        convert.main(arguments)
+    (tmp_path / "names.txt").write_text("background\na\nb\n")
+    convert.main([*arguments, "--class-names", str(tmp_path / "names.txt")])
+    assert read_weights(tmp_path / "w.safetensors").metadata.classes == ("background", "a", "b")
+
+
+def test_wrong_input_ends_with_one_line(tmp_path):
+    with pytest.raises(SystemExit, match="error: .*no such file"):
+        convert.main([str(tmp_path / "x.pth"), "--output", str(tmp_path / "w")])
+    with pytest.raises(SystemExit, match="which state dict"):
+        convert.main(["--output", str(tmp_path / "w")])

@@ -1,0 +1,177 @@
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.classes import PALETTE
+from model.dataset import (
+    DatasetError,
+    Draw,
+    EpochSampler,
+    TrainingSamples,
+    list_samples,
+    open_voc,
+    rarity_weights,
+    read_class_names,
+)
+from model.recipe import PRESETS
+from tests.conftest import write_voc
+
+VOC = "VOCdevkit/VOC2012"
+
+
+@pytest.fixture
+def folder(voc_folder, tmp_path):
+    """A copy that a test may break."""
+    shutil.copytree(voc_folder, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_images_and_targets_are_read(voc_folder):
+    images = open_voc(voc_folder, "train")
+    assert len(images) == 12
+    image, target = images.read(3)
+    assert image.shape == (*target.shape, 3)
+    assert image.dtype == target.dtype == np.uint8
+    assert 255 in target
+    assert images.class_presence[:, 0].all()
+
+
+def test_a_missing_folder_list_or_subfolder_is_named_with_its_remedy(folder):
+    with pytest.raises(DatasetError, match="--data is the folder that holds"):
+        open_voc(folder / "elsewhere", "train")
+    with pytest.raises(DatasetError, match="Image sets in this folder: train, val"):
+        open_voc(folder, "trian")
+    (folder / VOC / "ImageSets/Segmentation/empty.txt").write_text("\n")
+    with pytest.raises(DatasetError, match="is empty"):
+        open_voc(folder, "empty")
+    shutil.rmtree(folder / VOC / "SegmentationClass")
+    with pytest.raises(DatasetError, match="SegmentationClass is not there"):
+        open_voc(folder, "train")
+
+
+def test_missing_files_are_named_before_anything_is_read(folder):
+    (folder / VOC / "JPEGImages/train_0002.jpg").unlink()
+    (folder / VOC / "SegmentationClass/train_0005.png").unlink()
+    with pytest.raises(DatasetError) as caught:
+        list_samples(folder, "train")
+    assert "2 files of the image set 'train' are missing" in str(caught.value)
+    assert "train_0002.jpg" in str(caught.value)
+    assert "train_0005.png" in str(caught.value)
+
+
+def test_broken_files_are_all_named_at_once(folder):
+    image = folder / VOC / "JPEGImages/train_0001.jpg"
+    image.write_bytes(image.read_bytes()[:400])
+    (folder / VOC / "SegmentationClass/train_0004.png").write_bytes(b"not a PNG")
+    Image.new("P", (10, 10)).save(folder / VOC / "SegmentationClass/train_0006.png")
+    Image.new("P", (79, 75), 77).save(folder / VOC / "SegmentationClass/train_0003.png")
+    with pytest.raises(DatasetError) as caught:
+        open_voc(folder, "train")
+    message = str(caught.value)
+    assert "4 of 12 samples" in message
+    assert "train_0001.jpg cannot be decoded" in message
+    assert "train_0004.png cannot be decoded" in message
+    assert "train_0006.png is 10 x 10, its image 70 x 88" in message
+    assert "train_0003.png has the class index 77" in message
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+def test_a_mask_may_be_indices_or_painted(folder, mode):
+    path = folder / VOC / "SegmentationClass/val_0000.png"
+    target = np.zeros((64, 96), np.uint8)
+    target[:10], target[20:30] = 15, 255
+    if mode == "RGB":
+        Image.fromarray(PALETTE[target]).save(path)
+    else:
+        Image.fromarray(target).convert("L").save(path)
+        if mode == "P":
+            indexed = Image.fromarray(target)
+            indexed.putpalette(PALETTE.tobytes())
+            indexed.save(path)
+    assert np.array_equal(open_voc(folder, "val").read(0)[1], target)
+
+
+def test_a_mask_in_an_unknown_colour_is_refused(folder):
+    Image.new("RGB", (96, 64), (1, 2, 3)).save(folder / VOC / "SegmentationClass/val_0000.png")
+    with pytest.raises(DatasetError, match="#010203"):
+        open_voc(folder, "val")
+
+
+def test_images_smaller_than_the_crop_are_dropped(tmp_path):
+    write_voc(tmp_path, [(40, 60), (39, 60), (40, 59), (60, 40), (41, 70)])
+    images = open_voc(tmp_path, "train", min_size=(40, 60))
+    assert [sample.name for sample in images.samples] == ["train_0000", "train_0004"]
+    with pytest.raises(DatasetError, match="--crop"):
+        open_voc(tmp_path, "train", min_size=(400, 600))
+
+
+def batches(images, **options):
+    sampler = EpochSampler(images, batch_size=4, seed=1, **options)
+    return sampler, list(sampler)
+
+
+def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(voc_folder):
+    images = open_voc(voc_folder, "train")
+    sampler, first = batches(images)
+    assert sorted(draw.index for batch in first for draw in batch) == list(range(12))
+    assert list(sampler) == first
+    sampler.epoch = 1
+    assert [d.index for b in sampler for d in b] != [d.index for b in first for d in b]
+
+
+def test_an_epoch_continues_in_its_middle(voc_folder):
+    images = open_voc(voc_folder, "train")
+    sampler, first = batches(images)
+    sampler.first_batch = 2
+    assert list(sampler) == first[2:]
+    assert len(sampler) == 1
+
+
+def test_processes_share_each_batch(voc_folder):
+    images = open_voc(voc_folder, "train")
+    _, whole = batches(images)
+    shares = [batches(images, rank=rank, world_size=2)[1] for rank in range(2)]
+    for batch, first, second in zip(whole, *shares, strict=True):
+        assert len(first) == len(second) == 2
+        assert {d.index for d in first} | {d.index for d in second} == {d.index for d in batch}
+
+
+def test_a_set_smaller_than_a_batch_is_refused(voc_folder):
+    with pytest.raises(DatasetError, match="smaller --batch-size"):
+        EpochSampler(open_voc(voc_folder, "val"), batch_size=5, seed=0)
+
+
+def test_rare_classes_are_drawn_more_often(voc_folder):
+    images = open_voc(voc_folder, "train")
+    images.class_presence[:] = False
+    images.class_presence[:, 0] = True
+    images.class_presence[:9, 12] = True
+    images.class_presence[9, 14] = True
+    weights = rarity_weights(images, 1.0)
+    assert weights.sum() == pytest.approx(1)
+    assert weights[9] == pytest.approx(9 * weights[0])
+    assert weights[11] == pytest.approx(weights[0]), "background alone counts as the commonest"
+
+
+def test_a_sample_depends_on_seed_epoch_and_place_alone(voc_folder):
+    images = open_voc(voc_folder, "train")
+    samples = TrainingSamples(images, PRESETS["default"], seed=5, fill=(0, 0, 0))
+    again = TrainingSamples(images, PRESETS["default"], seed=5, fill=(0, 0, 0))
+    image, target = samples[Draw(2, 3, 4)]
+    assert image.shape == (320, 320, 3)
+    assert np.array_equal(image, again[Draw(2, 3, 4)][0])
+    assert np.array_equal(target, again[Draw(2, 3, 4)][1])
+    assert not np.array_equal(image, samples[Draw(3, 3, 4)][0])
+
+
+def test_class_names_are_one_a_line(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("background\nship\n\n")
+    assert read_class_names(path) == ("background", "ship")
+    path.write_text("only\n")
+    with pytest.raises(DatasetError, match="names 1 classes"):
+        read_class_names(path)
+    with pytest.raises(DatasetError, match="no such file"):
+        read_class_names(tmp_path / "nothing.txt")

@@ -1,0 +1,322 @@
+"""Training as people run it: `python -m model.train` on a small VOC folder."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from model import train
+from model.checkpoint import CheckpointError, read_checkpoint
+from model.classes import CLASSES, PALETTE
+from model.recipe import PRESETS
+from model.training import lr_factor
+from model.weights import read_metadata, read_weights
+from tests.conftest import REPOSITORY, write_voc
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SMALL = ["--batch-size", "4", "--crop", "64", "64", "--workers", "0", "--backbone", "none"]
+
+
+def run(*arguments, status=0):
+    with pytest.raises(SystemExit) as caught:
+        train.main([str(argument) for argument in arguments])
+    assert caught.value.code == status
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "model.train", *map(str, arguments)]
+
+
+def read_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same_tensors(first, second):
+    one, other = read_weights(first).tensors, read_weights(second).tensors
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def finished(voc_folder, tmp_path_factory):
+    """The weights file of a finished run of two epochs of three steps."""
+    output = tmp_path_factory.mktemp("run") / "w.safetensors"
+    run("--data", voc_folder, "--output", output, "--epochs", 2, "--tensorboard", *SMALL)
+    return output
+
+
+def test_a_run_leaves_weights_history_curves_and_a_figure(finished):
+    metadata = read_metadata(finished)
+    assert metadata.classes == CLASSES
+    assert metadata.recipe["name"] == "default"
+    assert metadata.recipe["epochs"] == 2
+    assert metadata.data == {"image_set": "train", "images": 12}
+    assert metadata.scores["image_set"] == "val"
+    assert metadata.scores["images"] == 4
+
+    epochs = read_rows(finished.with_name("w.history.csv"))
+    assert [row["epoch"] for row in epochs] == ["1", "2"]
+    for row in epochs:
+        assert 0 < float(row["loss"]) < 10
+        assert 0 <= float(row["train_accuracy"]) <= 1
+        assert 0 <= float(row["val_mean_iou"]) <= 1
+        assert float(row["images_per_s"]) > 0
+    steps = read_rows(finished.with_name("w.steps.csv"))
+    assert [row["step"] for row in steps] == [str(number) for number in range(1, 7)]
+    for name in ("w.curves.png", "w.samples.png"):
+        with Image.open(finished.with_name(name)) as picture:
+            assert np.asarray(picture).std() > 10, "an empty picture"
+    assert list(finished.with_name("w.tensorboard").iterdir())
+
+
+def test_the_same_seed_gives_the_same_weights(finished, voc_folder, tmp_path):
+    options = ["--data", voc_folder, "--epochs", 2, *SMALL]
+    run(*options, "--output", tmp_path / "same.safetensors", "--workers", 2)
+    run(*options, "--output", tmp_path / "other.safetensors", "--seed", 1)
+    assert same_tensors(finished, tmp_path / "same.safetensors")
+    assert not same_tensors(finished, tmp_path / "other.safetensors")
+
+
+def test_an_interrupted_run_is_saved_and_resumes_to_the_same_weights(
+    finished, voc_folder, tmp_path, monkeypatch, capsys
+):
+    output = tmp_path / "w.safetensors"
+    options = ["--data", voc_folder, "--output", output, "--epochs", 2, *SMALL]
+    take_step = train.Training.train_step
+
+    def interrupted_after_four_steps(training, images, target):
+        loss = take_step(training, images, target)
+        if training.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return loss
+
+    monkeypatch.setattr(train.Training, "train_step", interrupted_after_four_steps)
+    run(*options, status=130)
+    assert "--resume" in capsys.readouterr().out
+    assert not output.exists()
+    monkeypatch.undo()
+
+    run(*options, "--resume")
+    assert "resumed after step 4 of 6" in capsys.readouterr().out
+    assert same_tensors(finished, output)
+    without_speed = [
+        {name: value for name, value in row.items() if name != "images_per_s"}
+        for path in (finished, output)
+        for row in read_rows(path.with_name("w.history.csv"))
+    ]
+    assert without_speed[:2] == without_speed[2:]
+    steps = [read_rows(path.with_name("w.steps.csv")) for path in (finished, output)]
+    assert steps[0] == steps[1]
+
+
+def test_ctrl_c_ends_a_run_cleanly(voc_folder, tmp_path):
+    output = tmp_path / "w.safetensors"
+    process = subprocess.Popen(
+        command("--data", voc_folder, "--output", output, "--epochs", 10_000, *SMALL,
+                "--workers", 1, "--val-image-set", "none"),
+        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        for line in process.stdout:
+            if line.startswith("epoch 1:"):
+                break
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+        out, err = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "interrupted after step" in out
+    assert read_checkpoint(tmp_path / "w.checkpoint.pt")["step"] >= 3
+
+
+def test_a_checkpoint_of_another_run_is_refused(finished, voc_folder, tmp_path):
+    options = ["--data", voc_folder, *SMALL, "--resume"]
+    run(*options, "--output", finished, "--epochs", 3, status="error: " + _other_recipe(finished))
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
+        read_checkpoint(tmp_path / "w.checkpoint.pt")
+    (tmp_path / "w.checkpoint.pt").write_bytes(b"?")
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        read_checkpoint(tmp_path / "w.checkpoint.pt")
+
+
+def _other_recipe(finished):
+    found = read_checkpoint(finished.with_name("w.checkpoint.pt"))["run"]["recipe"]
+    return (
+        f"the checkpoint's recipe is {found}, this run's is {found | {'epochs': 3}}: "
+        "resume with the options that the run was started with"
+    )
+
+
+def test_two_processes_train_together(voc_folder, tmp_path):
+    output = tmp_path / "w.safetensors"
+    subprocess.run(
+        [*TORCHRUN, "-m", "model.train", "--data", str(voc_folder), "--output", str(output),
+         "--preset", "d2l", "--epochs", "1", *SMALL],
+        cwd=REPOSITORY, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert read_metadata(output).recipe["world_size"] == 2
+    (row,) = read_rows(tmp_path / "w.history.csv")
+    assert 2 < float(row["loss"]) < 4
+    state = read_checkpoint(tmp_path / "w.checkpoint.pt")
+    assert state["step"] == state["run"]["steps per epoch"]
+
+
+def test_gradients_of_two_processes_add_up_to_those_of_one(weights_file, tmp_path):
+    """Without batch norm's batch statistics in the way: the head's gradients of one step."""
+    code = f"""
+import sys, torch
+from pathlib import Path
+from dataclasses import replace
+from model.distributed import joined
+from model.network import FCN
+from model.recipe import PRESETS
+from model.training import PixelLoss
+torch.manual_seed(0)
+network = FCN().eval()
+images, target = torch.randn(4, 3, 32, 32), torch.randint(0, 21, (4, 32, 32))
+with joined("cpu") as group:
+    loss = PixelLoss(network, PRESETS[sys.argv[1]], autocast=False)
+    if group.world_size > 1:
+        loss = torch.nn.parallel.DistributedDataParallel(loss)
+    own = slice(group.rank, None, group.world_size)
+    value, _ = loss(images[own], target[own])
+    if sys.argv[1] == "d2l":
+        value = value * group.world_size
+    value.backward()
+    if group.is_main:
+        torch.save(network.final_conv.weight.grad, Path({str(tmp_path)!r}) / sys.argv[2])
+"""
+    script = tmp_path / "step.py"
+    script.write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    for preset in ("d2l", "default"):
+        subprocess.run(
+            [sys.executable, script, preset, "one"], check=True, env=environment, cwd=tmp_path
+        )
+        subprocess.run(
+            [*TORCHRUN, script, preset, "two"], check=True, env=environment, cwd=tmp_path
+        )
+        one, other = torch.load(tmp_path / "one"), torch.load(tmp_path / "two")
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def book_losses(network, images, targets, *, steps):
+    """The book's training loop in its plainest form, on one batch that is the whole set."""
+    network.train()
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.001, weight_decay=1e-3)
+    losses, accuracies = [], []
+    for _ in range(steps):
+        optimiser.zero_grad()
+        logits = network(images)
+        loss = F.cross_entropy(logits, targets, reduction="none").mean(1).mean(1)
+        loss.sum().backward()
+        optimiser.step()
+        losses.append(loss.sum().item() / len(images))
+        accuracies.append((logits.argmax(1) == targets).float().mean().item())
+    return losses, accuracies
+
+
+def test_the_first_steps_of_d2l_are_the_books(tmp_path, weights_file, notebook_network):
+    import copy
+
+    names = write_voc(tmp_path, [(96, 128)] * 4)
+    root = tmp_path / "VOCdevkit" / "VOC2012"
+    images = np.stack(
+        [np.asarray(Image.open(root / "JPEGImages" / f"{name}.jpg")) for name in names]
+    )
+    colours = np.stack(
+        [
+            np.asarray(Image.open(root / "SegmentationClass" / f"{name}.png").convert("RGB"))
+            for name in names
+        ]
+    )
+    targets = np.zeros(colours.shape[:3], np.int64)  # a colour of no class, void, is background
+    for index in range(21):
+        targets[(colours == PALETTE[index]).all(axis=-1)] = index
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    inputs = torch.from_numpy((images / 255 - mean) / std).float().permute(0, 3, 1, 2)
+    losses, accuracies = book_losses(
+        copy.deepcopy(notebook_network), inputs, torch.from_numpy(targets), steps=5
+    )
+
+    output = tmp_path / "w.safetensors"
+    run("--data", tmp_path, "--preset", "d2l", "--init", weights_file, "--output", output,
+        "--batch-size", 4, "--crop", 96, 128, "--workers", 0, "--val-image-set", "train")  # fmt: skip
+    rows = read_rows(tmp_path / "w.history.csv")
+    assert losses[0] > 1.2 * losses[-1], "a start from which something is learnt"
+    np.testing.assert_allclose([float(row["loss"]) for row in rows], losses, rtol=0.01)
+    np.testing.assert_allclose(
+        [float(row["train_accuracy"]) for row in rows], accuracies, atol=0.01
+    )
+
+
+def test_presets_say_what_mission_asks_for():
+    d2l, default = PRESETS["d2l"], PRESETS["default"]
+    assert (d2l.epochs, d2l.batch_size, d2l.crop) == (5, 32, (320, 480))
+    assert (d2l.lr, d2l.weight_decay, d2l.momentum) == (1e-3, 1e-3, 0)
+    assert d2l.void_is_background
+    assert d2l.drop_small_images
+    assert d2l.loss_reduction == "image_sum"
+    assert not default.void_is_background
+    assert not default.drop_small_images
+    assert default.lr != default.lr_pretrained
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    recipe = PRESETS["default"]
+    factors = [lr_factor(step, 1000, recipe) for step in range(1000)]
+    peak = int(np.argmax(factors))
+    assert peak == pytest.approx(recipe.warmup_steps, abs=2)
+    assert factors[0] < 0.01
+    assert factors[-1] < 0.01
+    assert factors[500] == pytest.approx(0.5**0.9)
+    assert {lr_factor(step, 10, PRESETS["d2l"]) for step in range(10)} == {1.0}
+
+
+def test_own_classes_are_trained_and_saved(tmp_path):
+    write_voc(tmp_path, [(64, 64)] * 4)
+    masks = tmp_path / "VOCdevkit/VOC2012/SegmentationClass"
+    for path in masks.iterdir():
+        Image.fromarray(np.asarray(Image.open(path)) % 3).save(path)
+    (tmp_path / "classes.txt").write_text("background\nship\nquay\n")
+    run("--data", tmp_path, "--output", tmp_path / "w.safetensors", "--epochs", 1, *SMALL, "--half",
+        "--class-names", tmp_path / "classes.txt", "--val-image-set", "train")  # fmt: skip
+    weights = read_weights(tmp_path / "w.safetensors")
+    assert weights.metadata.classes == ("background", "ship", "quay")
+    assert weights.tensors["final_conv.weight"].shape[0] == 3
+    assert (tmp_path / "w.safetensors").stat().st_size < 25 * 2**20
+
+
+def test_the_notebooks_recipe_says_how_many_images_remain(tmp_path, capsys):
+    write_voc(tmp_path, [(64, 64), (63, 64), (70, 80), (64, 63), (90, 64), (64, 64)])
+    run("--data", tmp_path, "--preset", "d2l", "--output", tmp_path / "w.safetensors", *SMALL,
+        "--epochs", 1, "--val-image-set", "train")  # fmt: skip
+    said = capsys.readouterr().out
+    assert "image set train: 4 of 6 images; 2 smaller than the crop are dropped" in said
+    (row,) = read_rows(tmp_path / "w.history.csv")
+    assert 0 <= float(row["val_accuracy"]) <= 1
+    assert row["val_mean_iou"] == ""
+
+
+def test_too_few_images_to_validate_on_are_named_before_the_first_step(tmp_path):
+    write_voc(tmp_path, [(64, 64)] * 4)
+    write_voc(tmp_path, [(64, 64)] * 3, image_set="val")
+    with pytest.raises(SystemExit, match="'val' has 3 images, fewer than one batch of 4"):
+        train.main(["--data", str(tmp_path), "--preset", "d2l", *SMALL])
+
+
+def test_wrong_input_ends_with_one_line(tmp_path, voc_folder):
+    with pytest.raises(SystemExit, match="error: .*--data is the folder that holds"):
+        train.main(["--data", str(tmp_path), "--backbone", "none"])
+    with pytest.raises(SystemExit, match=r"error: nothing\.pth: no such file"):
+        train.main(["--data", str(voc_folder), "--backbone", "nothing.pth"])

@@ -1,0 +1,82 @@
+import numpy as np
+import torch
+
+from model.classes import PALETTE
+from model.transforms import augment, normalise, random_crop, void_to_background
+
+
+def squares(height=90, width=120):
+    """An image whose colours tell its target: what happens to one must happen to the other."""
+    target = np.zeros((height, width), np.uint8)
+    target[10:50, 20:70] = 8
+    target[50:85, 60:110] = 15
+    return PALETTE[target], target
+
+
+def test_a_crop_takes_the_same_window_of_image_and_target():
+    image, target = squares()
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(20):
+        crop, crop_target = random_crop(image, target, size=(40, 60), rng=rng)
+        assert crop_target.shape == (40, 60)
+        assert np.array_equal(crop, PALETTE[crop_target])
+        seen.add(crop_target.tobytes())
+    assert len(seen) > 10
+
+
+def test_a_crop_of_the_whole_image_is_the_image():
+    image, target = squares()
+    crop, _ = random_crop(image, target, size=target.shape, rng=np.random.default_rng(0))
+    assert np.array_equal(crop, image)
+
+
+def test_augmentation_moves_image_and_target_together(monkeypatch):
+    monkeypatch.setattr("model.transforms.COLOUR_JITTER", 0.0)
+    monkeypatch.setattr("model.transforms.GREYSCALE_SHARE", 0.0)
+    image, target = squares()
+    for seed in range(30):
+        view, view_target = augment(
+            image,
+            target,
+            size=(64, 80),
+            scale=(0.5, 2.0),
+            fill=(1, 2, 3),
+            rng=np.random.default_rng(seed),
+        )
+        assert view.shape == (64, 80, 3)
+        assert view_target.shape == (64, 80)
+        void = view_target == 255
+        assert (view[void] == (1, 2, 3)).all()
+        # At seams the colours blend, so each pixel counts as the class that it is nearest to.
+        colours = PALETTE[[0, 8, 15]].astype(int)
+        distances = np.abs(view[:, :, None].astype(int) - colours).sum(axis=-1)
+        seen = np.array([0, 8, 15])[distances.argmin(axis=-1)]
+        assert np.mean(seen[~void] == view_target[~void]) > 0.95
+
+
+def test_augmentation_depends_on_its_generator_alone():
+    image, target = squares()
+    views = [
+        augment(
+            image, target, size=(64, 64), scale=(0.5, 2), fill=(0, 0, 0),
+            rng=np.random.default_rng(seed),
+        )
+        for seed in (1, 1, 2)
+    ]  # fmt: skip
+    assert np.array_equal(views[0][0], views[1][0])
+    assert np.array_equal(views[0][1], views[1][1])
+    assert not np.array_equal(views[0][0], views[2][0])
+
+
+def test_void_becomes_background_for_the_notebook():
+    assert void_to_background(np.array([[0, 255, 3]], np.uint8)).tolist() == [[0, 0, 3]]
+
+
+def test_normalisation_is_the_notebooks():
+    image = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    expected = (image / 255 - mean) / std
+    tensor = normalise(torch.from_numpy(image), mean, std)
+    assert tensor.shape == (2, 3, 5, 4)
+    np.testing.assert_allclose(tensor.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
