@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from concurrent.futures import Future
+from socket import socket
 from types import FrameType
 
 import structlog
@@ -27,7 +28,11 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
-        service.started.add_done_callback(self._on_started)
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Bind first: what is said of the address must be true."""
+        await super().startup(sockets=sockets)
+        self.service.started.add_done_callback(self._on_started)
 
     @property
     def address(self) -> str:

@@ -1,4 +1,4 @@
-"""Small real things that many tests share: a photo, weights, a VOC folder, the notebook's network."""
+"""Small real things that tests share: a photo, weights, a VOC folder, the notebook's network."""
 
 from pathlib import Path
 

@@ -42,7 +42,7 @@ def test_evaluation_writes_the_scores_of_whole_images(voc_folder, weights_file, 
 
 
 def test_wrong_input_ends_with_one_line(voc_folder, tmp_path):
-    with pytest.raises(SystemExit, match="error: .*expected a weights file"):
+    with pytest.raises(SystemExit, match=r"error: .*expected a weights file"):
         evaluate.main(["--data", str(voc_folder), "--weights", str(tmp_path / "nothing")])
-    with pytest.raises(SystemExit, match="error: .*is not there"):
+    with pytest.raises(SystemExit, match=r"error: .*is not there"):
         evaluate.main(["--data", str(tmp_path)])

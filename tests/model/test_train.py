@@ -316,7 +316,7 @@ def test_too_few_images_to_validate_on_are_named_before_the_first_step(tmp_path)
 
 
 def test_wrong_input_ends_with_one_line(tmp_path, voc_folder):
-    with pytest.raises(SystemExit, match="error: .*--data is the folder that holds"):
+    with pytest.raises(SystemExit, match=r"error: .*--data is the folder that holds"):
         train.main(["--data", str(tmp_path), "--backbone", "none"])
     with pytest.raises(SystemExit, match=r"error: nothing\.pth: no such file"):
         train.main(["--data", str(voc_folder), "--backbone", "nothing.pth"])

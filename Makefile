@@ -1,0 +1,41 @@
+# `make serve` and `make test` make everything they need on a machine with Python 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+REQUIREMENTS := deploy/requirements
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint types lock clean
+
+help:  ## show the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+serve: $(VENV)/serve.done  ## serve the shipped weights on http://127.0.0.1:8000
+	$(RUN) -m app
+
+test: $(VENV)/dev.done  ## run the tests
+	$(RUN) -m pytest
+
+lint: $(VENV)/dev.done  ## check style
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(VENV)/bin/hadolint Dockerfile
+
+types: $(VENV)/dev.done  ## check types
+	$(RUN) -m mypy
+
+lock:  ## pin the newest versions of everything, with hashes (needs uv)
+	uv pip compile pyproject.toml $(LOCK) -o $(REQUIREMENTS)/base.txt
+	uv pip compile pyproject.toml $(LOCK) --extra torch -o $(REQUIREMENTS)/serve.txt
+	uv pip compile pyproject.toml $(LOCK) --extra dev -o $(REQUIREMENTS)/dev.txt
+LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/%.done: $(REQUIREMENTS)/%.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing $< into $(VENV): some minutes and 5 GB, because PyTorch brings CUDA along"
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@

@@ -1,0 +1,64 @@
+"""A real server in a thread, on a free port: what the tests ask is what users ask."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+import uvicorn
+
+from app.__main__ import Server
+from app.main import create_app
+from app.settings import Settings
+
+
+@contextmanager
+def serving(settings: Settings, *, wait: bool = True) -> Iterator[tuple[httpx.Client, Server]]:
+    """A client of a server with these settings, ready unless `wait` is False."""
+    app = create_app(settings)
+    config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=30)
+    server = Server(config, app.state.service)
+    thread = threading.Thread(target=server.run)
+    bound = threading.Event()
+    startup = server.startup
+
+    async def startup_then_tell(sockets=None):
+        await startup(sockets=sockets)
+        bound.set()
+
+    server.startup = startup_then_tell
+    thread.start()
+    try:
+        assert bound.wait(60)
+        if wait:
+            app.state.service.started.result(60)
+        with httpx.Client(base_url=server.address, timeout=60) as client:
+            yield client, server
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def settings(weights_file) -> Settings:
+    return Settings(
+        weights=weights_file,
+        device="cpu",
+        max_pixels=4_000_000,
+        max_body_bytes=8 * 2**20,
+        max_side=1024,
+    )
+
+
+@pytest.fixture(scope="session")
+def server(settings) -> Iterator[Server]:
+    with serving(settings) as (_, running):
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
+        yield client

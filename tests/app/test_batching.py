@@ -1,0 +1,162 @@
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from app.batching import Batcher
+from app.errors import InferenceFailed, Overloaded
+from app.telemetry import Telemetry
+from model.engines.base import Region
+from model.predictor import Canvas
+
+
+def canvas(value=0, size=(32, 32)):
+    return Canvas(np.full((*size, 3), value, np.uint8), Region(size, size))
+
+
+class GatedEngine:
+    """An engine whose mask is the canvas' red channel; it computes when its gate is open."""
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.busy = threading.Event()
+        self.batches = []
+
+    def predict(self, canvases):
+        self.batches.append([int(c.pixels[0, 0, 0]) for c in canvases])
+        self.busy.set()
+        assert self.gate.wait(30)
+        if any(c.pixels[0, 0, 0] == 66 for c in canvases):
+            raise RuntimeError("secret detail")
+        return [c.pixels[..., 0] for c in canvases]
+
+
+@asynccontextmanager
+async def running(engine, **limits):
+    options = {"max_queue": 100, "max_batch_pixels": 4 * 32 * 32} | limits
+    with ThreadPoolExecutor(1) as executor:
+        batcher = Batcher(engine.predict, executor, telemetry=Telemetry(), **options)
+        async with batcher.running():
+            yield batcher
+            engine.gate.set()
+
+
+async def busy(engine):
+    """Until the engine has begun its first batch."""
+    await asyncio.get_running_loop().run_in_executor(None, engine.busy.wait, 30)
+
+
+async def waiting(batcher, *canvases):
+    """Submitted canvases, once all of them are in the queue."""
+    tasks = [asyncio.create_task(batcher.submit(c)) for c in canvases]
+    await asyncio.sleep(0)  # each task runs up to its first wait
+    return tasks
+
+
+def test_a_lone_request_waits_for_nobody():
+    async def scenario():
+        engine = GatedEngine()
+        engine.gate.set()
+        async with running(engine) as batcher:
+            result = await batcher.submit(canvas(7))
+        assert (result.mask == 7).all()
+        assert result.batch_size == 1
+        assert engine.batches == [[7]]
+
+    asyncio.run(scenario())
+
+
+def test_what_waits_when_the_engine_is_free_becomes_one_batch():
+    async def scenario():
+        engine = GatedEngine()
+        async with running(engine) as batcher:
+            first = await waiting(batcher, canvas(1))
+            await busy(engine)
+            others = await waiting(batcher, canvas(2), canvas(3), canvas(4))
+            engine.gate.set()
+            results = await asyncio.gather(*first, *others)
+        assert engine.batches == [[1], [2, 3, 4]]
+        assert [r.mask[0, 0] for r in results] == [1, 2, 3, 4]
+        assert [r.batch_size for r in results] == [1, 3, 3, 3]
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_keeps_to_the_pixel_budget_and_to_one_canvas_size():
+    async def scenario():
+        engine = GatedEngine()
+        async with running(engine) as batcher:
+            tasks = await waiting(batcher, canvas(1))
+            await busy(engine)
+            tasks += await waiting(batcher, *(canvas(v) for v in (2, 3, 4, 5, 6)))
+            tasks += await waiting(batcher, canvas(7, size=(64, 32)), canvas(8))
+            tasks += await waiting(batcher, canvas(9, size=(320, 320)))
+            engine.gate.set()
+            await asyncio.gather(*tasks)
+        assert engine.batches == [[1], [2, 3, 4, 5], [6, 8], [7], [9]]
+
+    asyncio.run(scenario())
+
+
+def test_a_failed_batch_fails_its_own_callers_only():
+    async def scenario():
+        engine = GatedEngine()
+        async with running(engine) as batcher:
+            tasks = await waiting(batcher, canvas(1))
+            await busy(engine)
+            tasks += await waiting(batcher, canvas(66), canvas(2))
+            tasks += await waiting(batcher, canvas(3, size=(64, 64)))
+            engine.gate.set()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[1], InferenceFailed)
+        assert isinstance(results[2], InferenceFailed)
+        assert "secret" not in results[1].detail
+        assert results[0].mask[0, 0] == 1
+        assert results[3].mask[0, 0] == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_caller_who_left_is_not_computed():
+    async def scenario():
+        engine = GatedEngine()
+        async with running(engine) as batcher:
+            (first,) = await waiting(batcher, canvas(1))
+            await busy(engine)
+            left, stayed = await waiting(batcher, canvas(2), canvas(3))
+            left.cancel()
+            await asyncio.wait([left])
+            engine.gate.set()
+            await asyncio.gather(first, stayed)
+        assert engine.batches == [[1], [3]]
+
+    asyncio.run(scenario())
+
+
+def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back():
+    async def scenario():
+        engine = GatedEngine()
+        engine.gate.set()
+        async with running(engine, max_queue=2) as batcher:
+            with batcher.admitted(), batcher.admitted():
+                with pytest.raises(Overloaded) as caught, batcher.admitted():
+                    pass
+                assert int(caught.value.headers["Retry-After"]) >= 1
+            with batcher.admitted():
+                await batcher.submit(canvas(1))
+
+    asyncio.run(scenario())
+
+
+def test_what_was_submitted_is_answered_before_the_end():
+    async def scenario():
+        engine = GatedEngine()
+        async with running(engine) as batcher:
+            tasks = await waiting(batcher, *(canvas(v) for v in range(10)))
+        assert all(task.done() for task in tasks)
+        assert [task.result().mask[0, 0] for task in tasks] == list(range(10))
+
+    asyncio.run(scenario())

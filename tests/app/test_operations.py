@@ -1,0 +1,164 @@
+import re
+import threading
+
+import httpx
+
+from tests.app.conftest import serving
+from tests.conftest import PHOTO
+
+
+def samples(client):
+    """Metric lines as {name with labels: value}."""
+    lines = client.get("/metrics").text.splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+def test_probes_answer(client):
+    assert client.get("/health/live").json() == {"status": "alive"}
+    assert client.get("/health/ready").json() == {"status": "ready"}
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_metrics_count_what_happened(client, server):
+    before = samples(client)
+    client.post("/v1/segment", content=PHOTO.read_bytes())
+    client.post("/v1/segment", content=b"hello")
+    after = samples(client)
+
+    def grown(name):
+        return after[name] - before.get(name, 0)
+
+    assert grown('seg_requests_total{route="/v1/segment",status="200"}') == 1
+    assert grown('seg_requests_total{route="/v1/segment",status="415"}') == 1
+    assert grown('seg_rejections_total{reason="unsupported-type"}') == 1
+    assert grown("seg_batch_size_count") == 1
+    for stage in ("read", "decode", "queue", "inference", "encode"):
+        assert grown(f'seg_stage_seconds_count{{stage="{stage}"}}') == 1
+    assert grown('seg_request_seconds_count{route="/v1/segment"}') == 2
+    assert after["seg_queue_depth"] == 0
+    assert after["seg_in_flight"] == 0
+    assert after["seg_ready"] == 1
+    assert any(name.startswith("seg_model_info{") for name in after)
+
+
+def test_a_request_id_is_kept_or_made(client):
+    assert client.get("/health/live", headers={"X-Request-ID": "abc-1"}).headers[
+        "x-request-id"
+    ] == ("abc-1")
+    made = client.get("/health/live", headers={"X-Request-ID": "a b\tc"}).headers["x-request-id"]
+    assert re.fullmatch(r"[0-9a-f]{32}", made)
+    assert client.get("/nothing").headers["x-request-id"] != made
+
+
+def test_the_documentation_describes_both_ways_to_upload(client):
+    assert client.get("/docs").status_code == 200
+    operation = client.get("/openapi.json").json()["paths"]["/v1/segment"]["post"]
+    assert set(operation["requestBody"]["content"]) == {
+        "multipart/form-data",
+        "image/*",
+        "application/octet-stream",
+    }
+    assert set(operation["responses"]["200"]["content"]) == {
+        "image/png",
+        "application/json",
+        "application/x-npy",
+    }
+    assert {"400", "406", "413", "415", "422", "500", "503"} <= set(operation["responses"])
+
+
+def test_a_full_queue_is_503_with_retry_after(settings):
+    with serving(settings.model_copy(update={"max_queue": 1})) as (client, server):
+        predict = server.service.predictor.predict
+        gate, busy = threading.Event(), threading.Event()
+
+        def gated(canvases):
+            busy.set()
+            assert gate.wait(30)
+            return predict(canvases)
+
+        server.service.batcher._predict = gated
+        answers = []
+        first = threading.Thread(
+            target=lambda: answers.append(
+                httpx.post(f"{server.address}/v1/segment", content=PHOTO.read_bytes(), timeout=60)
+            )
+        )
+        first.start()
+        try:
+            assert busy.wait(30)
+            refused = client.post("/v1/segment", content=PHOTO.read_bytes())
+        finally:
+            gate.set()
+            first.join(60)
+        assert refused.status_code == 503
+        assert refused.json()["type"] == "urn:segmentation:problem:overloaded"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert answers[0].status_code == 200
+        assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
+
+
+def test_a_failing_engine_is_500_and_the_server_goes_on(settings):
+    with serving(settings) as (client, server):
+        predict = server.service.batcher._predict
+
+        def fail(_):
+            raise RuntimeError("secret detail")
+
+        server.service.batcher._predict = fail
+        response = client.post("/v1/segment", content=PHOTO.read_bytes())
+        assert response.status_code == 500
+        assert response.json()["type"] == "urn:segmentation:problem:inference-failed"
+        assert "secret" not in response.text
+        server.service.batcher._predict = predict
+        assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
+        assert client.get("/health/live").status_code == 200
+
+
+def test_an_unexpected_error_is_500_with_a_request_id_and_no_details(settings, monkeypatch):
+    with serving(settings) as (client, _):
+
+        def fail(*_):
+            raise RuntimeError("secret detail")
+
+        monkeypatch.setattr("app.routes.segment.images.encode", fail)
+        response = client.post("/v1/segment", content=PHOTO.read_bytes())
+        assert response.status_code == 500
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.headers["x-request-id"]
+        assert "secret" not in response.text
+
+
+def test_a_draining_server_is_not_ready_and_takes_nothing(settings):
+    with serving(settings) as (client, server):
+        server.service.drain()
+        assert client.get("/health/ready").status_code == 503
+        assert client.get("/health/ready").json() == {"status": "draining"}
+        assert client.get("/health/live").status_code == 200
+        response = client.post("/v1/segment", content=PHOTO.read_bytes())
+        assert response.status_code == 503
+        assert response.json()["type"] == "urn:segmentation:problem:not-ready"
+
+
+def test_a_server_that_is_loading_is_alive_and_not_ready(settings, monkeypatch):
+    gate = threading.Event()
+    from app import service
+
+    open_predictor = service.open_predictor
+
+    def gated(*arguments, **options):
+        assert gate.wait(30)
+        return open_predictor(*arguments, **options)
+
+    monkeypatch.setattr(service, "open_predictor", gated)
+    with serving(settings, wait=False) as (client, server):
+        try:
+            assert client.get("/health/live").status_code == 200
+            assert client.get("/health/ready").status_code == 503
+            assert client.get("/health/ready").json() == {"status": "loading"}
+            assert client.get("/v1/model").status_code == 503
+            assert client.post("/v1/segment", content=b"x").status_code == 503
+        finally:
+            gate.set()
+        server.service.started.result(60)
+        assert client.get("/health/ready").status_code == 200

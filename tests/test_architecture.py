@@ -1,0 +1,70 @@
+"""The house's rules, so that they stay rules."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+def imports(package):
+    for path in sorted((REPOSITORY / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    yield path, alias.name
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                yield path, node.module
+
+
+def test_model_never_imports_app():
+    assert [p for p, name in imports("model") if name.split(".")[0] == "app"] == []
+
+
+def test_app_knows_only_the_predictor_its_contract_classes_and_weights():
+    allowed = {"model.predictor", "model.classes", "model.weights", "model.engines.base"}
+    used = {name for _, name in imports("app") if name.split(".")[0] == "model"}
+    assert used <= allowed
+
+
+@pytest.mark.parametrize("module", ["app.main", "app.__main__", "model.predictor"])
+def test_the_http_side_imports_no_torch(module):
+    code = f"import {module}, sys; print([m for m in sys.modules if m.split('.')[0] == 'torch'])"
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert output.stdout.strip() == "[]"
+
+
+def test_serving_needs_no_torchvision_and_nothing_of_training(weights_file):
+    code = (
+        "import sys\n"
+        "for name in ('torchvision', 'matplotlib', 'tqdm'): sys.modules[name] = None\n"
+        "from pathlib import Path\n"
+        "from model.predictor import open_predictor\n"
+        f"print(open_predictor(Path({str(weights_file)!r}), device='cpu').engine.device)"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert output.stdout.strip() == "cpu"
+
+
+def test_every_module_says_what_it_is_for():
+    for package in ("app", "model"):
+        for path in (REPOSITORY / package).rglob("*.py"):
+            assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_the_top_level_holds_what_it_should():
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    top = {name.split("/")[0] for name in tracked}
+    allowed = {
+        "app", "model", "tests", "benchmarks", "deploy", "docs", "Dockerfile",
+        "docker-compose.yml", "pyproject.toml", "Makefile", "README.md", "CHANGELOG.md", "LICENSE",
+    }  # fmt: skip
+    assert {name for name in top if not name.startswith(".")} <= allowed
