@@ -63,7 +63,7 @@ def photo() -> np.ndarray:
 def write_voc(
     folder: Path, sizes: list[tuple[int, int]], *, image_set: str = "train", seed: int = 0
 ) -> list[str]:
-    """A VOC folder with images of these (height, width): rectangles of classes with void borders."""
+    """A VOC folder with images of these (height, width): rectangles with void borders."""
     rng = np.random.default_rng(seed)
     root = folder / "VOCdevkit" / "VOC2012"
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):

@@ -251,7 +251,8 @@ def test_the_first_steps_of_d2l_are_the_books(tmp_path, weights_file, notebook_n
 
     output = tmp_path / "w.safetensors"
     run("--data", tmp_path, "--preset", "d2l", "--init", weights_file, "--output", output,
-        "--batch-size", 4, "--crop", 96, 128, "--workers", 0, "--val-image-set", "train")  # fmt: skip
+        "--batch-size", 4, "--crop", 96, 128, "--workers", 0,
+        "--val-image-set", "train")  # fmt: skip
     rows = read_rows(tmp_path / "w.history.csv")
     assert losses[0] > 1.2 * losses[-1], "a start from which something is learnt"
     np.testing.assert_allclose([float(row["loss"]) for row in rows], losses, rtol=0.01)
