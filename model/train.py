@@ -6,6 +6,7 @@ model.train --data DIR`. Beside the weights it leaves a checkpoint, a history, c
 
 import argparse
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -72,6 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
             status = run(options, chosen_recipe(options), group)
     except (DatasetError, EngineError, NetworkError, WeightsError, CheckpointError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
     sys.exit(status)
 
 
@@ -262,6 +265,8 @@ def interruption() -> Iterator[list[int]]:
     received: list[int] = []
 
     def collect(number: int, _: object) -> None:
+        if received:
+            raise KeyboardInterrupt  # asked twice: do not wait for the step
         received.append(number)
 
     previous = {n: signal.signal(n, collect) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -316,7 +321,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="continue from the checkpoint beside --output")
     add("--seed", type=int, default=0, help="same seed, same run (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--workers", type=int, default=1, help="loader processes (default: 1; 0: none)")
+    workers = max(1, min(8, (os.cpu_count() or 1) // 2))
+    add("--workers", type=int, default=workers, help="loader processes (here: %(default)s)")
     add("--checkpoint-steps", type=int, default=0, help="save every N steps, too")
     add("--tensorboard", action="store_true", help="write TensorBoard events, too")
     add("--half", action="store_true", help="store kernels as float16: about half the file")

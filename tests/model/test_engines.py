@@ -35,7 +35,7 @@ def engine(weights):
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (320, 480), (64, 416), (512, 384)])
 def test_masks_equal_the_notebooks_argmax(engine, notebook_network, photo, height, width):
-    canvas = np.asarray(Image.fromarray(photo).resize((width, height)))
+    canvas = np.array(Image.fromarray(photo).resize((width, height)))
     size = (height, width)
     (mask,) = engine.segment(canvas[None], [Region(size, size)])
     expected = reference_logits(notebook_network, canvas).argmax(dim=0).numpy()
@@ -76,6 +76,15 @@ def test_the_head_reads_a_scaled_mask_from_interpolated_logits(output):
     ].argmax(dim=0)
     mask = Head(kernel, bias)(coarse, Region((90, 120), output))
     assert np.mean((mask == expected).numpy()) >= 0.999
+
+
+def test_a_wide_mask_is_read_in_several_sweeps(monkeypatch):
+    torch.manual_seed(0)
+    head = Head(torch.randn(3, 3, 64, 64), torch.randn(3))
+    coarse, region = torch.randn(3, 3, 4), Region((90, 120), (70, 301))
+    at_once = head(coarse, region)
+    monkeypatch.setattr("model.engines.head.COLUMNS_AT_ONCE", 100)
+    assert torch.equal(head(coarse, region), at_once)
 
 
 def test_wrong_tensors_are_named(weights):
