@@ -87,6 +87,7 @@ class Service:
         settings = self.settings
         predictor = open_predictor(
             settings.weights,
+            engine=settings.engine,
             device=settings.device,
             threads=settings.threads,
             max_side=settings.max_side,

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model.engines.base import EngineName
 from model.weights import SHIPPED_WEIGHTS
 
 PREFIX = "SEG_"
@@ -23,6 +24,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     weights: Path = Field(SHIPPED_WEIGHTS, description="Weights file; default: the shipped one.")
+    engine: EngineName = Field(
+        "auto", description="auto (PyTorch on a GPU, ncnn on the CPU), torch or ncnn."
+    )
     device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N.")
     threads: int = Field(
         0, ge=0, le=1024, description="Threads of one forward pass on the CPU; 0: one per core."

@@ -40,7 +40,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         samples = dataset.list_samples(options.data, options.image_set)
         predictor = open_predictor(
-            options.weights, device=options.device, max_side=options.max_side
+            options.weights,
+            engine=options.engine,
+            device=options.device,
+            max_side=options.max_side,
         )
         scores = evaluate(predictor, read_pairs(samples))
         if options.output:
@@ -56,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         report = {
             "image_set": options.image_set,
             "weights": predictor.metadata.digest,
+            "engine": predictor.engine.description,
             "max_side": options.max_side,
         }
         with atomic_write(options.json) as file:
@@ -71,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", type=Path, default=SHIPPED_WEIGHTS, help="weights file (default: the shipped)"
     )
+    parser.add_argument("--engine", choices=["auto", "torch", "ncnn"], default="auto")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--max-side", type=int, default=0, help="scale longer images down to this; 0: never"

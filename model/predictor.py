@@ -1,7 +1,7 @@
 """Images of any size in, masks of the same sizes out: scale, canvas, engine, crop.
 
 The one way to a prediction: the service, the evaluation and the figures all go through it. Imports
-no torch; which engine runs is decided in `open_predictor`.
+no torch; which engine runs is decided in `model.engines.choice`.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from model.engines.base import Array, Engine, Region, Size
+from model.engines.base import Array, Engine, EngineName, Region, Size
+from model.engines.choice import start_engine
 from model.weights import Metadata, Weights, read_weights
 
 CANVAS_MULTIPLE = 32
@@ -95,21 +96,22 @@ def fill_colour(metadata: Metadata) -> tuple[int, int, int]:
 
 
 def open_predictor(
-    path: Path, *, device: str = "auto", threads: int = 0, max_side: int = 0
+    path: Path,
+    *,
+    engine: EngineName = "auto",
+    device: str = "auto",
+    threads: int = 0,
+    max_side: int = 0,
 ) -> Predictor:
-    """Read a weights file and start the engine for it.
+    """Read a weights file and start an engine for it, as `start_engine` chooses.
 
-    Raises WeightsError for the file, EngineError for the device.
+    Raises WeightsError for the file, EngineError for engine and device.
     """
-    return predictor_for(read_weights(path), device=device, threads=threads, max_side=max_side)
+    weights = read_weights(path)
+    started = start_engine(weights, engine=engine, device=device, threads=threads)
+    return Predictor(started, weights.metadata, max_side=max_side)
 
 
-def predictor_for(
-    weights: Weights, *, device: str = "auto", threads: int = 0, max_side: int = 0
-) -> Predictor:
+def predictor_for(weights: Weights, *, device: str = "auto") -> Predictor:
     """A predictor for weights that are in memory, e.g. those of a running training."""
-    # Here, so that who only reads metadata or prepares canvases does not wait for torch.
-    from model.engines.torch_engine import TorchEngine
-
-    engine = TorchEngine(weights, device=device, threads=threads)
-    return Predictor(engine, weights.metadata, max_side=max_side)
+    return Predictor(start_engine(weights, device=device), weights.metadata)

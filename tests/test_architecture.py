@@ -38,18 +38,27 @@ def test_the_http_side_imports_no_torch(module):
     assert output.stdout.strip() == "[]"
 
 
-def test_serving_needs_no_torchvision_and_nothing_of_training(weights_file):
+@pytest.mark.parametrize(
+    ("engine", "absent"),
+    [
+        ("ncnn", ["torch", "torchvision", "matplotlib", "tqdm"]),
+        ("torch", ["ncnn", "torchvision", "matplotlib", "tqdm"]),
+    ],
+)
+def test_an_engine_needs_no_other_and_nothing_of_training(weights_file, engine, absent):
     code = (
         "import sys\n"
-        "for name in ('torchvision', 'matplotlib', 'tqdm'): sys.modules[name] = None\n"
+        f"for name in {absent}: sys.modules[name] = None\n"
+        "import numpy as np\n"
         "from pathlib import Path\n"
         "from model.predictor import open_predictor\n"
-        f"print(open_predictor(Path({str(weights_file)!r}), device='cpu').engine.device)"
+        f"open_ = open_predictor(Path({str(weights_file)!r}), engine={engine!r}, device='cpu')\n"
+        "print(open_(np.zeros((40, 50, 3), np.uint8)).shape)"
     )
     output = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
-    assert output.stdout.strip() == "cpu"
+    assert output.stdout.strip() == "(40, 50)"
 
 
 def test_every_module_says_what_it_is_for():

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.uint8]
 Size = tuple[int, int]
 """(height, width)"""
+
+EngineName = Literal["auto", "torch", "ncnn"]
 
 
 class EngineError(Exception):

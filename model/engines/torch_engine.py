@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from model.engines import folding
 from model.engines.base import Array, EngineError, Region
-from model.engines.head import Head
+from model.engines.torch_head import TorchHead
 from model.transforms import normalise
 from model.weights import Weights
 
@@ -47,9 +47,7 @@ class TorchEngine:
             for block in network.blocks
         ]
         self._classifier = self._convolution(network.classifier)
-        self._head = Head(
-            self._tensor(network.upsampling_kernel), self._tensor(network.upsampling_bias)
-        )
+        self._head = TorchHead(network, self._device)
 
     @torch.inference_mode()
     def segment(self, canvases: Array, regions: Sequence[Region]) -> list[Array]:

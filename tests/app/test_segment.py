@@ -10,6 +10,7 @@ from PIL import Image
 
 from app.routes.segment import smaller_side
 from model.weights import read_metadata
+from tests.app.conftest import serving
 from tests.app.test_images import png_of_claimed_size, saved
 from tests.conftest import PHOTO
 from tests.model.test_engines import reference_logits
@@ -127,12 +128,20 @@ def test_concurrent_callers_get_the_masks_they_would_get_alone(client, server, p
     assert [response.content for response in together] == alone
 
 
+def test_another_engine_gives_the_same_masks(client, settings):
+    body = PHOTO.read_bytes()
+    with serving(settings.model_copy(update={"engine": "torch"})) as (other, _):
+        assert other.get("/v1/model").json()["engine"].startswith("torch ")
+        mask = indices(other.post("/v1/segment", content=body))
+    assert np.mean(mask == indices(client.post("/v1/segment", content=body))) >= 0.999
+
+
 def test_the_model_is_described(client, settings):
     info = client.get("/v1/model").json()
     metadata = read_metadata(settings.weights)
     assert info["digest"] == metadata.digest
     assert info["device"] == "cpu"
-    assert info["engine"].startswith("torch ")
+    assert info["engine"].startswith("ncnn ")
     assert len(info["classes"]) == 21
     assert info["classes"][15] == {"index": 15, "name": "person", "colour": [192, 128, 128]}
     assert info["limits"]["max_pixels"] == settings.max_pixels

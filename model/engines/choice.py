@@ -1,0 +1,56 @@
+"""Which engine runs: the fastest that is installed and has its device here.
+
+The only place that knows all engines; imports one only when it is chosen.
+"""
+
+import ctypes
+from importlib.util import find_spec
+
+from model.engines.base import Engine, EngineError, EngineName
+from model.weights import Weights
+
+
+def start_engine(
+    weights: Weights, *, engine: EngineName = "auto", device: str = "auto", threads: int = 0
+) -> Engine:
+    """An engine for the weights, ready to segment.
+
+    "auto" takes PyTorch on a GPU where there is one, or else ncnn on the CPU. `threads`: of one
+    forward pass on the CPU, 0 for one per core. Raises EngineError.
+    """
+    name = choose(engine, device)
+    if find_spec(name) is None:
+        raise EngineError(f"engine {name!r} is not installed here: pip install {name}")
+    if name == "ncnn":
+        from model.engines.ncnn_engine import NcnnEngine
+
+        return NcnnEngine(weights, threads=threads)
+    from model.engines.torch_engine import TorchEngine
+
+    return TorchEngine(weights, device=device, threads=threads)
+
+
+def choose(engine: EngineName, device: str) -> EngineName:
+    """Either "torch" or "ncnn". Raises EngineError for a pair that does not go together."""
+    on_cpu = device == "cpu"
+    if engine == "ncnn" and device not in ("auto", "cpu"):
+        raise EngineError(f"engine 'ncnn' runs on the CPU, device {device!r} was asked for")
+    if engine != "auto":
+        return engine
+    if device == "auto":
+        on_cpu = not (find_spec("torch") and has_cuda_gpu())
+    return "ncnn" if on_cpu and find_spec("ncnn") else "torch"
+
+
+def has_cuda_gpu() -> bool:
+    """Asks NVIDIA's driver: much quicker than importing torch to ask it."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return (
+        driver.cuInit(0) == 0
+        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+        and count.value > 0
+    )

@@ -1,0 +1,60 @@
+"""The geometry of the network's last step, which every head shares.
+
+A transposed convolution of kernel 64, stride 32 and padding 16 makes each pixel of the four coarse
+cells around it. So the picture falls into tiles of 32 x 32 pixels that share their cells, and the
+pixels of all tiles are one product: (tiles, 4 C) x (4 C, C * 1024). The first tile begins half a
+tile above and left of the picture; around the coarse logits lies a frame of zeros. Tiles go through
+in blocks, so the full logits, 0.94 GiB for a 12-megapixel photo, never exist.
+
+Arrays only; knows nothing of how the product is computed.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+TILE = 32
+HALF = TILE // 2
+
+# Of a scaled mask, the columns that are computed in one sweep; wider ones take several.
+COLUMNS_AT_ONCE = 16384
+
+
+def tile_matrix(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The product's right side, (4 C, C * 1024), from the kernel (C, C, 64, 64).
+
+    Rows: upper left, upper right, lower left and lower right cell, each with its C channels.
+    """
+    classes = kernel.shape[0]
+    assert kernel.shape == (classes, classes, 2 * TILE, 2 * TILE), kernel.shape
+    # Pixel dy of a tile lies at kernel row 32 + dy of the upper cell and dy of the lower one.
+    halves = kernel.reshape(classes, classes, 2, TILE, 2, TILE)[:, :, ::-1, :, ::-1]
+    corners_first = halves.transpose(2, 4, 0, 1, 3, 5)
+    return np.ascontiguousarray(corners_first.reshape(4 * classes, classes * TILE * TILE))
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """For each output pixel along one side: its two source pixels, and the share of the second.
+
+    Half-pixel centres, edge values repeated, as in `F.interpolate(mode="bilinear",
+    align_corners=False)`.
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    share: NDArray[np.float32]
+
+    @classmethod
+    def between(cls, source: int, output: int) -> Self:
+        """From `source` pixels to `output` pixels."""
+        positions = np.maximum((np.arange(output) + 0.5) * source / output - 0.5, 0)
+        first = np.minimum(positions.astype(np.int64), source - 1)
+        second = np.minimum(first + 1, source - 1)
+        return cls(first, second, (positions - first).astype(np.float32))
+
+    def cut(self, start: int, stop: int) -> "Neighbours":
+        window = slice(start, stop)
+        return Neighbours(self.first[window], self.second[window], self.share[window])

@@ -1,0 +1,102 @@
+"""Coarse logits to a mask with PyTorch, exact and small, at any output size (see `tiles`).
+
+The argmax is written as `max(dim).indices`: the same index, and on the CPU 18 times faster. Knows
+nothing of the backbone.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.engines import tiles
+from model.engines.base import Region
+from model.engines.folding import FoldedNetwork
+from model.engines.tiles import HALF, TILE, Neighbours
+
+# Tiles whose scores are held at once, 84 KiB each. On the CPU a block should stay in the cache; on
+# a GPU it should fill the processors.
+TILES_PER_BLOCK_CPU = 32
+TILES_PER_BLOCK_CUDA = 4096
+
+
+class TorchHead:
+    """`transpose_conv` and argmax of a network."""
+
+    def __init__(self, network: FoldedNetwork, device: torch.device) -> None:
+        bias = torch.from_numpy(network.upsampling_bias).to(device)
+        self._classes = len(bias)
+        self._bias = bias.repeat_interleave(TILE * TILE)
+        self._matrix = torch.from_numpy(tiles.tile_matrix(network.upsampling_kernel)).to(device)
+        self._tiles_per_block = (
+            TILES_PER_BLOCK_CPU if device.type == "cpu" else TILES_PER_BLOCK_CUDA
+        )
+
+    def __call__(self, coarse: Tensor, region: Region) -> Tensor:
+        """Coarse logits (C, h, w) of one canvas to its mask, uint8 of shape `region.output`."""
+        height, width = region.output
+        if region.content == region.output:
+            labels = [_joined(scores.max(dim=2).indices) for scores in self._blocks(coarse)]
+            mask = torch.cat([block.to(torch.uint8) for block in labels])
+            return mask[HALF : HALF + height, HALF : HALF + width]
+        mask = torch.empty(region.output, dtype=torch.uint8, device=coarse.device)
+        columns = Neighbours.between(region.content[1], width)
+        for start in range(0, width, tiles.COLUMNS_AT_ONCE):
+            stop = min(start + tiles.COLUMNS_AT_ONCE, width)
+            self._fill(mask[:, start:stop], coarse, region.content, columns.cut(start, stop))
+        return mask
+
+    def _fill(
+        self, mask: Tensor, coarse: Tensor, content: tuple[int, int], columns: Neighbours
+    ) -> None:
+        """Sweep down over the canvas; write each output row once both of its source rows exist."""
+        height, width = mask.shape
+        device = coarse.device
+        rows = Neighbours.between(content[0], height)
+        left, right, share = (
+            torch.from_numpy(part).to(device)
+            for part in (columns.first, columns.second, columns.share)
+        )
+        done = 0
+        kept = torch.empty(self._classes, 0, width, device=device)
+        kept_from = 0  # the canvas row of kept[:, 0]
+        canvas_row = -HALF
+        for scores in self._blocks(coarse):
+            logits = _joined(scores.transpose(1, 2).transpose(0, 1))
+            logits = logits[:, max(0, -canvas_row) : content[0] - canvas_row, HALF:]
+            blended = torch.lerp(logits[..., left], logits[..., right], share)
+            kept = torch.cat([kept, blended], dim=1)
+            canvas_row += len(scores) * TILE
+            ready = int(rows.second.searchsorted(kept_from + kept.shape[1]))
+            for start in range(done, ready, TILE):
+                part = rows.cut(start, min(start + TILE, ready))
+                upper, lower, down = (
+                    torch.from_numpy(values).to(device)
+                    for values in (part.first - kept_from, part.second - kept_from, part.share)
+                )
+                scaled = torch.lerp(kept[:, upper], kept[:, lower], down[:, None])
+                mask[start : start + len(down)] = scaled.max(dim=0).indices
+            done = ready
+            if done == height:
+                break
+            kept = kept[:, int(rows.first[done]) - kept_from :]
+            kept_from = int(rows.first[done])
+
+    def _blocks(self, coarse: Tensor) -> Iterator[Tensor]:
+        """Scores of some rows of tiles after another: (rows, columns, C, 32, 32)."""
+        framed = F.pad(coarse, (1, 1, 1, 1))
+        corners = [framed[:, :-1, :-1], framed[:, :-1, 1:], framed[:, 1:, :-1], framed[:, 1:, 1:]]
+        cells = torch.cat(corners).permute(1, 2, 0)  # (rows, columns, 4 C)
+        columns = cells.shape[1]
+        step = max(1, self._tiles_per_block // columns)
+        for start in range(0, len(cells), step):
+            block = cells[start : start + step].reshape(-1, 4 * self._classes)
+            scores = torch.addmm(self._bias, block, self._matrix)
+            yield scores.view(-1, columns, self._classes, TILE, TILE)
+
+
+def _joined(tiled: Tensor) -> Tensor:
+    """Tiles (..., rows, columns, 32, 32) as one picture, (..., rows * 32, columns * 32)."""
+    *leading, rows, columns, _, _ = tiled.shape
+    return tiled.transpose(-3, -2).reshape(*leading, rows * TILE, columns * TILE)
