@@ -114,9 +114,13 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
         total = len(self.loaded) + len(self.missing)
-        lines = [f"backbone from {self.source}: {len(self.loaded)} of {total} tensors loaded"]
+        return f"backbone from {self.source}: {len(self.loaded)} of {total} tensors loaded"
+
+    def __str__(self) -> str:
+        lines = [self.summary]
         if self.missing:
             lines.append(f"  not in it, left at their random start: {', '.join(self.missing)}")
         if self.ignored:

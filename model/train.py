@@ -157,19 +157,23 @@ def start_network(
         weights = read_weights(options.init)
         network = network_from_arrays(weights.tensors, source=str(options.init))
         say(f"network from {options.init}, digest {weights.metadata.digest}: all tensors loaded")
-        return network, frozenset(weights.tensors), replace(weights.metadata, scores={}, digest="")
+        start = {"start": f"weights with digest {weights.metadata.digest}"}
+        metadata = replace(weights.metadata, data=start, scores={}, digest="")
+        return network, frozenset(weights.tensors), metadata
     classes = read_class_names(options.class_names) if options.class_names else CLASSES
     metadata = Metadata(classes=classes)
     network = FCN(num_classes=len(classes))
     if options.backbone == "none":
-        say("backbone from a random start: nothing loaded")
-        return network, frozenset(), metadata
+        start = "backbone from a random start: nothing loaded"
+        say(start)
+        return network, frozenset(), replace(metadata, data={"start": start})
     if options.backbone == "imagenet":
         report = load_imagenet_backbone(network)
     else:
         path = Path(options.backbone)
-        report = load_backbone(network, read_state_dict(path), source=str(path))
+        report = load_backbone(network, read_state_dict(path), source=path.name)
     say(report)
+    metadata = replace(metadata, data={"start": report.summary})
     return network, frozenset(f"backbone.{name}" for name in report.loaded), metadata
 
 
@@ -238,7 +242,7 @@ def finish(
         training.metadata,
         recipe=training.recipe.as_dict()
         | {"seed": training.seed, "world_size": training.group.world_size},
-        data={"image_set": training.image_set, "images": images},
+        data={**training.metadata.data, "image_set": training.image_set, "images": images},
     )
     if val_images is not None:
         weights = Weights(widened(tensors), metadata)

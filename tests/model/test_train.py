@@ -57,7 +57,11 @@ def test_a_run_leaves_weights_history_curves_and_a_figure(finished):
     assert metadata.classes == CLASSES
     assert metadata.recipe["name"] == "default"
     assert metadata.recipe["epochs"] == 2
-    assert metadata.data == {"image_set": "train", "images": 12}
+    assert metadata.data == {
+        "start": "backbone from a random start: nothing loaded",
+        "image_set": "train",
+        "images": 12,
+    }
     assert metadata.scores["image_set"] == "val"
     assert metadata.scores["images"] == 4
 

@@ -1,0 +1,56 @@
+"""The quality card of a weights file: what it is, how it was made, how good it is.
+
+Run as `python -m model.card FILE > CARD.md`. Says only what the file's own metadata says.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from model.weights import Metadata, WeightsError, read_metadata
+
+
+def card(name: str, metadata: Metadata) -> str:
+    """Markdown, of a file called `name`."""
+    recipe, data, scores = metadata.recipe, metadata.data, metadata.scores
+    facts = {
+        "architecture": metadata.architecture,
+        "digest": f"`{metadata.digest}`",
+        "started from": data.get("start", "not recorded"),
+        "trained on": f"{data.get('images', '?')} images, list `{data.get('image_set', '?')}`",
+        "recipe": ", ".join(f"{key} {_shown(value)}" for key, value in recipe.items()),
+    }
+    if scores:
+        facts |= {
+            "measured on": f"{scores['images']} images, list `{scores['image_set']}`, "
+            "whole images at their original size",
+            "mean IoU": f"**{100 * scores['mean_iou']:.1f} %**",
+            "pixel accuracy": f"{100 * scores['pixel_accuracy']:.1f} %",
+        }
+    lines = [f"# {name}", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in facts.items()]
+    if scores:
+        lines += ["", "| class | IoU, % |", "|---|---|"]
+        lines += [
+            f"| {name} | {'-' if iou is None else f'{100 * iou:.1f}'} |"
+            for name, iou in scores["iou"].items()
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _shown(value: object) -> str:
+    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m model.card", description=__doc__)
+    parser.add_argument("weights", type=Path, help="weights file")
+    options = parser.parse_args(arguments)
+    try:
+        print(card(options.weights.name, read_metadata(options.weights)), end="")
+    except WeightsError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
