@@ -157,8 +157,8 @@ def start_network(
         weights = read_weights(options.init)
         network = network_from_arrays(weights.tensors, source=str(options.init))
         say(f"network from {options.init}, digest {weights.metadata.digest}: all tensors loaded")
-        start = {"start": f"weights with digest {weights.metadata.digest}"}
-        metadata = replace(weights.metadata, data=start, scores={}, digest="")
+        start = f"weights with digest {weights.metadata.digest}"
+        metadata = replace(weights.metadata, data={"start": start}, scores={}, digest="")
         return network, frozenset(weights.tensors), metadata
     classes = read_class_names(options.class_names) if options.class_names else CLASSES
     metadata = Metadata(classes=classes)
