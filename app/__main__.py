@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
     def address(self) -> str:
         """Where it listens; with port 0, what the system chose."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        return f"http://{host}:{port}"
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.service.drain()
@@ -49,6 +49,7 @@ class Server(uvicorn.Server):
     def _on_started(self, started: Future[None]) -> None:
         if started.exception() is not None:
             self.should_exit = True
+        if self.should_exit:
             return
         predictor = self.service.predictor
         log.info(

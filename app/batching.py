@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 
 from app.errors import InferenceFailed, Overloaded
-from app.telemetry import Telemetry
+from app.telemetry import Telemetry, current_request_id
 from model.engines.base import Array, Size
 from model.predictor import Canvas
 
@@ -37,6 +38,7 @@ class _Waiting:
     canvas: Canvas
     answer: asyncio.Future[Segmented]
     since: float = field(default_factory=time.perf_counter)
+    request_id: str = field(default_factory=current_request_id)
 
 
 class Batcher:
@@ -57,6 +59,7 @@ class Batcher:
         self._max_batch_pixels = max_batch_pixels
         self._telemetry = telemetry
         self._waiting: dict[Size, deque[_Waiting]] = {}
+        self._computing: list[_Waiting] = []
         self._arrived = asyncio.Event()
         self._admitted = 0
         self._seconds_per_image = 0.0
@@ -76,9 +79,8 @@ class Batcher:
     def is_alive(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """A place among the requests being worked on. Raises Overloaded where none is free."""
+    def require_place(self) -> None:
+        """Raises Overloaded where no place is free."""
         if self._admitted >= self._max_queue:
             seconds = max(1, math.ceil(self._admitted * self._seconds_per_image))
             raise Overloaded(
@@ -86,6 +88,11 @@ class Batcher:
                 remedy=f"Try again in {seconds} s.",
                 headers={"Retry-After": str(seconds)},
             )
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """A place among the requests being worked on. Raises Overloaded where none is free."""
+        self.require_place()
         self._admitted += 1
         self._telemetry.in_flight.set(self._admitted)
         try:
@@ -107,13 +114,19 @@ class Batcher:
             raise
 
     async def _run(self) -> None:
-        while True:
-            await self._arrived.wait()
-            batch = self._next_batch()
-            if batch:
-                await self._compute(batch)
-            if not self._waiting:
-                self._arrived.clear()
+        try:
+            while True:
+                await self._arrived.wait()
+                self._computing = self._next_batch()
+                if self._computing:
+                    await self._compute(self._computing)
+                self._computing = []
+                if not self._waiting:
+                    self._arrived.clear()
+        finally:
+            # Whatever ended the loop: nobody waits for an answer that cannot come.
+            for waiting in self._unanswered():
+                waiting.answer.set_exception(_failed())
 
     def _next_batch(self) -> list[_Waiting]:
         """The longest waiting, and those of its canvas size behind it that fit the pixel budget."""
@@ -124,7 +137,7 @@ class Batcher:
         while queue and len(batch) < limit:
             waiting = queue.popleft()
             self._telemetry.queue_depth.dec()
-            if not waiting.answer.cancelled():
+            if not waiting.answer.done():
                 batch.append(waiting)
         if not queue:
             del self._waiting[size]
@@ -137,30 +150,34 @@ class Batcher:
         loop = asyncio.get_running_loop()
         try:
             masks = await loop.run_in_executor(self._executor, self._predict, canvases)
-        except Exception as error:
-            self._telemetry.log.exception("batch failed", images=len(batch))
+            answers = list(zip(batch, masks, strict=True))
+        except Exception:
+            requests = [waiting.request_id for waiting in batch]
+            self._telemetry.log.exception("batch failed", request_ids=requests)
             for waiting in batch:
-                if not waiting.answer.cancelled():
-                    waiting.answer.set_exception(_failed(error))
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(_failed())
             return
         seconds = time.perf_counter() - started
         self._seconds_per_image = seconds / len(batch)
         self._telemetry.batch_size.observe(len(batch))
-        for waiting, mask in zip(batch, masks, strict=True):
-            if not waiting.answer.cancelled():
+        for waiting, mask in answers:
+            if not waiting.answer.done():
                 queue_s = started - waiting.since
                 waiting.answer.set_result(Segmented(mask, queue_s, seconds, len(batch)))
 
+    def _unanswered(self) -> list[_Waiting]:
+        everybody = chain(self._computing, *self._waiting.values())
+        return [waiting for waiting in everybody if not waiting.answer.done()]
+
     async def _drained(self) -> None:
-        answers = [waiting.answer for queue in self._waiting.values() for waiting in queue]
+        answers = [waiting.answer for waiting in self._unanswered()]
         if answers and self.is_alive:
             await asyncio.wait(answers)
 
 
-def _failed(cause: Exception) -> InferenceFailed:
-    error = InferenceFailed(
+def _failed() -> InferenceFailed:
+    return InferenceFailed(
         "The engine failed on the batch that this image was in.",
         remedy="Try again; if it stays, report the X-Request-ID of this answer.",
     )
-    error.__cause__ = cause
-    return error

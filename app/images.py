@@ -4,13 +4,12 @@ Runs in worker threads; knows nothing of HTTP but the problems that it raises.
 """
 
 import io
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from app.accept import AnswerFormat
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
@@ -22,28 +21,42 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 SUPPORTED = "JPEG, PNG, WebP, BMP, TIFF or GIF (its first frame)"
 
 
+# What turns an image of that EXIF orientation upright (Exif 2.32, tag 0x0112).
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
 def decode(data: bytes, *, max_pixels: int) -> Array:
     """The first frame, upright, as RGB of shape (H, W, 3), uint8.
 
     Transparency is dropped, 16-bit samples keep their upper eight bits. The pixel limit is checked
     from the header, before anything is decoded. Raises UnsupportedType, TooManyPixels, BrokenImage.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata, and of sizes that our limit decides on
-        image = _open(data)
-        with image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise TooManyPixels(
-                    f"The image has {width} x {height} = {width * height} pixels, "
-                    f"the limit is {max_pixels}.",
-                    remedy="Scale the image down before sending it.",
-                )
-            try:
-                image.load()
-                return np.asarray(_to_rgb(_upright(image)))
-            except Exception as error:  # see _broken
-                raise _broken(error) from error
+    with _open(data) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise TooManyPixels(
+                f"The image has {width} x {height} = {width * height} pixels, "
+                f"the limit is {max_pixels}.",
+                remedy="Scale the image down before sending it.",
+            )
+        try:
+            image.load()
+            return np.asarray(_to_rgb(_upright(image)))
+        except Exception as error:  # see _broken
+            raise _broken(error) from error
+
+
+def drop_pillows_limit() -> None:
+    """Pillow's own pixel limit, 179 million, gives way to `max_pixels`; once, at the start."""
+    Image.MAX_IMAGE_PIXELS = None
 
 
 def _open(data: bytes) -> Image.Image:
@@ -53,11 +66,6 @@ def _open(data: bytes) -> Image.Image:
         raise UnsupportedType(
             f"The {len(data)} bytes are not an image of a supported format.",
             remedy=f"Send {SUPPORTED}.",
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise TooManyPixels(
-            "The image's header claims more pixels than any limit allows.",
-            remedy="Scale the image down before sending it.",
         ) from error
     except Exception as error:  # see _broken
         raise _broken(error) from error
@@ -74,11 +82,16 @@ def _broken(error: Exception) -> BrokenImage:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says; unreadable EXIF says nothing."""
+    """Turned as its EXIF orientation says; EXIF that cannot be read says nothing.
+
+    Not `ImageOps.exif_transpose`: it also writes the EXIF anew, and fails where that fails.
+    """
     try:
-        return ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # as many kinds as there are ways to damage a file
         return image
+    turn = UPRIGHT.get(orientation or 1)
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

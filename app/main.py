@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from app import errors
+from app import errors, images
 from app.limits import BodyLimit
 from app.routes import operations, segment
 from app.service import Service
@@ -16,6 +16,7 @@ from app.telemetry import RequestTelemetry
 
 def create_app(settings: Settings) -> FastAPI:
     """The application; its service, under `app.state.service`, starts with the lifespan."""
+    images.drop_pillows_limit()
     service = Service(settings)
 
     @asynccontextmanager

@@ -22,12 +22,18 @@ from prometheus_client import (
     ProcessCollector,
 )
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.processors import ExceptionRenderer
+from structlog.tracebacks import ExceptionDictTransformer
 
 from app.errors import internal_error_response
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+
+STATUS_CLIENT_LEFT = 499
+"""In metrics and logs only, as nginx writes it: nobody is there to read an answer."""
 
 # A caller's own id is kept if it cannot be anything but an id.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -112,6 +118,8 @@ class RequestTelemetry:
         with structlog.contextvars.bound_contextvars(request_id=watched.request_id):
             try:
                 await self.app(scope, receive, watched.send)
+            except ClientDisconnect:
+                scope["problem"], watched.status = "client-left", STATUS_CLIENT_LEFT
             except Exception:
                 self.telemetry.log.exception("request failed", path=scope["path"])
                 if not watched.status:
@@ -164,6 +172,11 @@ def request_id(scope: Scope) -> str:
     return uuid.uuid4().hex
 
 
+def current_request_id() -> str:
+    """Of the request that is being handled here; empty outside of any."""
+    return str(structlog.contextvars.get_contextvars().get("request_id", ""))
+
+
 def configure_logging(*, level: str, log_format: str) -> None:
     """Send our events and those of libraries to standard error, all in one format."""
     shared: list[Any] = [
@@ -180,11 +193,16 @@ def configure_logging(*, level: str, log_format: str) -> None:
     )
     if log_format == "json":
         last: list[Any] = [
-            structlog.processors.dict_tracebacks,
+            # Without the frames' variables: they hold images and headers.
+            ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
         ]
     else:
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        last = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -196,3 +214,4 @@ def configure_logging(*, level: str, log_format: str) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.getLogger("python_multipart").setLevel(logging.WARNING)
+    logging.captureWarnings(True)

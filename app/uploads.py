@@ -1,7 +1,11 @@
-"""The image's bytes out of a request: a multipart field, or the raw body.
+"""The image's bytes out of a request, form or raw body, and whether its caller is still there.
 
 Knows HTTP's forms; does not look at the bytes.
 """
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
@@ -17,7 +21,7 @@ FIELD = "file"
 # --data-binary unless it is told.
 RAW_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
-__all__ = ["ClientDisconnect", "read_upload"]
+T = TypeVar("T")
 
 
 async def read_upload(request: Request) -> bytes:
@@ -63,3 +67,25 @@ async def _from_form(request: Request) -> bytes:
         f"No file in the multipart field {FIELD!r}; fields: {given}.",
         remedy=f"Name the field {FIELD!r}, as curl -F {FIELD}=@photo.jpg does.",
     )
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled as soon as the caller leaves.
+
+    To be called when the body has been read. Raises ClientDisconnect for a caller who left.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        leaving.cancel()
+        working.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -7,7 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from model.weights import Metadata, WeightsError, read_metadata
+from model.errors import ModelError
+from model.weights import Metadata, read_metadata
 
 
 def card(name: str, metadata: Metadata) -> str:
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         print(card(options.weights.name, read_metadata(options.weights)), end="")
-    except WeightsError as error:
+    except ModelError as error:
         sys.exit(f"error: {error}")
 
 

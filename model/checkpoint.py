@@ -9,11 +9,8 @@ from typing import Any
 
 import torch
 
+from model.errors import CheckpointError
 from model.weights import atomic_write
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be continued from."""
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

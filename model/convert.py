@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 
 from model.classes import CLASSES
-from model.dataset import DatasetError, read_class_names
+from model.dataset import read_class_names
+from model.errors import ModelError, NetworkError
 from model.network import (
-    NetworkError,
     convert_notebook_state,
     network_from_state,
     read_state_dict,
     tensors_of,
 )
-from model.weights import Metadata, WeightsError, write_weights
+from model.weights import Metadata, write_weights
 
 
 def convert(source: Path, output: Path, *, classes: tuple[str, ...] | None = None) -> Metadata:
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         classes = read_class_names(options.class_names) if options.class_names else None
         metadata = convert(source, options.output, classes=classes)
-    except (DatasetError, NetworkError, WeightsError) as error:
+    except ModelError as error:
         sys.exit(f"error: {error}")
     print(f"wrote {options.output}: {len(metadata.classes)} classes, digest {metadata.digest}")
 

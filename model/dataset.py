@@ -1,8 +1,6 @@
 """A VOC folder as samples: checked before the first step, decoded once, drawn reproducibly.
 
 Knows the folder's layout and the files' formats; knows nothing of networks or of training.
-
-    DatasetError            a folder, list, image or mask is missing or broken; says what to do
 """
 
 import os
@@ -19,15 +17,12 @@ from torch import Tensor
 
 from model import transforms
 from model.classes import CLASSES, IGNORE_INDEX, PALETTE
+from model.errors import DatasetError
 from model.recipe import Recipe
 from model.transforms import Array, Size
 
 VOC_FOLDER = Path("VOCdevkit") / "VOC2012"
 MAX_PROBLEMS_SHOWN = 10
-
-
-class DatasetError(Exception):
-    """The data cannot be used as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +33,7 @@ class Sample:
     image_path: Path
     mask_path: Path
 
-    def read(self) -> tuple[Array, Array]:
+    def read(self, num_classes: int) -> tuple[Array, Array]:
         """Image (H, W, 3) uint8 RGB and target (H, W) uint8, 255 where void.
 
         Raises DatasetError that names the file.
@@ -50,23 +45,35 @@ class Sample:
                 f"{self.mask_path} is {_size(target.shape)}, its image {_size(image.shape)}: "
                 "mask and image must have the same size"
             )
+        unknown = np.setdiff1d(target, [*range(num_classes), IGNORE_INDEX])
+        if unknown.size:
+            raise DatasetError(
+                f"{self.mask_path} has the class index {unknown[0]}; there are {num_classes} "
+                f"classes, 0 to {num_classes - 1}, and 255 for void"
+            )
         return image, target
 
 
 class VOCImages:
     """One image set of a VOC folder, e.g. "train" or "val"; decoded images are kept if they fit."""
 
-    def __init__(self, samples: Sequence[Sample], *, name: str, num_classes: int) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], *, name: str, num_classes: int, dropped: int = 0
+    ) -> None:
         """Reads every image and mask once, so that what is broken is known before training.
 
-        Raises DatasetError that lists the broken files.
+        `dropped`: how many images of the list were left out, to be told. Raises DatasetError that
+        lists the broken files.
         """
         self.name = name
         self.samples = list(samples)
         self.num_classes = num_classes
+        self.dropped = dropped
         self.class_presence: NDArray[np.bool_] = np.zeros((len(samples), num_classes), np.bool_)
         self._decoded: dict[int, tuple[Array, Array]] = {}
-        self._memory_left_bytes = _available_memory_bytes() // 2
+        # Data-parallel processes on one machine share its memory.
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self._memory_left_bytes = _available_memory_bytes() // 2 // processes
         with ThreadPoolExecutor() as pool:
             problems = [p for p in pool.map(self._check, range(len(self.samples))) if p]
         if problems:
@@ -91,20 +98,14 @@ class VOCImages:
 
     def read(self, index: int) -> tuple[Array, Array]:
         """Image (H, W, 3) and target (H, W), both uint8."""
-        return self._decoded.get(index) or self.samples[index].read()
+        return self._decoded.get(index) or self.samples[index].read(self.num_classes)
 
     def _check(self, index: int) -> str | None:
         try:
-            image, target = self.samples[index].read()
+            image, target = self.samples[index].read(self.num_classes)
         except DatasetError as error:
             return str(error)
-        present = np.bincount(target.ravel(), minlength=256).nonzero()[0]
-        unknown = [int(v) for v in present if v >= self.num_classes and v != IGNORE_INDEX]
-        if unknown:
-            return (
-                f"{self.samples[index].mask_path} has the class index {unknown[0]}; there are "
-                f"{self.num_classes} classes, 0 to {self.num_classes - 1}, and 255 for void"
-            )
+        present = np.unique(target)
         self.class_presence[index, present[present < self.num_classes]] = True
         size_bytes = image.nbytes + target.nbytes
         if size_bytes <= self._memory_left_bytes:
@@ -121,15 +122,17 @@ def open_voc(
     With `min_size`, images that are lower or narrower are left out (their headers are read).
     Raises DatasetError.
     """
-    samples = list_samples(folder, image_set)
+    listed = list_samples(folder, image_set)
+    samples = listed
     if min_size is not None:
-        samples = [sample for sample in samples if _holds(sample, min_size)]
+        samples = [sample for sample in listed if _holds(sample, min_size)]
         if not samples:
             raise DatasetError(
                 f"no image of the set {image_set!r} holds a crop of {_size(min_size)} pixels: "
                 "choose a smaller one with --crop HEIGHT WIDTH"
             )
-    return VOCImages(samples, name=image_set, num_classes=num_classes)
+    dropped = len(listed) - len(samples)
+    return VOCImages(samples, name=image_set, num_classes=num_classes, dropped=dropped)
 
 
 def list_samples(folder: Path, image_set: str) -> list[Sample]:
@@ -355,10 +358,17 @@ def _holds(sample: Sample, size: Size) -> bool:
 
 
 def _available_memory_bytes() -> int:
+    """What is free, or what a container's limit leaves; 0 where the system does not tell."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # not every system tells
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
         return 0
+    cgroup = Path("/sys/fs/cgroup")
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+        return min(free, limit - int((cgroup / "memory.current").read_text()))
+    except (ValueError, OSError):  # no container, or one without a limit
+        return free
 
 
 def _size(size: Sequence[int]) -> str:

@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from model import dataset
 from model.confusion import ConfusionMatrix, Scores
-from model.dataset import DatasetError, Sample
-from model.engines.base import Array, EngineError
-from model.network import NetworkError
+from model.dataset import Sample
+from model.engines.base import Array
+from model.errors import ModelError
 from model.predictor import Predictor, open_predictor
-from model.weights import SHIPPED_WEIGHTS, WeightsError, atomic_write
+from model.weights import SHIPPED_WEIGHTS, atomic_write
 
 
 def evaluate(predictor: Predictor, pairs: Iterable[tuple[Array, Array]]) -> Scores:
@@ -29,10 +29,10 @@ def evaluate(predictor: Predictor, pairs: Iterable[tuple[Array, Array]]) -> Scor
     return matrix.scores()
 
 
-def read_pairs(samples: list[Sample]) -> Iterable[tuple[Array, Array]]:
+def read_pairs(samples: list[Sample], *, num_classes: int) -> Iterable[tuple[Array, Array]]:
     """The samples' images and targets, one at a time, behind a progress bar."""
     for sample in tqdm(samples, desc="evaluate", unit="image"):
-        yield sample.read()
+        yield sample.read(num_classes)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -45,14 +45,14 @@ def main(arguments: list[str] | None = None) -> None:
             device=options.device,
             max_side=options.max_side,
         )
-        scores = evaluate(predictor, read_pairs(samples))
+        num_classes = len(predictor.metadata.classes)
+        scores = evaluate(predictor, read_pairs(samples, num_classes=num_classes))
         if options.output:
             from model import figures
 
-            figures.draw_samples(
-                options.output, predictor, [sample.read() for sample in samples[:4]]
-            )
-    except (DatasetError, EngineError, NetworkError, WeightsError) as error:
+            first = [sample.read(num_classes) for sample in samples[:4]]
+            figures.draw_samples(options.output, predictor, first)
+    except ModelError as error:
         sys.exit(f"error: {error}")
     print(scores)
     if options.json:

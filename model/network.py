@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import ResNet18_Weights, resnet18
 
+from model.errors import NetworkError
+
 STRIDE = 32
 """The backbone halves its input five times."""
 
 BACKBONE_CHANNELS = 512
 
-# torchvision's names of the ten children that are left of ResNet-18, in order. In the notebook's
+# torchvision's names of the eight children that are left of ResNet-18, in order. In the notebook's
 # nn.Sequential they are called "0" to "7": the average pooling and the classifier are not there.
 BACKBONE_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
@@ -128,10 +130,6 @@ class LoadReport:
         return "\n".join(lines)
 
 
-class NetworkError(Exception):
-    """A state dict or a pretrained network cannot be used; the message says what to do."""
-
-
 def load_imagenet_backbone(network: FCN) -> LoadReport:
     """Give the backbone torchvision's ImageNet weights, fetched on first use.
 
@@ -184,9 +182,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise NetworkError(f"{path}: no such file")
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise NetworkError(f"{path}: not a safetensors file ({error})") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no exception of its own for a wrong file

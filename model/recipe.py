@@ -6,6 +6,8 @@ Says what is done, not how; knows nothing of torch.
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from model.errors import RecipeError
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -44,12 +46,24 @@ class Recipe:
     # Loss and network.
     loss_reduction: Literal["image_sum", "pixel_mean"]
     """"image_sum": mean over an image's pixels, summed over the batch. "pixel_mean": mean over all
-    pixels of the batch that are not void."""
+    pixels of the batch (of each process' share of it) that are not void."""
     train_transpose_conv: bool
     precision: Precision
 
     # Validation: random crops in batches, as the notebook does, or whole images at their own size.
     validate_crops: bool
+
+    def __post_init__(self) -> None:
+        """Raises RecipeError."""
+        if any(side < 32 or side % 32 for side in self.crop):
+            raise RecipeError(
+                f"a crop of {self.crop[0]} x {self.crop[1]}: each side must be a multiple of 32, "
+                "the network's stride"
+            )
+        if self.batch_size < 1 or self.epochs < 0:
+            raise RecipeError(
+                f"{self.epochs} epochs of batches of {self.batch_size}: at least 0 and 1 expected"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -88,7 +88,7 @@ class Recorder:
         """After each step: a row, and the bar moves on."""
         training = self._training
         if self._steps:
-            epoch = (training.step - 1) // training.steps_per_epoch + 1
+            epoch = training.epoch + 1
             self._steps.write(step=training.step, epoch=epoch, loss=loss, lr=training.lr)
             self._bar.set_description(f"epoch {epoch}/{training.recipe.epochs}", refresh=False)
             self._bar.set_postfix(
@@ -113,8 +113,10 @@ class Recorder:
 
     def checkpoint(self) -> None:
         """The state as it is now, for --resume."""
+        state = self._training.state()
         if not self._silent:
-            write_checkpoint(self._files.checkpoint, self._training.state())
+            write_checkpoint(self._files.checkpoint, state)
+        self._training.group.wait()
 
 
 def _described(row: EpochRow) -> str:

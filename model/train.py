@@ -21,24 +21,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from model import figures
-from model.checkpoint import CheckpointError, read_checkpoint
+from model.checkpoint import read_checkpoint
 from model.classes import CLASSES
 from model.dataset import (
-    DatasetError,
     EpochSampler,
     TrainingSamples,
     VOCImages,
     collate,
     download_voc,
-    list_samples,
     open_voc,
     read_class_names,
 )
 from model.distributed import Group, joined
-from model.engines.base import EngineError
+from model.engines.torch_engine import use_exact_float32
+from model.errors import ModelError
 from model.network import (
     FCN,
-    NetworkError,
     load_backbone,
     load_imagenet_backbone,
     network_from_arrays,
@@ -53,7 +51,6 @@ from model.validation import score, validate
 from model.weights import (
     Metadata,
     Weights,
-    WeightsError,
     read_weights,
     widened,
     write_weights,
@@ -68,10 +65,11 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # who follows a log sees each epoch at once
     keep_freed_memory()
+    use_exact_float32()
     try:
         with joined(options.device) as group:
             status = run(options, chosen_recipe(options), group)
-    except (DatasetError, EngineError, NetworkError, WeightsError, CheckpointError) as error:
+    except ModelError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
@@ -118,7 +116,7 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
         interruption() as received,
         Recorder(training, files, tensorboard=options.tensorboard) as recorder,
     ):
-        while training.step < training.total_steps:
+        while training.epoch < recipe.epochs:
             for batch in epoch_batches(training, sampler, samples, workers=options.workers):
                 recorder.step(training.train_step(*batch))
                 if should_stop(received, group):
@@ -133,7 +131,6 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
             measured = val_images if is_due(training, options.val_every) else None
             recorder.epoch(training.end_epoch(validate(training, measured)))
             recorder.checkpoint()
-            group.wait()
     if group.is_main:
         finish(training, files, val_images, images=len(images), half=options.half)
     group.wait()
@@ -154,12 +151,7 @@ def start_network(
 ) -> tuple[FCN, frozenset[str], Metadata]:
     """The network before its first step, the names of its pretrained tensors, its metadata."""
     if options.init:
-        weights = read_weights(options.init)
-        network = network_from_arrays(weights.tensors, source=str(options.init))
-        say(f"network from {options.init}, digest {weights.metadata.digest}: all tensors loaded")
-        start = f"weights with digest {weights.metadata.digest}"
-        metadata = replace(weights.metadata, data={"start": start}, scores={}, digest="")
-        return network, frozenset(weights.tensors), metadata
+        return initial_network(options, say)
     classes = read_class_names(options.class_names) if options.class_names else CLASSES
     metadata = Metadata(classes=classes)
     network = FCN(num_classes=len(classes))
@@ -175,6 +167,28 @@ def start_network(
     say(report)
     metadata = replace(metadata, data={"start": report.summary})
     return network, frozenset(f"backbone.{name}" for name in report.loaded), metadata
+
+
+def initial_network(
+    options: argparse.Namespace, say: Callable[..., None]
+) -> tuple[FCN, frozenset[str], Metadata]:
+    """The network of --init; for other classes than its own, its backbone under a new head."""
+    weights = read_weights(options.init)
+    start = f"weights with digest {weights.metadata.digest}"
+    network = network_from_arrays(weights.tensors, source=str(options.init))
+    metadata = replace(weights.metadata, data={"start": start}, scores={}, digest="")
+    backbone = frozenset(name for name in weights.tensors if name.startswith("backbone."))
+    if options.class_names:
+        classes = read_class_names(options.class_names)
+        if classes != metadata.classes:
+            fresh = FCN(num_classes=len(classes))
+            fresh.backbone.load_state_dict(network.backbone.state_dict())
+            say(f"backbone from {options.init}; a new head for {len(classes)} classes")
+            start = f"backbone of {start}"
+            metadata = replace(metadata, classes=classes, palette=(), data={"start": start})
+            return fresh, backbone, metadata
+    say(f"network from {options.init}, {start}: all tensors loaded")
+    return network, backbone, metadata
 
 
 def open_data(
@@ -195,8 +209,8 @@ def open_data(
         images = open_voc(
             options.data, image_set, num_classes=len(metadata.classes), min_size=min_size
         )
-        listed = len(list_samples(options.data, image_set))
-        dropped = f"; {listed - len(images)} smaller than the crop are dropped" if min_size else ""
+        listed = len(images) + images.dropped
+        dropped = f"; {images.dropped} smaller than the crop are dropped" if min_size else ""
         say(f"image set {image_set}: {len(images)} of {listed} images{dropped}")
         return images
 
@@ -228,8 +242,8 @@ def epoch_batches(
 
 
 def is_due(training: Training, val_every: int) -> bool:
-    """Whether the epoch that just ended is one to validate after; the last one always is."""
-    ended = training.step // training.steps_per_epoch
+    """Whether the epoch that ends is one to validate after; the last one always is."""
+    ended = training.epoch + 1
     return ended == training.recipe.epochs or (val_every > 0 and ended % val_every == 0)
 
 
@@ -269,7 +283,7 @@ def interruption() -> Iterator[list[int]]:
     received: list[int] = []
 
     def collect(number: int, _: object) -> None:
-        if received:
+        if number == signal.SIGINT and number in received:
             raise KeyboardInterrupt  # asked twice: do not wait for the step
         received.append(number)
 
@@ -314,8 +328,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--val-every", type=int, default=1, help="epochs between validations; 0: only at the end")
     add("--class-names", type=Path, help="your own classes, one a line, background first")
     add("--preset", choices=PRESETS, default="default", help="recipe (default: default)")
-    add("--init", type=Path, help="weights file to start from")
-    add("--backbone", default="imagenet", help="imagenet, none, or a ResNet-18 state dict's file")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--init", type=Path, help="weights file to start from")
+    start.add_argument(
+        "--backbone", default="imagenet", help="imagenet, none, or a ResNet-18 state dict's file"
+    )
     add(
         "--output",
         type=Path,

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.checkpoint import CheckpointError
 from model.classes import IGNORE_INDEX
 from model.distributed import Group
+from model.errors import CheckpointError, RecipeError
 from model.history import EpochRow, Validation
 from model.network import FCN, bilinear_kernel, upsample_bilinear
 from model.recipe import Recipe
@@ -36,7 +36,15 @@ class Training:
         image_set: str,
         group: Group,
     ) -> None:
-        """`pretrained` names the tensors of the network that were loaded, not drawn at random."""
+        """`pretrained` names the tensors of the network that were loaded, not drawn at random.
+
+        Raises RecipeError for a batch that the processes cannot share evenly.
+        """
+        if recipe.batch_size % group.world_size:
+            raise RecipeError(
+                f"a batch of {recipe.batch_size} cannot be shared evenly by {group.world_size} "
+                "processes: choose a multiple with --batch-size"
+            )
         self.recipe = recipe
         self.metadata = metadata
         self.steps_per_epoch = steps_per_epoch
@@ -66,8 +74,8 @@ class Training:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the next step, from 0."""
-        return self.step // self.steps_per_epoch
+        """The epoch that is open, from 0; `end_epoch` closes it."""
+        return len(self.history)
 
     @property
     def lr(self) -> float:
@@ -125,27 +133,35 @@ class Training:
     def end_epoch(self, validation: Validation) -> EpochRow:
         """Close the epoch: its figures, over all processes, become a row of the history."""
         own = self._sums
-        sums = torch.tensor([own.loss, own.images, own.hits, own.known], dtype=torch.float64)
-        loss, images, hits, known = self.group.sum(sums.to(self.group.device)).tolist()
+        loss, images, hits, known = self._summed(own)
         row = EpochRow(
-            epoch=self.step // self.steps_per_epoch,
+            epoch=self.epoch + 1,
             loss=loss / images,
             train_accuracy=hits / max(known, 1),
             val_accuracy=validation.accuracy,
             val_mean_iou=validation.mean_iou,
             lr=self.lr,
-            images_per_s=own.images_per_s * self.group.world_size,
+            images_per_s=images / max(own.seconds, 1e-9),
         )
         self.history.append(row)
         self._sums = EpochSums()
         return row
 
+    def _summed(self, sums: "EpochSums") -> list[float]:
+        """Loss, images, hits and known pixels over all processes; every process must call it."""
+        own = torch.tensor([sums.loss, sums.images, sums.hits, sums.known], dtype=torch.float64)
+        return [float(value) for value in self.group.sum(own.to(self.group.device))]
+
     def state(self) -> dict[str, Any]:
-        """Everything that a continued run needs; tensors, numbers and strings only."""
+        """Everything that a continued run needs; tensors, numbers and strings only.
+
+        Every process must call it.
+        """
         return {
             "run": self._identity(),
             "step": self.step,
-            "sums": self._sums.figures(),
+            "sums": self._summed(self._sums),
+            "seconds": self._sums.seconds,
             "history": [asdict(row) for row in self.history],
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -161,7 +177,9 @@ class Training:
                     "resume with the options that the run was started with"
                 )
         self.step = state["step"]
-        self._sums = EpochSums(**state["sums"])
+        # The sums are those of all processes, so one of them takes them up.
+        loss, images, hits, known = state["sums"] if self.group.is_main else (0.0, 0, 0, 0)
+        self._sums = EpochSums(loss, int(images), int(hits), int(known), state["seconds"])
         self.history = [EpochRow(**row) for row in state["history"]]
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -172,6 +190,8 @@ class Training:
             "recipe": self.recipe.as_dict(),
             "seed": self.seed,
             "image set": self.image_set,
+            "classes": list(self.metadata.classes),
+            "start": self.metadata.data.get("start"),
             "steps per epoch": self.steps_per_epoch,
             "processes": self.group.world_size,
         }
@@ -201,11 +221,6 @@ class EpochSums:
     @property
     def images_per_s(self) -> float:
         return self.images / max(self.seconds, 1e-9)
-
-    def figures(self) -> dict[str, Any]:
-        figures = asdict(self)
-        del figures["_last"]
-        return figures
 
 
 class PixelLoss(nn.Module):
@@ -267,5 +282,5 @@ def uses_bfloat16(recipe: Recipe, device: torch.device) -> bool:
     if recipe.precision != "auto":
         return recipe.precision == "bfloat16"
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_amx_tile_supported())  # no public name for it yet

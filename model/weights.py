@@ -1,8 +1,6 @@
 """The weights file: safetensors with everything in its metadata that is needed to use it.
 
 Reads and writes numpy arrays; knows nothing of torch, so a server without torch can read it.
-
-    WeightsError            the file cannot be used; says which, what was expected, what was found
 """
 
 import hashlib
@@ -21,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from model.classes import CLASSES, PALETTE
+from model.errors import WeightsError
 
 FORMAT_VERSION = "1"
 ARCHITECTURE = "fcn_resnet18"
@@ -30,10 +29,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "fcn_resnet18_voc.safetensors"
-
-
-class WeightsError(Exception):
-    """A weights file is missing, damaged or of another kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +58,8 @@ class Weights:
 
     tensors: Mapping[str, NDArray[Any]]
     metadata: Metadata
+    source: str = "weights in memory"
+    """For messages: the file that they are from."""
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -82,7 +79,7 @@ def read_weights(path: Path) -> Weights:
             f"{path}: damaged or edited: its content has digest {digest}, its metadata says "
             f"{metadata.digest}. Copy the file again"
         )
-    return Weights(widened(stored), metadata)
+    return Weights(widened(stored), metadata, source=str(path))
 
 
 def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> Metadata:
@@ -147,7 +144,7 @@ def _parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
     if missing:
         raise WeightsError(f"{path}: its metadata lacks {', '.join(missing)}")
     try:
-        return Metadata(
+        metadata = Metadata(
             classes=tuple(json.loads(header["classes"])),
             palette=tuple((r, g, b) for r, g, b in json.loads(header["palette"])),
             mean=_triple(header["mean"]),
@@ -161,6 +158,16 @@ def _parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
         )
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{path}: its metadata cannot be read: {error}") from error
+    if metadata.architecture != ARCHITECTURE:
+        raise WeightsError(
+            f"{path}: expected the architecture {ARCHITECTURE}, found {metadata.architecture}"
+        )
+    if len(metadata.classes) != len(metadata.palette):
+        raise WeightsError(
+            f"{path}: expected one colour for each of its {len(metadata.classes)} classes, found "
+            f"{len(metadata.palette)}"
+        )
+    return metadata
 
 
 def _triple(text: str) -> tuple[float, float, float]:

@@ -1,16 +1,18 @@
 """POST /v1/segment and GET /v1/model."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from app import images
 from app.accept import AnswerFormat, negotiate
-from app.errors import MEDIA_TYPE, PROBLEMS
+from app.batching import Batcher
+from app.errors import MEDIA_TYPE, PROBLEMS, Problem
 from app.schemas import ClassInfo, Limits, ModelInfo, ProblemDetails, Segmentation
 from app.service import Service
 from app.telemetry import Stages
-from app.uploads import FIELD, read_upload
+from app.uploads import FIELD, read_upload, while_connected
 from model.predictor import Canvas
 
 router = APIRouter(prefix="/v1", tags=["segmentation"])
@@ -26,31 +28,36 @@ REQUEST_BODY = {
         "application/octet-stream": {"schema": BINARY},
     },
 }
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The mask, at the upload's size",
-        "content": {
-            "image/png": {"schema": BINARY},
-            "application/json": {"schema": Segmentation.model_json_schema()},
-            "application/x-npy": {"schema": BINARY},
-        },
-    }
-}
-RESPONSES.update(
-    {
-        int(problem.status): {
-            "description": problem.title,
-            "content": {MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}},
+
+
+def described(problems: Iterable[type[Problem]]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's responses, one for each status; problems that share one share its description."""
+    titles: dict[int, list[str]] = {}
+    for problem in problems:
+        titles.setdefault(int(problem.status), []).append(problem.title)
+    return {
+        status: {
+            "description": "; ".join(lines),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
         }
-        for problem in PROBLEMS
+        for status, lines in titles.items()
     }
-)
+
+
+MASK: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": Segmentation,
+        "description": "The mask, at the upload's size",
+        "content": {"image/png": {"schema": BINARY}, "application/x-npy": {"schema": BINARY}},
+    },
+    "default": {"model": ProblemDetails, "description": "Any other problem"},
+}
 
 
 @router.post(
     "/segment",
     response_class=Response,
-    responses=RESPONSES,
+    responses=MASK | described(PROBLEMS),
     openapi_extra={"requestBody": REQUEST_BODY},
 )
 async def segment(
@@ -67,23 +74,12 @@ async def segment(
     service: Service = request.app.state.service
     batcher, predictor = service.batcher, service.predictor
     answer = format or negotiate(request.headers.get("accept"))
+    batcher.require_place()  # before the body is read, and again when it has come
     stages = Stages()
     with stages.timed("read"):
         data = await read_upload(request)
-
-    def decode_and_prepare() -> Canvas:
-        image = images.decode(data, max_pixels=service.settings.max_pixels)
-        return predictor.prepare(image, max_side=smaller_side(max_side, predictor.max_side))
-
-    with batcher.admitted():
-        with stages.timed("decode"):
-            canvas = await service.on_codec_thread(decode_and_prepare)
-        segmented = await batcher.submit(canvas)
-        stages.seconds |= {"queue": segmented.queue_s, "inference": segmented.inference_s}
-        with stages.timed("encode"):
-            body = await service.on_codec_thread(
-                images.encode, segmented.mask, answer, predictor.metadata
-            )
+    side = smaller_side(max_side, predictor.max_side)
+    body = await while_connected(request, segmented(service, batcher, data, side, answer, stages))
     stages.observe(service.telemetry)
     return Response(
         body,
@@ -94,6 +90,32 @@ async def segment(
             "Vary": "Accept",
         },
     )
+
+
+async def segmented(
+    service: Service,
+    batcher: Batcher,
+    data: bytes,
+    max_side: int,
+    answer: AnswerFormat,
+    stages: Stages,
+) -> bytes:
+    """Decode, compute, encode; `stages` gets the times."""
+    predictor = service.predictor
+
+    def decode(data: bytes) -> Canvas:
+        image = images.decode(data, max_pixels=service.settings.max_pixels)
+        return predictor.prepare(image, max_side=max_side)
+
+    with batcher.admitted():
+        with stages.timed("decode"):
+            canvas = await service.on_codec_thread(decode, data)
+        result = await batcher.submit(canvas)
+        stages.seconds |= {"queue": result.queue_s, "inference": result.inference_s}
+        with stages.timed("encode"):
+            return await service.on_codec_thread(
+                images.encode, result.mask, answer, predictor.metadata
+            )
 
 
 def smaller_side(asked: int | None, limit: int) -> int:

@@ -14,10 +14,6 @@ Size = tuple[int, int]
 EngineName = Literal["auto", "torch", "ncnn"]
 
 
-class EngineError(Exception):
-    """An engine cannot run here; the message says why in one line, and what to set instead."""
-
-
 @dataclass(frozen=True, slots=True)
 class Region:
     """Of one canvas: `content`, its top left part that is picture, and the mask's size `output`.

@@ -6,7 +6,8 @@ The only place that knows all engines; imports one only when it is chosen.
 import ctypes
 from importlib.util import find_spec
 
-from model.engines.base import Engine, EngineError, EngineName
+from model.engines.base import Engine, EngineName
+from model.errors import EngineError
 from model.weights import Weights
 
 

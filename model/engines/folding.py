@@ -1,8 +1,6 @@
 """The network as an engine wants it: convolutions with bias, their batch norms folded in.
 
 Works on the arrays of a weights file; knows nothing of torch, nor of how a convolution is computed.
-
-    EngineError             tensors are missing, unknown or of another shape than this network's
 """
 
 from collections.abc import Mapping
@@ -12,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engines.base import EngineError
+from model.errors import WeightsError
+from model.weights import Weights
 
 Floats = NDArray[np.float32]
 
@@ -53,9 +52,10 @@ class FoldedNetwork:
     upsampling_bias: Floats
 
 
-def fold(tensors: Mapping[str, NDArray[Any]]) -> FoldedNetwork:
-    """The tensors of a weights file, every one used. Raises EngineError that names the others."""
-    taken = _Taken(tensors)
+def fold(weights: Weights) -> FoldedNetwork:
+    """The tensors of a weights file, every one used. Raises WeightsError that names the others."""
+    taken = _Taken(weights.tensors)
+    classes = len(weights.metadata.classes)
     blocks = []
     in_channels = 64
     for layer, channels in enumerate((64, 128, 256, 512), start=1):
@@ -74,7 +74,6 @@ def fold(tensors: Mapping[str, NDArray[Any]]) -> FoldedNetwork:
                 )
             blocks.append(Block(first, second, shortcut))
             in_channels = channels
-    classes = len(taken.tensors.get("final_conv.bias", ()))
     network = FoldedNetwork(
         stem=taken.convolution("backbone.conv1", "backbone.bn1", (64, 3, 7, 7), 2),
         blocks=tuple(blocks),
@@ -86,7 +85,7 @@ def fold(tensors: Mapping[str, NDArray[Any]]) -> FoldedNetwork:
         upsampling_kernel=taken.tensor("transpose_conv.weight", (classes, classes, 64, 64)),
         upsampling_bias=taken.tensor("transpose_conv.bias", (classes,)),
     )
-    taken.check()
+    taken.check(weights.source)
     return network
 
 
@@ -126,8 +125,8 @@ class _Taken:
             stride=stride,
         )
 
-    def check(self) -> None:
+    def check(self, source: str) -> None:
         unknown = sorted(set(self.tensors) - self._used)
         problems = self._problems + [f"{name} is unknown" for name in unknown]
         if problems:
-            raise EngineError(f"not the tensors of an FCN-ResNet18: {'; '.join(problems)}")
+            raise WeightsError(f"{source}: {'; '.join(problems)}")

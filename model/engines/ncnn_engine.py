@@ -27,9 +27,9 @@ class NcnnEngine:
     device = "cpu"
 
     def __init__(self, weights: Weights, *, threads: int = 0) -> None:
-        """`threads`: 0 takes one per core. Raises EngineError for tensors that do not fit."""
-        network = folding.fold(weights.tensors)
-        self._threads = threads or len(os.sched_getaffinity(0))
+        """`threads`: 0 takes one per core. Raises WeightsError for tensors that do not fit."""
+        network = folding.fold(weights)
+        self._threads = threads or _usable_cores()
         self._net = _load(network, self._threads)
         self._head = NumpyHead(network)
         levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
@@ -57,6 +57,12 @@ class NcnnEngine:
         if status != 0:
             raise RuntimeError(f"ncnn's extract returned {status}")
         return np.array(logits)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _load(network: folding.FoldedNetwork, threads: int) -> ncnn.Net:

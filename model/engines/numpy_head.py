@@ -47,6 +47,7 @@ class NumpyHead:
         """Sweep down over the canvas; write each output row once both of its source rows exist."""
         height, width = mask.shape
         rows = Neighbours.between(content[0], height)
+        rows_at_once = max(TILE, tiles.PIXELS_AT_ONCE // width)
         done = 0
         kept = np.empty((self._classes, 0, width), np.float32)
         kept_from = 0  # the canvas row of kept[:, 0]
@@ -58,8 +59,8 @@ class NumpyHead:
             kept = np.concatenate([kept, _blended(left, right, columns.share)], axis=1)
             canvas_row += len(scores) * TILE
             ready = int(rows.second.searchsorted(kept_from + kept.shape[1]))
-            for start in range(done, ready, TILE):
-                part = rows.cut(start, min(start + TILE, ready))
+            for start in range(done, ready, rows_at_once):
+                part = rows.cut(start, min(start + rows_at_once, ready))
                 upper, lower = kept[:, part.first - kept_from], kept[:, part.second - kept_from]
                 scaled = _blended(upper, lower, part.share[:, None])
                 mask[start : start + len(part.share)] = argmax(scaled)

@@ -21,6 +21,9 @@ HALF = TILE // 2
 # Of a scaled mask, the columns that are computed in one sweep; wider ones take several.
 COLUMNS_AT_ONCE = 16384
 
+# Of a scaled mask, the pixels that are blended at once: the rows of narrow masks go in many.
+PIXELS_AT_ONCE = 2**16
+
 
 def tile_matrix(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
     """The product's right side, (4 C, C * 1024), from the kernel (C, C, 64, 64).

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.engines import folding
-from model.engines.base import Array, EngineError, Region
+from model.engines.base import Array, Region
 from model.engines.torch_head import TorchHead
+from model.errors import EngineError
 from model.transforms import normalise
 from model.weights import Weights
 
@@ -21,7 +22,7 @@ class TorchEngine:
     def __init__(self, weights: Weights, *, device: str = "auto", threads: int = 0) -> None:
         """`device`: "auto", "cpu", "cuda" or "cuda:N"; `threads`: 0 leaves PyTorch's own number.
 
-        Raises EngineError for a device that is not there and for tensors that do not fit.
+        Raises EngineError for a device that is not there, WeightsError for tensors that do not fit.
         """
         self._device = choose_device(device)
         if threads:
@@ -29,13 +30,11 @@ class TorchEngine:
         self.device = str(self._device)
         where = f"cpu, {torch.get_num_threads()} threads"
         if self._device.type == "cuda":
-            # TensorFloat-32 has 10 bits of mantissa: too few for masks that equal float32's.
-            torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cuda.matmul.allow_tf32 = False
+            use_exact_float32()
             where = f"{self.device}, {torch.cuda.get_device_name(self._device)}"
         self.description = f"torch {torch.__version__} on {where}"
 
-        network = folding.fold(weights.tensors)
+        network = folding.fold(weights)
         self._mean, self._std = weights.metadata.mean, weights.metadata.std
         self._stem = self._convolution(network.stem)
         self._blocks = [
@@ -90,6 +89,12 @@ class _Convolution:
     def __call__(self, x: Tensor) -> Tensor:
         padding = self.kernel.shape[-1] // 2
         return F.conv2d(x, self.kernel, self.bias, stride=self.stride, padding=padding)
+
+
+def use_exact_float32() -> None:
+    """No TensorFloat-32: 10 bits of mantissa are too few for masks that equal float32's."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def choose_device(name: str) -> torch.device:

@@ -54,6 +54,7 @@ class TorchHead:
         height, width = mask.shape
         device = coarse.device
         rows = Neighbours.between(content[0], height)
+        rows_at_once = max(TILE, tiles.PIXELS_AT_ONCE // width)
         left, right, share = (
             torch.from_numpy(part).to(device)
             for part in (columns.first, columns.second, columns.share)
@@ -69,8 +70,8 @@ class TorchHead:
             kept = torch.cat([kept, blended], dim=1)
             canvas_row += len(scores) * TILE
             ready = int(rows.second.searchsorted(kept_from + kept.shape[1]))
-            for start in range(done, ready, TILE):
-                part = rows.cut(start, min(start + TILE, ready))
+            for start in range(done, ready, rows_at_once):
+                part = rows.cut(start, min(start + rows_at_once, ready))
                 upper, lower, down = (
                     torch.from_numpy(values).to(device)
                     for values in (part.first - kept_from, part.second - kept_from, part.share)

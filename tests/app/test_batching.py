@@ -151,6 +151,55 @@ def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back():
     asyncio.run(scenario())
 
 
+def test_a_batch_that_is_being_computed_is_answered_before_the_end():
+    async def scenario():
+        engine = GatedEngine()
+        async with running(engine) as batcher:
+            (task,) = await waiting(batcher, canvas(5))
+            await busy(engine)
+        assert task.done()
+        assert task.result().mask[0, 0] == 5
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_loses_a_mask_fails_its_batch_and_not_the_batcher():
+    async def scenario():
+        engine = GatedEngine()
+        engine.gate.set()
+        async with running(engine) as batcher:
+            predict, batcher._predict = batcher._predict, lambda _: []
+            with pytest.raises(InferenceFailed):
+                await batcher.submit(canvas(1))
+            batcher._predict = predict
+            assert (await batcher.submit(canvas(2))).mask[0, 0] == 2
+
+    asyncio.run(scenario())
+
+
+def test_when_the_batcher_dies_nobody_waits_for_ever(monkeypatch):
+    async def scenario():
+        engine = GatedEngine()
+        async with running(engine) as batcher:
+            tasks = await waiting(batcher, canvas(1))
+            await busy(engine)
+            tasks += await waiting(batcher, canvas(2), canvas(3, size=(64, 64)))
+
+            def broken():
+                raise AssertionError
+
+            monkeypatch.setattr(batcher, "_next_batch", broken)
+            engine.gate.set()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert results[0].mask[0, 0] == 1
+            assert isinstance(results[1], InferenceFailed)
+            assert isinstance(results[2], InferenceFailed)
+            assert not batcher.is_alive
+            assert isinstance(batcher._task.exception(), AssertionError)
+
+    asyncio.run(scenario())
+
+
 def test_what_was_submitted_is_answered_before_the_end():
     async def scenario():
         engine = GatedEngine()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from app.accept import AnswerFormat
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
-from app.images import decode, encode, encode_png, present_classes
+from app.images import decode, drop_pillows_limit, encode, encode_png, present_classes
 from model.weights import Metadata, colormap
 
 LIMIT = 1_000_000
@@ -21,6 +21,13 @@ def saved(image, **options):
     file = io.BytesIO()
     image.save(file, **options)
     return file.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _our_limit(monkeypatch):
+    """As `create_app` leaves it; undone for other tests."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    drop_pillows_limit()
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +68,18 @@ def test_a_photo_is_turned_upright(small, orientation, kind):
     image = decode(saved(stored, format=kind, exif=exif, quality=95), max_pixels=LIMIT)
     assert image.shape == (90, 120, 3)
     assert np.abs(image.astype(int) - np.asarray(small)).mean() < 6
+
+
+def test_a_photo_is_turned_upright_though_the_rest_of_its_exif_is_damaged(small):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "maker"
+    stored = bytearray(
+        saved(small.transpose(Image.Transpose.ROTATE_90), format="JPEG", exif=exif.tobytes())
+    )
+    entry = stored.index(bytes.fromhex("010f0002"))
+    stored[entry + 2 : entry + 4] = bytes.fromhex("000a")  # the maker's name as signed fractions
+    assert decode(bytes(stored), max_pixels=LIMIT).shape == (90, 120, 3)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "I;16"])
@@ -130,6 +149,11 @@ def png_of_claimed_size(width, height):
 def test_too_many_pixels_are_refused_from_the_header(size):
     with pytest.raises(TooManyPixels):
         decode(png_of_claimed_size(*size), max_pixels=LIMIT)
+
+
+def test_our_limit_goes_before_pillows():
+    with pytest.raises(TooManyPixels, match="20000 x 20000 = 400000000 pixels, the limit is 3999"):
+        decode(png_of_claimed_size(20_000, 20_000), max_pixels=399_999_999)
 
 
 def test_the_limit_itself_is_allowed():

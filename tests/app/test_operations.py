@@ -1,8 +1,11 @@
+import asyncio
 import re
+import socket
 import threading
 
 import httpx
 
+from app.telemetry import RequestTelemetry
 from tests.app.conftest import serving
 from tests.conftest import PHOTO
 
@@ -12,6 +15,12 @@ def samples(client):
     lines = client.get("/metrics").text.splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name: float(value) for name, value in pairs}
+
+
+def connected(server):
+    """A bare connection: clients that misbehave are not made with a client library."""
+    url = httpx.URL(server.address)
+    return socket.create_connection((url.host, url.port), timeout=30)
 
 
 def test_probes_answer(client):
@@ -64,6 +73,12 @@ def test_the_documentation_describes_both_ways_to_upload(client):
         "application/json",
         "application/x-npy",
     }
+    document = client.get("/openapi.json").text
+    for reference in re.findall(r'"\$ref":"#/([^"]+)"', document):
+        found = client.get("/openapi.json").json()
+        for part in reference.split("/"):
+            found = found[part]
+    assert "The image cannot be decoded; " in operation["responses"]["422"]["description"]
     assert {"400", "406", "413", "415", "422", "500", "503"} <= set(operation["responses"])
 
 
@@ -96,6 +111,72 @@ def test_a_full_queue_is_503_with_retry_after(settings):
         assert int(refused.headers["retry-after"]) >= 1
         assert answers[0].status_code == 200
         assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
+
+
+def test_a_caller_who_leaves_the_queue_is_not_computed(settings):
+    with serving(settings) as (client, server):
+        batcher = server.service.batcher
+        predict, batches = server.service.predictor.predict, []
+        gate, busy, left = threading.Event(), threading.Event(), threading.Event()
+
+        def gated(canvases):
+            batches.append(len(canvases))
+            busy.set()
+            assert gate.wait(30)
+            return predict(canvases)
+
+        batcher._predict = gated
+        submit, queued = batcher.submit, threading.Semaphore(0)
+
+        async def watched_submit(canvas):
+            queued.release()
+            try:
+                return await submit(canvas)
+            except asyncio.CancelledError:
+                left.set()
+                raise
+
+        batcher.submit = watched_submit
+        first = threading.Thread(
+            target=lambda: client.post("/v1/segment", content=PHOTO.read_bytes())
+        )
+        first.start()
+        assert busy.wait(30)
+        assert queued.acquire(timeout=30)
+        body = PHOTO.read_bytes()
+        with connected(server) as connection:
+            head = f"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            assert queued.acquire(timeout=30)
+        assert left.wait(30)
+        gate.set()
+        first.join(60)
+        assert client.post("/v1/segment", content=body).status_code == 200
+        assert batches == [1, 1], "the first and the last; not the one in between"
+        assert samples(client)['seg_requests_total{route="/v1/segment",status="499"}'] == 1
+        assert samples(client)["seg_queue_depth"] == 0
+
+
+def test_a_caller_who_leaves_while_uploading_is_no_error_of_ours(settings, monkeypatch):
+    recorded = threading.Event()
+    record = RequestTelemetry._record
+
+    def watched_record(*arguments):
+        record(*arguments)
+        recorded.set()
+
+    monkeypatch.setattr(RequestTelemetry, "_record", watched_record)
+    with serving(settings) as (client, server):
+        with connected(server) as connection:
+            connection.sendall(
+                b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+                b"Expect: 100-continue\r\n\r\n"
+            )
+            assert connection.recv(100).startswith(b"HTTP/1.1 100")
+        assert recorded.wait(30)
+        after = samples(client)
+        assert after['seg_requests_total{route="/v1/segment",status="499"}'] == 1
+        assert after['seg_rejections_total{reason="client-left"}'] == 1
 
 
 def test_a_failing_engine_is_500_and_the_server_goes_on(settings):

@@ -53,5 +53,8 @@ def test_other_classes_want_their_names(tmp_path):
 def test_wrong_input_ends_with_one_line(tmp_path):
     with pytest.raises(SystemExit, match=r"error: .*no such file"):
         convert.main([str(tmp_path / "x.pth"), "--output", str(tmp_path / "w")])
+    (tmp_path / "x.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(SystemExit, match=r"error: .*not a safetensors file"):
+        convert.main([str(tmp_path / "x.safetensors"), "--output", str(tmp_path / "w")])
     with pytest.raises(SystemExit, match="which state dict"):
         convert.main(["--output", str(tmp_path / "w")])

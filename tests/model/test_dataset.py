@@ -6,7 +6,6 @@ from PIL import Image
 
 from model.classes import PALETTE
 from model.dataset import (
-    DatasetError,
     Draw,
     EpochSampler,
     TrainingSamples,
@@ -15,6 +14,7 @@ from model.dataset import (
     rarity_weights,
     read_class_names,
 )
+from model.errors import DatasetError
 from model.recipe import PRESETS
 from tests.conftest import write_voc
 
@@ -66,7 +66,9 @@ def test_broken_files_are_all_named_at_once(folder):
     image.write_bytes(image.read_bytes()[:400])
     (folder / VOC / "SegmentationClass/train_0004.png").write_bytes(b"not a PNG")
     Image.new("P", (10, 10)).save(folder / VOC / "SegmentationClass/train_0006.png")
-    Image.new("P", (79, 75), 77).save(folder / VOC / "SegmentationClass/train_0003.png")
+    Image.fromarray(np.full((75, 79), 77, np.uint8)).save(
+        folder / VOC / "SegmentationClass/train_0003.png"
+    )
     with pytest.raises(DatasetError) as caught:
         open_voc(folder, "train")
     message = str(caught.value)

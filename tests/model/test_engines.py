@@ -7,12 +7,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 from model.engines import choice
-from model.engines.base import EngineError, Region
+from model.engines.base import Region
 from model.engines.folding import Convolution, FoldedNetwork
 from model.engines.ncnn_engine import NcnnEngine
 from model.engines.numpy_head import NumpyHead, argmax
 from model.engines.torch_engine import TorchEngine, choose_device
 from model.engines.torch_head import TorchHead
+from model.errors import EngineError, WeightsError
 from model.predictor import open_predictor
 from model.weights import Weights, read_weights
 
@@ -115,9 +116,14 @@ def test_wrong_tensors_are_named(weights):
     del tensors["backbone.layer2.0.bn1.bias"]
     tensors["extra"] = np.zeros(1)
     tensors["final_conv.weight"] = np.zeros((21, 5, 1, 1))
-    with pytest.raises(EngineError) as caught:
-        TorchEngine(Weights(tensors, weights.metadata), device="cpu")
-    for part in ("layer2.0.bn1.bias is missing", "extra is unknown", "expected (21, 512, 1, 1)"):
+    with pytest.raises(WeightsError) as caught:
+        TorchEngine(Weights(tensors, weights.metadata, source="some.file"), device="cpu")
+    for part in (
+        "some.file",
+        "layer2.0.bn1.bias is missing",
+        "extra is unknown",
+        "expected (21, 512, 1, 1)",
+    ):
         assert part in str(caught.value)
 
 

@@ -5,7 +5,9 @@ import pytest
 
 from model import evaluate
 from model.dataset import open_voc
+from model.network import FCN, tensors_of
 from model.predictor import open_predictor
+from model.weights import Metadata, write_weights
 
 
 def test_evaluation_writes_the_scores_of_whole_images(voc_folder, weights_file, tmp_path, capsys):
@@ -39,6 +41,13 @@ def test_evaluation_writes_the_scores_of_whole_images(voc_folder, weights_file, 
     table = capsys.readouterr().out
     assert "mean IoU" in table
     assert "pottedplant" in table
+
+
+def test_masks_of_other_classes_are_named(voc_folder, tmp_path):
+    tensors = tensors_of(FCN(num_classes=2))
+    write_weights(tmp_path / "w", tensors, Metadata(classes=("background", "ship")))
+    with pytest.raises(SystemExit, match=r"error: .*\.png has the class index .*2 classes"):
+        evaluate.main(["--data", str(voc_folder), "--weights", str(tmp_path / "w")])
 
 
 def test_wrong_input_ends_with_one_line(voc_folder, tmp_path):

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
+from model.errors import NetworkError
 from model.network import (
     FCN,
-    NetworkError,
     bilinear_kernel,
     bilinear_upsampling,
     convert_notebook_state,

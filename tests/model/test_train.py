@@ -13,8 +13,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from model import train
-from model.checkpoint import CheckpointError, read_checkpoint
+from model.checkpoint import read_checkpoint
 from model.classes import CLASSES, PALETTE
+from model.errors import CheckpointError
 from model.recipe import PRESETS
 from model.training import lr_factor
 from model.weights import read_metadata, read_weights
@@ -88,27 +89,29 @@ def test_the_same_seed_gives_the_same_weights(finished, voc_folder, tmp_path):
     assert not same_tensors(finished, tmp_path / "other.safetensors")
 
 
+@pytest.mark.parametrize("last_step", [3, 4, 6])
 def test_an_interrupted_run_is_saved_and_resumes_to_the_same_weights(
-    finished, voc_folder, tmp_path, monkeypatch, capsys
+    finished, voc_folder, tmp_path, monkeypatch, capsys, last_step
 ):
+    """After 3 steps an epoch is complete, but not closed; after 6 the whole run is."""
     output = tmp_path / "w.safetensors"
     options = ["--data", voc_folder, "--output", output, "--epochs", 2, *SMALL]
     take_step = train.Training.train_step
 
-    def interrupted_after_four_steps(training, images, target):
+    def interrupted(training, images, target):
         loss = take_step(training, images, target)
-        if training.step == 4:
+        if training.step == last_step:
             signal.raise_signal(signal.SIGINT)
         return loss
 
-    monkeypatch.setattr(train.Training, "train_step", interrupted_after_four_steps)
+    monkeypatch.setattr(train.Training, "train_step", interrupted)
     run(*options, status=130)
     assert "--resume" in capsys.readouterr().out
     assert not output.exists()
     monkeypatch.undo()
 
     run(*options, "--resume")
-    assert "resumed after step 4 of 6" in capsys.readouterr().out
+    assert f"resumed after step {last_step} of 6" in capsys.readouterr().out
     assert same_tensors(finished, output)
     without_speed = [
         {name: value for name, value in row.items() if name != "images_per_s"}
@@ -146,6 +149,11 @@ def test_ctrl_c_ends_a_run_cleanly(voc_folder, tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(finished, voc_folder, tmp_path):
     options = ["--data", voc_folder, *SMALL, "--resume"]
     run(*options, "--output", finished, "--epochs", 3, status="error: " + _other_recipe(finished))
+    with pytest.raises(SystemExit, match="the checkpoint's start is backbone from a random start"):
+        train.main(
+            ["--data", str(voc_folder), *SMALL[:-2], "--resume", "--output", str(finished),
+             "--epochs", "2", "--init", str(finished)]
+        )  # fmt: skip
     with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
         read_checkpoint(tmp_path / "w.checkpoint.pt")
     (tmp_path / "w.checkpoint.pt").write_bytes(b"?")
@@ -320,8 +328,27 @@ def test_too_few_images_to_validate_on_are_named_before_the_first_step(tmp_path)
         train.main(["--data", str(tmp_path), "--preset", "d2l", *SMALL])
 
 
+def test_own_classes_start_from_the_backbone_of_other_weights(
+    tmp_path, voc_folder, weights_file, capsys
+):
+    (tmp_path / "classes.txt").write_text("\n".join(["background", *map(str, range(24))]))
+    options = ["--data", voc_folder, "--init", weights_file, "--batch-size", 4, "--crop", 64, 64,
+               "--workers", 0, "--class-names", tmp_path / "classes.txt"]  # fmt: skip
+    run(*options, "--epochs", 0, "--output", tmp_path / "w.safetensors")
+    assert "a new head for 25 classes" in capsys.readouterr().out
+    weights, start = read_weights(tmp_path / "w.safetensors"), read_weights(weights_file)
+    assert len(weights.metadata.classes) == 25
+    assert weights.tensors["final_conv.weight"].shape[0] == 25
+    for name in ("backbone.conv1.weight", "backbone.layer4.1.bn2.running_var"):
+        assert np.array_equal(weights.tensors[name], start.tensors[name])
+
+
 def test_wrong_input_ends_with_one_line(tmp_path, voc_folder):
     with pytest.raises(SystemExit, match=r"error: .*--data is the folder that holds"):
         train.main(["--data", str(tmp_path), "--backbone", "none"])
     with pytest.raises(SystemExit, match=r"error: nothing\.pth: no such file"):
         train.main(["--data", str(voc_folder), "--backbone", "nothing.pth"])
+    with pytest.raises(SystemExit, match="crop of 60 x 64: each side must be a multiple of 32"):
+        train.main(["--data", str(voc_folder), "--crop", "60", "64"])
+    with pytest.raises(SystemExit, match="0 and 1 expected"):
+        train.main(["--data", str(voc_folder), "--batch-size", "0"])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from model.errors import WeightsError
 from model.weights import (
     Metadata,
-    WeightsError,
     atomic_write,
     colormap,
     read_metadata,
@@ -84,6 +84,15 @@ def test_safetensors_that_are_no_weights_file_are_refused(tmp_path):
     safetensors.numpy.save_file(TENSORS, path, {"format_version": "1", "classes": "[]"})
     with pytest.raises(WeightsError, match="its metadata lacks architecture"):
         read_weights(path)
+
+
+def test_metadata_that_contradict_each_other_are_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    palette = ((0, 0, 0), (1, 2, 3))
+    with pytest.raises(WeightsError, match="one colour for each of its 21 classes, found 2"):
+        write_weights(path, TENSORS, Metadata(palette=palette))
+    with pytest.raises(WeightsError, match="expected the architecture fcn_resnet18, found unet"):
+        write_weights(path, TENSORS, Metadata(architecture="unet"))
 
 
 def test_a_missing_file_is_named(tmp_path):

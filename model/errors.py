@@ -1,0 +1,40 @@
+"""What a user can put right: every program here ends with its message as one line.
+
+    ModelError
+      DatasetError          a folder, list, image or mask is missing or broken
+      RecipeError           a number of a recipe is out of its bounds
+      WeightsError          a weights file is missing, damaged or of another kind
+      NetworkError          a state dict or a pretrained network cannot be used
+      EngineError           an engine or its device is not there
+      CheckpointError       there is no checkpoint, or it is of another run
+
+The message names what was found, what was expected and what to do.
+"""
+
+
+class ModelError(Exception):
+    pass
+
+
+class DatasetError(ModelError):
+    pass
+
+
+class RecipeError(ModelError):
+    pass
+
+
+class WeightsError(ModelError):
+    pass
+
+
+class NetworkError(ModelError):
+    pass
+
+
+class EngineError(ModelError):
+    pass
+
+
+class CheckpointError(ModelError):
+    pass
