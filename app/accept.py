@@ -20,11 +20,11 @@ class AnswerFormat(StrEnum):
         return {"png": "image/png", "json": "application/json", "npy": "application/x-npy"}[self]
 
 
-def negotiate(accept: str | None) -> AnswerFormat:
+def negotiate(accept: str) -> AnswerFormat:
     """The caller's most preferred format; PNG if it does not say. Raises NotAcceptable."""
-    if not accept or not accept.strip():
-        return AnswerFormat.PNG
     ranges = [_parse_range(part) for part in accept.split(",") if part.strip()]
+    if not ranges:
+        return AnswerFormat.PNG
     best = max(AnswerFormat, key=lambda answer: _quality(answer.media_type, ranges))
     if _quality(best.media_type, ranges) <= 0:
         offered = ", ".join(answer.media_type for answer in AnswerFormat)

@@ -73,7 +73,7 @@ async def segment(
     """Segment one image: send it as the multipart field `file` or as the raw body."""
     service: Service = request.app.state.service
     batcher, predictor = service.batcher, service.predictor
-    answer = format or negotiate(request.headers.get("accept"))
+    answer = format or negotiate(", ".join(request.headers.getlist("accept")))
     batcher.require_place()  # before the body is read, and again when it has come
     stages = Stages()
     with stages.timed("read"):

@@ -7,8 +7,8 @@ from app.errors import NotAcceptable
 @pytest.mark.parametrize(
     ("accept", "expected"),
     [
-        (None, "png"),
         ("", "png"),
+        (" , ", "png"),
         ("*/*", "png"),
         ("image/*", "png"),
         ("image/png", "png"),
