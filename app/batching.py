@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -125,8 +125,7 @@ class Batcher:
                     self._arrived.clear()
         finally:
             # Whatever ended the loop: nobody waits for an answer that cannot come.
-            for waiting in self._unanswered():
-                waiting.answer.set_exception(_failed())
+            _fail(chain(self._computing, *self._waiting.values()))
 
     def _next_batch(self) -> list[_Waiting]:
         """The longest waiting, and those of its canvas size behind it that fit the pixel budget."""
@@ -154,9 +153,7 @@ class Batcher:
         except Exception:
             requests = [waiting.request_id for waiting in batch]
             self._telemetry.log.exception("batch failed", request_ids=requests)
-            for waiting in batch:
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(_failed())
+            _fail(batch)
             return
         seconds = time.perf_counter() - started
         self._seconds_per_image = seconds / len(batch)
@@ -166,18 +163,19 @@ class Batcher:
                 queue_s = started - waiting.since
                 waiting.answer.set_result(Segmented(mask, queue_s, seconds, len(batch)))
 
-    def _unanswered(self) -> list[_Waiting]:
-        everybody = chain(self._computing, *self._waiting.values())
-        return [waiting for waiting in everybody if not waiting.answer.done()]
-
     async def _drained(self) -> None:
-        answers = [waiting.answer for waiting in self._unanswered()]
+        everybody = chain(self._computing, *self._waiting.values())
+        answers = [waiting.answer for waiting in everybody if not waiting.answer.done()]
         if answers and self.is_alive:
             await asyncio.wait(answers)
 
 
-def _failed() -> InferenceFailed:
-    return InferenceFailed(
-        "The engine failed on the batch that this image was in.",
-        remedy="Try again; if it stays, report the X-Request-ID of this answer.",
-    )
+def _fail(unanswered: Iterable[_Waiting]) -> None:
+    for waiting in unanswered:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(
+                InferenceFailed(
+                    "The engine failed on the batch that this image was in.",
+                    remedy="Try again; if it stays, report the X-Request-ID of this answer.",
+                )
+            )

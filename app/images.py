@@ -13,9 +13,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from app.accept import AnswerFormat
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
+from model.engines.base import Array
 from model.weights import Metadata, colormap
-
-Array = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 SUPPORTED = "JPEG, PNG, WebP, BMP, TIFF or GIF (its first frame)"

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from model import transforms
 from model.classes import CLASSES, IGNORE_INDEX, PALETTE
+from model.engines.base import Array, Size
 from model.errors import DatasetError
 from model.recipe import Recipe
-from model.transforms import Array, Size
 
 VOC_FOLDER = Path("VOCdevkit") / "VOC2012"
 MAX_PROBLEMS_SHOWN = 10
@@ -45,8 +45,8 @@ class Sample:
                 f"{self.mask_path} is {_size(target.shape)}, its image {_size(image.shape)}: "
                 "mask and image must have the same size"
             )
-        unknown = np.setdiff1d(target, [*range(num_classes), IGNORE_INDEX])
-        if unknown.size:
+        unknown = [i for i in indices_in(target) if i >= num_classes and i != IGNORE_INDEX]
+        if unknown:
             raise DatasetError(
                 f"{self.mask_path} has the class index {unknown[0]}; there are {num_classes} "
                 f"classes, 0 to {num_classes - 1}, and 255 for void"
@@ -105,8 +105,8 @@ class VOCImages:
             image, target = self.samples[index].read(self.num_classes)
         except DatasetError as error:
             return str(error)
-        present = np.unique(target)
-        self.class_presence[index, present[present < self.num_classes]] = True
+        present = [label for label in indices_in(target) if label < self.num_classes]
+        self.class_presence[index, present] = True
         size_bytes = image.nbytes + target.nbytes
         if size_bytes <= self._memory_left_bytes:
             self._memory_left_bytes -= size_bytes
@@ -173,6 +173,12 @@ def list_samples(folder: Path, image_set: str) -> list[Sample]:
             f"  {shown}\nCopy them again, or take their names off {path}"
         )
     return samples
+
+
+def indices_in(target: Array) -> list[int]:
+    """The values that occur in a target, in order; many times faster than `np.unique`, no sort."""
+    counts = np.bincount(target.ravel(), minlength=256)
+    return [int(value) for value in counts.nonzero()[0]]
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:

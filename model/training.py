@@ -231,7 +231,7 @@ class PixelLoss(nn.Module):
         self.network = network
         self.recipe = recipe
         self.autocast = autocast
-        # A kernel that is still bilinear, and stays so, is an interpolation: 12 times faster.
+        # A kernel that is still bilinear, and stays so, is an interpolation: much faster.
         self.interpolates = not recipe.train_transpose_conv and is_bilinear(network)
 
     def forward(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

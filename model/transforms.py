@@ -9,15 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from model.classes import IGNORE_INDEX
-
-Array = NDArray[np.uint8]
-Size = tuple[int, int]
-"""(height, width)"""
+from model.engines.base import Array, Size
 
 COLOUR_JITTER = 0.3
 """Brightness, contrast and saturation are each multiplied by 1 +- this."""

@@ -5,7 +5,6 @@ Never changes the network.
 
 from dataclasses import replace
 
-import torch
 from tqdm import tqdm
 
 from model.confusion import Scores
@@ -35,7 +34,6 @@ def score(predictor: Predictor, images: VOCImages) -> Scores:
     return evaluate(predictor, tqdm(pairs, total=len(images), desc="validate", leave=False))
 
 
-@torch.no_grad()
 def crop_accuracy(training: Training, images: VOCImages) -> float:
     """The notebook's test accuracy: random crops in whole batches, void counted as background."""
     recipe = replace(training.recipe, augment=False)

@@ -1,4 +1,4 @@
-"""The engine on ncnn, for CPUs: small, no torch, and about twice as fast as PyTorch there.
+"""The engine on ncnn, for CPUs: small, and no torch.
 
 Knows nothing of files that stay, nor of HTTP.
 """
