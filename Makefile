@@ -5,16 +5,22 @@ RUN := $(VENV)/bin/python
 REQUIREMENTS := deploy/requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types lock clean
+.PHONY: help serve test native lint types lock clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
-serve: $(VENV)/serve.done  ## serve the shipped weights on http://127.0.0.1:8000
+# On the CPU the service needs no PyTorch.
+SERVING := $(if $(shell command -v nvidia-smi),serve,base)
+
+serve: $(VENV)/$(SERVING).done native  ## serve the shipped weights on http://127.0.0.1:8000
 	$(RUN) -m app
 
-test: $(VENV)/dev.done  ## run the tests
+test: $(VENV)/dev.done native  ## run the tests
 	$(RUN) -m pytest
+
+native:  ## compile the native engine (without a C compiler, ncnn computes instead)
+	-$(PYTHON) -m model.engines.native.library
 
 lint: $(VENV)/dev.done  ## check style
 	$(RUN) -m ruff check .
@@ -31,11 +37,11 @@ lock:  ## pin the newest versions of everything, with hashes (needs uv)
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis model/engines/native/*.so
 
 $(VENV)/%.done: $(REQUIREMENTS)/%.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	@echo "Installing $< into $(VENV): some minutes and 5 GB, because PyTorch brings CUDA along"
+	@echo "Installing $< into $(VENV)$(if $(filter base,$*),,: some minutes and 5 GB, for PyTorch brings CUDA along)"
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

@@ -25,7 +25,8 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     weights: Path = Field(SHIPPED_WEIGHTS, description="Weights file; default: the shipped one.")
     engine: EngineName = Field(
-        "auto", description="auto (PyTorch on a GPU, ncnn on the CPU), torch or ncnn."
+        "auto",
+        description="auto (torch on a GPU; native on the CPU, or else ncnn), native, ncnn, torch.",
     )
     device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N.")
     threads: int = Field(

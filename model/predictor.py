@@ -45,17 +45,18 @@ class Predictor:
         """One RGB image (H, W, 3) uint8 to its mask (H, W) uint8."""
         return self.predict([self.prepare(image)])[0]
 
-    def prepare(self, image: Array, *, max_side: int | None = None) -> Canvas:
+    def prepare(
+        self, image: Array, *, max_side: int | None = None, size: Size | None = None
+    ) -> Canvas:
         """The canvas of one RGB image (H, W, 3) uint8: a function of this image alone.
 
         Scaled down if its longer side exceeds `max_side`, then padded right and below with the
-        mean colour to multiples of 32.
+        mean colour to multiples of 32. `size`: the image's own, where it comes scaled already.
         """
-        output = image.shape[0], image.shape[1]
+        output = size or (image.shape[0], image.shape[1])
         content = content_size(output, self.max_side if max_side is None else max_side)
-        if content != output:
-            scaled = Image.fromarray(image).resize(content[::-1], Image.Resampling.BILINEAR)
-            image = np.asarray(scaled)
+        if image.shape[:2] != content:
+            image = np.asarray(scale_down(Image.fromarray(image), content))
         height, width = canvas_size(content)
         region = Region(content, output)
         if (height, width) == content:
@@ -69,7 +70,7 @@ class Predictor:
     def predict(self, canvases: Sequence[Canvas]) -> list[Array]:
         """Masks of canvases that all have the same size."""
         return self.engine.segment(
-            np.stack([canvas.pixels for canvas in canvases]),
+            [canvas.pixels for canvas in canvases],
             [canvas.region for canvas in canvases],
         )
 
@@ -81,6 +82,13 @@ def content_size(size: Size, max_side: int) -> Size:
         return size
     height, width = (max(1, round(side * max_side / longer)) for side in size)
     return height, width
+
+
+def scale_down(
+    picture: Image.Image, content: Size, *, box: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    """Every scaling goes this way. `box`: the part that counts (left, upper, right, lower)."""
+    return picture.resize(content[::-1], Image.Resampling.BILINEAR, box=box)
 
 
 def canvas_size(content: Size) -> Size:

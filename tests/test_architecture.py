@@ -41,6 +41,7 @@ def test_the_http_side_imports_no_torch(module):
 @pytest.mark.parametrize(
     ("engine", "absent"),
     [
+        ("native", ["torch", "ncnn", "torchvision", "matplotlib", "tqdm"]),
         ("ncnn", ["torch", "torchvision", "matplotlib", "tqdm"]),
         ("torch", ["ncnn", "torchvision", "matplotlib", "tqdm"]),
     ],

@@ -1,5 +1,6 @@
 """The contract that every engine keeps. Knows nothing of files, of scaling or of HTTP."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -11,7 +12,7 @@ Array = NDArray[np.uint8]
 Size = tuple[int, int]
 """(height, width)"""
 
-EngineName = Literal["auto", "torch", "ncnn"]
+EngineName = Literal["auto", "native", "ncnn", "torch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,11 @@ class Engine(Protocol):
     device: str
     """"cpu" or "cuda:0"."""
 
-    def segment(self, canvases: Array, regions: Sequence[Region]) -> list[Array]:
-        """Canvases (N, H, W, 3), H and W multiples of 32, to N masks of their regions' `output`.
+    images_at_once: int
+    """How many canvases it computes at the same time: larger batches are not faster."""
+
+    def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
+        """Canvases (H, W, 3) of one size, multiples of 32, to masks of their regions' `output`.
 
         An image's mask does not depend on the others: on the CPU bit for bit, on a GPU up to
         near-ties. Each pixel is the index of the largest logit of the transposed convolution; where
@@ -43,3 +47,10 @@ class Engine(Protocol):
         centres, edge values repeated).
         """
         ...
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

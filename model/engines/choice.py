@@ -7,6 +7,7 @@ import ctypes
 from importlib.util import find_spec
 
 from model.engines.base import Engine, EngineName
+from model.engines.native import library
 from model.errors import EngineError
 from model.weights import Weights
 
@@ -16,10 +17,21 @@ def start_engine(
 ) -> Engine:
     """An engine for the weights, ready to segment.
 
-    "auto" takes PyTorch on a GPU where there is one, or else ncnn on the CPU. `threads`: of one
-    forward pass on the CPU, 0 for one per core. Raises EngineError.
+    "auto" takes PyTorch on a GPU where there is one; on the CPU the native engine where it is built
+    or can be, or else ncnn, or else PyTorch. `threads`: of one forward pass on the CPU, 0 for one
+    per core. Raises EngineError.
     """
     name = choose(engine, device)
+    if name == "native":
+        path = library.ensure()
+        if path is None:
+            raise EngineError(
+                "engine 'native' is not available here: it needs Linux, a C compiler, and "
+                "a processor with AVX2 or NEON; choose ncnn"
+            )
+        from model.engines.native_engine import NativeEngine
+
+        return NativeEngine(weights, path, threads=threads)
     if find_spec(name) is None:
         raise EngineError(f"engine {name!r} is not installed here: pip install {name}")
     if name == "ncnn":
@@ -32,15 +44,18 @@ def start_engine(
 
 
 def choose(engine: EngineName, device: str) -> EngineName:
-    """Either "torch" or "ncnn". Raises EngineError for a pair that does not go together."""
-    on_cpu = device == "cpu"
-    if engine == "ncnn" and device not in ("auto", "cpu"):
-        raise EngineError(f"engine 'ncnn' runs on the CPU, device {device!r} was asked for")
+    """The engine that runs, never "auto". Raises EngineError where engine and device disagree."""
+    if engine in ("native", "ncnn") and device not in ("auto", "cpu"):
+        raise EngineError(f"engine {engine!r} runs on the CPU, device {device!r} was asked for")
     if engine != "auto":
         return engine
-    if device == "auto":
-        on_cpu = not (find_spec("torch") and has_cuda_gpu())
-    return "ncnn" if on_cpu and find_spec("ncnn") else "torch"
+    if device not in ("auto", "cpu") or (
+        device == "auto" and find_spec("torch") and has_cuda_gpu()
+    ):
+        return "torch"
+    if library.ensure() is not None:
+        return "native"
+    return "ncnn" if find_spec("ncnn") else "torch"
 
 
 def has_cuda_gpu() -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import WeightsError
-from model.weights import Weights
+from model.weights import Metadata, Weights
 
 Floats = NDArray[np.float32]
 
@@ -87,6 +87,14 @@ def fold(weights: Weights) -> FoldedNetwork:
     )
     taken.check(weights.source)
     return network
+
+
+def normalised_levels(metadata: Metadata) -> Floats:
+    """What the network gets for each of a channel's 256 levels, shape (3, 256)."""
+    levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
+    mean, std = np.array(metadata.mean, np.float32), np.array(metadata.std, np.float32)
+    normalised: Floats = ((levels - mean) / std).T.copy()
+    return normalised
 
 
 class _Taken:

@@ -1,4 +1,4 @@
-"""The engine on ncnn, for CPUs: small, and no torch.
+"""The engine on ncnn, for CPUs: no torch, and no compiler either.
 
 Knows nothing of files that stay, nor of HTTP.
 """
@@ -7,11 +7,16 @@ import os
 import tempfile
 from collections.abc import Sequence
 
+# OpenMP's threads would spin while they wait; beside a busy core that made ncnn eight times slower.
+# Read when ncnn is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import ncnn
 import numpy as np
+import threadpoolctl
 
 from model.engines import folding
-from model.engines.base import Array, Region
+from model.engines.base import Array, Region, usable_cores
 from model.engines.numpy_head import NumpyHead
 from model.weights import Weights
 
@@ -25,21 +30,20 @@ class NcnnEngine:
     """Float32, Winograd convolutions, batch norms folded in."""
 
     device = "cpu"
+    images_at_once = 1
 
     def __init__(self, weights: Weights, *, threads: int = 0) -> None:
         """`threads`: 0 takes one per core. Raises WeightsError for tensors that do not fit."""
         network = folding.fold(weights)
-        self._threads = threads or _usable_cores()
+        self._threads = threads or usable_cores()
         self._net = _load(network, self._threads)
         self._head = NumpyHead(network)
-        levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
-        mean = np.array(weights.metadata.mean, np.float32)
-        std = np.array(weights.metadata.std, np.float32)
-        self._normalised = ((levels - mean) / std).T.copy()
-        """Of each channel and level, shape (3, 256)."""
+        # The head's products are small, and BLAS' threads would fight ncnn's for the cores.
+        threadpoolctl.threadpool_limits(1, user_api="blas")
+        self._levels = folding.normalised_levels(weights.metadata)
         self.description = f"ncnn {ncnn.__version__} on cpu, {self._threads} threads"
 
-    def segment(self, canvases: Array, regions: Sequence[Region]) -> list[Array]:
+    def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
         """See `Engine.segment`. Images go through one by one: a batch would not be faster."""
         return [
             self._head(self.coarse_logits(canvas), region)
@@ -50,19 +54,13 @@ class NcnnEngine:
         """A canvas (H, W, 3) to the logits of every 32nd pixel, (C, H / 32, W / 32)."""
         images = np.empty((3, *canvas.shape[:2]), np.float32)
         for channel in range(3):
-            np.take(self._normalised[channel], canvas[..., channel], out=images[channel])
+            np.take(self._levels[channel], canvas[..., channel], out=images[channel])
         extractor = self._net.create_extractor()
         extractor.input(INPUT, ncnn.Mat(images))
         status, logits = extractor.extract(OUTPUT)
         if status != 0:
             raise RuntimeError(f"ncnn's extract returned {status}")
         return np.array(logits)
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _load(network: folding.FoldedNetwork, threads: int) -> ncnn.Net:

@@ -38,6 +38,14 @@ def tile_matrix(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(corners_first.reshape(4 * classes, classes * TILE * TILE))
 
 
+def is_bilinear(kernel: NDArray[np.float32]) -> bool:
+    """Whether the kernel (C, C, 64, 64) interpolates each class bilinearly, and nothing else."""
+    side = 1 - np.abs(np.arange(2 * TILE) - (TILE - 0.5)) / TILE
+    window = np.outer(side, side).astype(np.float32)
+    classes = np.eye(kernel.shape[0], dtype=np.float32)
+    return np.array_equal(kernel, classes[:, :, None, None] * window)
+
+
 @dataclass(frozen=True, slots=True)
 class Neighbours:
     """For each output pixel along one side: its two source pixels, and the share of the second.

@@ -1,5 +1,9 @@
 """The contract of `model.engines.base`, for every engine, against float32 PyTorch done plainly."""
 
+import platform
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +13,14 @@ from torch.nn import functional as F
 from model.engines import choice
 from model.engines.base import Region
 from model.engines.folding import Convolution, FoldedNetwork
+from model.engines.native import library
+from model.engines.native_engine import NativeEngine
 from model.engines.ncnn_engine import NcnnEngine
 from model.engines.numpy_head import NumpyHead, argmax
 from model.engines.torch_engine import TorchEngine, choose_device
 from model.engines.torch_head import TorchHead
 from model.errors import EngineError, WeightsError
+from model.network import bilinear_kernel
 from model.predictor import open_predictor
 from model.weights import Weights, read_weights
 
@@ -33,15 +40,59 @@ def weights(weights_file):
     return read_weights(weights_file)
 
 
-@pytest.fixture(scope="module", params=["torch", "ncnn"])
+def native_kinds():
+    """The kinds of library that this processor runs, the best first."""
+    kinds = [name for name, _, _ in library.KINDS.get(platform.machine(), [])]
+    best = library.kind_of_processor()
+    return kinds[kinds.index(best) :] if best in kinds else []
+
+
+NATIVE = [f"native-{kind}" for kind in native_kinds()]
+
+
+def native_engine(weights, name, **options):
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    path = library.library_path(name.partition("-")[2])
+    if not path.is_file():
+        library.build(name.partition("-")[2])
+    return NativeEngine(weights, path, **options)
+
+
+@pytest.fixture(scope="module", params=["torch", "ncnn", *NATIVE])
 def engine(weights, request):
-    return TorchEngine(weights, device="cpu") if request.param == "torch" else NcnnEngine(weights)
+    if request.param == "torch":
+        return TorchEngine(weights, device="cpu")
+    return NcnnEngine(weights) if request.param == "ncnn" else native_engine(weights, request.param)
 
 
-def head_of(kind, kernel, bias):
+@pytest.fixture(scope="module")
+def small_weights(weights):
+    """Builds weights with the given last step; the rest is of no interest."""
+
+    def build(kernel, bias):
+        classes = len(bias)
+        tensors = dict(weights.tensors)
+        tensors["final_conv.weight"] = np.zeros((classes, 512, 1, 1), np.float32)
+        tensors["final_conv.bias"] = np.zeros(classes, np.float32)
+        tensors["transpose_conv.weight"], tensors["transpose_conv.bias"] = kernel, bias
+        metadata = replace(
+            weights.metadata,
+            classes=tuple(f"class {i}" for i in range(classes)),
+            palette=weights.metadata.palette[:classes],
+        )
+        return Weights(tensors, metadata, source="test")
+
+    return build
+
+
+def head_of(kind, kernel, bias, small_weights):
     """A function from coarse logits (C, h, w) and a region to a mask, all numpy."""
     nothing = Convolution(np.zeros((1, 1, 1, 1)), np.zeros(1), 1)
     network = FoldedNetwork(nothing, (), nothing, kernel.numpy(), bias.numpy())
+    if kind in NATIVE:
+        native = native_engine(small_weights(kernel.numpy(), bias.numpy()), kind)
+        return lambda coarse, region: native.head(coarse.numpy(), region)
     if kind == "numpy":
         head = NumpyHead(network)
         return lambda coarse, region: head(coarse.numpy(), region)
@@ -69,41 +120,103 @@ def test_an_image_gets_the_same_mask_alone_and_in_company(engine, photo):
             assert np.array_equal(alone, mask)
 
 
-@pytest.mark.parametrize("kind", ["torch", "numpy"])
+KERNELS = {
+    "dense": lambda classes: torch.randn(classes, classes, 64, 64),
+    "bilinear": lambda classes: bilinear_kernel(classes, classes, 64),
+}
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", *NATIVE])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("classes", [2, 21])
 @pytest.mark.parametrize("output", [(90, 120), (96, 128), (1, 1), (33, 128)])
-def test_the_head_equals_transposed_convolution_and_argmax(kind, classes, output):
+def test_the_head_equals_transposed_convolution_and_argmax(
+    kind, kernel, classes, output, small_weights
+):
     torch.manual_seed(0)
-    kernel, bias = torch.randn(classes, classes, 64, 64), torch.randn(classes)
+    kernel, bias = KERNELS[kernel](classes), torch.randn(classes)
     coarse = torch.randn(classes, 3, 4)
     logits = F.conv_transpose2d(coarse[None], kernel, bias, stride=32, padding=16)[0]
     expected = logits[:, : output[0], : output[1]].argmax(dim=0)
-    mask = head_of(kind, kernel, bias)(coarse, Region(output, output))
+    mask = head_of(kind, kernel, bias, small_weights)(coarse, Region(output, output))
     assert np.mean(mask == expected.numpy()) >= 0.9999
 
 
-@pytest.mark.parametrize("kind", ["torch", "numpy"])
+@pytest.mark.parametrize("kind", ["torch", "numpy", *NATIVE])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("output", [(200, 300), (91, 121), (90, 500), (45, 60), (2000, 130)])
-def test_the_head_reads_a_scaled_mask_from_interpolated_logits(kind, output):
+def test_the_head_reads_a_scaled_mask_from_interpolated_logits(kind, kernel, output, small_weights):
     torch.manual_seed(0)
-    kernel, bias = torch.randn(21, 21, 64, 64), torch.randn(21)
+    kernel, bias = KERNELS[kernel](21), torch.randn(21)
     coarse = torch.randn(21, 3, 4)
     logits = F.conv_transpose2d(coarse[None], kernel, bias, stride=32, padding=16)
     expected = F.interpolate(logits[:, :, :90, :120], output, mode="bilinear", align_corners=False)[
         0
     ].argmax(dim=0)
-    mask = head_of(kind, kernel, bias)(coarse, Region((90, 120), output))
+    mask = head_of(kind, kernel, bias, small_weights)(coarse, Region((90, 120), output))
     assert np.mean(mask == expected.numpy()) >= 0.999
 
 
 @pytest.mark.parametrize("kind", ["torch", "numpy"])
-def test_a_wide_mask_is_read_in_several_sweeps(kind, monkeypatch):
+def test_a_wide_mask_is_read_in_several_sweeps(kind, monkeypatch, small_weights):
     torch.manual_seed(0)
-    head = head_of(kind, torch.randn(3, 3, 64, 64), torch.randn(3))
+    head = head_of(kind, torch.randn(3, 3, 64, 64), torch.randn(3), small_weights)
     coarse, region = torch.randn(3, 3, 4), Region((90, 120), (70, 301))
     at_once = head(coarse, region)
     monkeypatch.setattr("model.engines.tiles.COLUMNS_AT_ONCE", 100)
     assert np.array_equal(head(coarse, region), at_once)
+
+
+@pytest.mark.parametrize("kind", NATIVE)
+def test_the_native_mask_is_the_same_with_any_number_of_threads(kind, weights, photo):
+    canvases = [np.roll(photo[:288, :448], 50 * i, axis=1) for i in range(5)]
+    regions = [Region((280, 440), (280, 440)), *[Region((288, 448), (600, 701))] * 4]
+    masks = [
+        native_engine(weights, kind, threads=threads).segment(canvases, regions)
+        for threads in (1, 2, 3, 7)
+    ]
+    logits = [
+        native_engine(weights, kind, threads=threads).coarse_logits(canvases[0])
+        for threads in (1, 2, 7)
+    ]
+    for others in masks[1:]:
+        for one, other in zip(masks[0], others, strict=True):
+            assert np.array_equal(one, other)
+    assert all(np.array_equal(logits[0], other) for other in logits[1:])
+
+
+@pytest.mark.parametrize("kind", NATIVE)
+def test_the_native_logits_are_those_of_the_network(kind, weights, notebook_network, photo):
+    engine = native_engine(weights, kind)
+    for size in ((32, 32), (32, 352), (256, 64), (288, 448), (32, 32)):
+        canvas = np.resize(photo, (*size, 3))
+        image = torch.from_numpy(canvas.copy()).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            expected = notebook_network[:-1]((image - MEAN) / STD)[0].numpy()
+        found = engine.coarse_logits(canvas)
+        assert np.abs(found - expected).max() <= 2e-5 * max(1, np.abs(expected).max())
+
+
+def test_without_a_compiler_the_native_engine_gives_way(weights, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(library, "library_path", lambda kind: tmp_path / f"{kind}.so")
+    monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
+    assert library.ensure() is None
+    assert "the native engine is not available" in caplog.text
+    assert choice.choose("auto", "cpu") == "ncnn"
+    with pytest.raises(EngineError, match="choose ncnn"):
+        choice.start_engine(weights, engine="native")
+
+
+def test_a_processor_of_no_known_kind_has_no_native_engine(monkeypatch):
+    monkeypatch.setattr(library, "_listed_features", lambda: {"fpu", "sse2"})
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert library.kind_of_processor() is None
+    avx2 = set(library.KINDS["x86_64"][1][2].split())
+    monkeypatch.setattr(library, "_listed_features", lambda: avx2)
+    assert library.kind_of_processor() == "avx2"
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert library.kind_of_processor() is None
+    assert library.ensure() is None
 
 
 def test_of_equal_scores_the_first_class_wins():
@@ -137,17 +250,21 @@ def test_a_device_that_is_not_there_is_refused():
         choose_device(missing)
 
 
-def test_the_engine_is_chosen_by_what_is_there(monkeypatch):
+def test_the_engine_is_chosen_by_what_is_there(monkeypatch, tmp_path):
     monkeypatch.setattr(choice, "has_cuda_gpu", lambda: False)
-    assert choice.choose("auto", "auto") == "ncnn"
-    assert choice.choose("auto", "cpu") == "ncnn"
+    monkeypatch.setattr(library, "ensure", lambda: tmp_path)
+    assert choice.choose("auto", "auto") == "native"
+    assert choice.choose("auto", "cpu") == "native"
     assert choice.choose("torch", "cpu") == "torch"
     assert choice.choose("auto", "cuda:1") == "torch"
+    monkeypatch.setattr(library, "ensure", lambda: None)
+    assert choice.choose("auto", "auto") == "ncnn"
     monkeypatch.setattr(choice, "has_cuda_gpu", lambda: True)
     assert choice.choose("auto", "auto") == "torch"
     assert choice.choose("auto", "cpu") == "ncnn"
-    with pytest.raises(EngineError, match="'ncnn' runs on the CPU"):
-        choice.choose("ncnn", "cuda")
+    for engine in ("native", "ncnn"):
+        with pytest.raises(EngineError, match=f"'{engine}' runs on the CPU"):
+            choice.choose(engine, "cuda")
 
 
 def test_an_engine_that_is_not_installed_is_named(weights, monkeypatch):

@@ -1,0 +1,30 @@
+/* The engine: canvases of uint8 RGB to masks of uint8, with a team of threads. Called from Python by
+   model/engines/native_engine.py, which knows these declarations by heart. */
+#ifndef ENGINE_H
+#define ENGINE_H
+
+#include <stdint.h>
+
+struct engine;
+struct region;
+
+/* `convolutions`: kernel and bias of stem, eight blocks (first, second, and the shortcut in the 3rd, 5th
+   and 7th) and classifier, in that order. `levels` (3, 256): each channel's normalised levels.
+   `head_kernel`: see head_pack. All are copied. NULL without memory or threads. */
+struct engine *engine_start(const float *const *convolutions, const float *levels, const float *head_kernel,
+                            const float *head_bias, int classes, int threads);
+void engine_stop(struct engine *engine);
+
+/* `count` canvases (height, width, 3) of one size, sides multiples of 32, to masks. 0, or -1 without memory. One
+   caller at a time. */
+int engine_segment(struct engine *engine, int count, const uint8_t *const *canvases, int height, int width,
+                   const struct region *regions, uint8_t *const *masks);
+
+/* The coarse logits (classes, height / 32, width / 32) of one canvas. 0, or -1 without memory. */
+int engine_coarse_logits(struct engine *engine, const uint8_t *canvas, int height, int width, float *logits);
+
+/* Coarse logits (classes, height, width) to a mask. 0, or -1 without memory. */
+int engine_head(struct engine *engine, const float *logits, int height, int width,
+                const struct region *region, uint8_t *mask);
+
+#endif

@@ -1,0 +1,36 @@
+/* The network's last step, exact and small: coarse logits to a mask at any output size.
+
+   See model/engines/tiles.py for the geometry. Knows nothing of the layers before. */
+#ifndef HEAD_H
+#define HEAD_H
+
+#include "picture.h"
+#include "team.h"
+
+struct head {
+    int classes;
+    float *kernel; /* dense: (32, classes, 4 * classes, 32), see head_pack; NULL: exactly bilinear */
+    float *bias;   /* (classes) */
+};
+
+/* Of one canvas: the top left part that is picture, and the mask's size. */
+struct region {
+    int32_t height, width, output_height, output_width;
+};
+
+/* `kernel`: for each row of a tile and each class, the weights of the 4 * classes surrounding coarse
+   logits (upper left, upper right, lower left, lower right) for the row's 32 pixels. NULL for bilinear
+   interpolation. 0, or -1 without memory. */
+int head_pack(struct head *head, const float *kernel, const float *bias, int classes);
+void head_free(struct head *head);
+
+/* Floats of scratch memory: what a canvas of height x width coarse logits needs once, and each worker
+   besides. */
+long head_shared_scratch(const struct head *head, int height, int width, int output_width);
+long head_scratch(const struct head *head, int width, int scaled);
+
+/* `coarse`: a picture of at least `classes` channels. `mask`: output_height x output_width. */
+void head_apply(struct team *team, const struct head *head, const struct picture *coarse,
+                struct region region, uint8_t *mask, float *shared, float *scratch, long scratch_floats);
+
+#endif

@@ -1,0 +1,188 @@
+#include "stem.h"
+
+#include "memory.h"
+
+/* Output rows of one task. Between two tasks one row of the convolution is computed twice. */
+#define BAND 8
+#define TAPS (STEM_SIZE * 3 * STEM_SIZE)
+#define BORDER (STEM_SIZE / 2)
+
+/* Lines of normalised input, each one channel of one row: zeros left and right of it. */
+static long line_floats(int width) { return width + 2 * BORDER + 2; }
+
+/* Input rows under a band: two for each row of the convolution, and the kernel's overhang. */
+static int band_lines(void) { return 3 * (2 * (2 * BAND) + STEM_SIZE); }
+
+/* ---- the inner product, as in convolution.c, but over lines ---- */
+
+INLINE void sum_lines(int rows, const float *x, long line, const float *weights, float *to, long column)
+{
+    vec sums[ROWS][COLUMNS] = {0};
+    for (int l = 0; l < 3 * STEM_SIZE; l++, x += line)
+        for (int k = 0; k < STEM_SIZE; k++, weights += COLUMNS * LANES) {
+            vec weight[COLUMNS];
+#pragma GCC unroll 4
+            for (int c = 0; c < COLUMNS; c++)
+                weight[c] = load(weights + c * LANES);
+#pragma GCC unroll 12
+            for (int r = 0; r < rows; r++) {
+                vec value = splat(x[2 * r + k]);
+#pragma GCC unroll 4
+                for (int c = 0; c < COLUMNS; c++)
+                    sums[r][c] += value * weight[c];
+            }
+        }
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int c = 0; c < COLUMNS; c++)
+            store(to + c * column + r * LANES, sums[r][c]);
+}
+
+static void sum_some_lines(int rows, const float *x, long line, const float *weights, float *to, long column)
+{
+    if (rows == ROWS) {
+        sum_lines(ROWS, x, line, weights, to, column);
+        return;
+    }
+    /* The remainder in halves and quarters, each of fixed size. */
+    for (int piece = ROWS / 2; rows > 0; piece = MAX(1, piece / 2))
+        for (; rows >= piece; rows -= piece, x += 2 * piece, to += piece * LANES) {
+            if (piece == ROWS / 2)
+                sum_lines(ROWS / 2, x, line, weights, to, column);
+            else if (piece == ROWS / 4)
+                sum_lines(ROWS / 4, x, line, weights, to, column);
+            else
+                sum_lines(1, x, line, weights, to, column);
+        }
+}
+
+/* ---- a band ---- */
+
+struct job {
+    const struct stem *stem;
+    const uint8_t *canvas;
+    const struct picture *to;
+    float *scratch;
+    long scratch_floats;
+};
+
+static void normalise(const struct job *job, int first_row, int rows, float *lines)
+{
+    int height = 4 * job->to->height, width = 4 * job->to->width;
+    long length = line_floats(width);
+    memset(lines, 0, rows * 3 * length * sizeof *lines);
+    for (int r = MAX(0, -first_row); r < MIN(rows, height - first_row); r++) {
+        const uint8_t *from = job->canvas + (long)(first_row + r) * width * 3;
+        float *red = lines + r * 3 * length + BORDER, *green = red + length, *blue = green + length;
+        for (int x = 0; x < width; x++) {
+            red[x] = job->stem->levels[0][from[3 * x]];
+            green[x] = job->stem->levels[1][from[3 * x + 1]];
+            blue[x] = job->stem->levels[2][from[3 * x + 2]];
+        }
+    }
+}
+
+/* One row of the convolution, rectified: (blocks, width, LANES). */
+static void convolve_row(const struct stem *stem, const float *lines, int width, float *to)
+{
+    long length = line_floats(2 * width), block = (long)width * LANES;
+    for (int g = 0; g < stem->channels / (COLUMNS * LANES); g++) {
+        float *row = to + g * COLUMNS * block;
+        for (int x = 0; x < width; x += ROWS)
+            sum_some_lines(MIN(ROWS, width - x), lines + 2 * x, length,
+                           stem->weights + (long)g * TAPS * COLUMNS * LANES, row + x * LANES, block);
+        for (int c = 0; c < COLUMNS; c++) {
+            vec bias = load(stem->bias + (g * COLUMNS + c) * LANES);
+            for (int x = 0; x < width; x++) {
+                float *at = row + c * block + x * LANES;
+                store(at, rectified(load(at) + bias));
+            }
+        }
+    }
+}
+
+/* The maximum over three rows, NULL where outside; what they hold is not negative. */
+static void pool_row(const struct picture *to, int y, float *const rows[3], int width)
+{
+    for (int block = 0; block < to->channels / LANES; block++)
+        for (int x = 0; x < to->width; x++) {
+            vec best = {0};
+            for (int r = 0; r < 3; r++) {
+                if (!rows[r])
+                    continue;
+                const float *from = rows[r] + ((long)block * width + 2 * x) * LANES;
+                if (x > 0)
+                    best = maximum(best, load(from - LANES));
+                best = maximum(best, maximum(load(from), load(from + LANES)));
+            }
+            store(pixel(to, block, y, x), best);
+        }
+}
+
+static void stem_task(void *context, int number, int worker)
+{
+    const struct job *job = context;
+    const struct picture *to = job->to;
+    int width = 2 * to->width, height = 2 * to->height;
+    int first = number * BAND, last = MIN(first + BAND, to->height);
+    long length = line_floats(2 * width), row_floats = (long)job->stem->channels * width;
+    float *lines = job->scratch + worker * job->scratch_floats;
+    float *kept = lines + band_lines() * length;
+    float *rows[3] = {NULL, NULL, NULL}; /* of the convolution: 2 y - 1, 2 y, 2 y + 1 */
+    int first_row = 2 * first - 1, first_line = 2 * first_row - BORDER;
+    normalise(job, first_line, 2 * (2 * last - first_row - 1) + STEM_SIZE, lines);
+    for (int r = first_row; r < 2 * last; r++) {
+        rows[0] = rows[1];
+        rows[1] = rows[2];
+        rows[2] = NULL;
+        if (r >= 0 && r < height) {
+            rows[2] = kept + (r - first_row) % 3 * row_floats;
+            convolve_row(job->stem, lines + (2 * r - BORDER - first_line) * 3 * length, width, rows[2]);
+        }
+        if (r % 2 == 1 && r > first_row)
+            pool_row(to, r / 2, rows, width);
+    }
+}
+
+long stem_scratch(const struct stem *stem, int width)
+{
+    long floats = band_lines() * line_floats(width) + 3L * stem->channels * (width / 2);
+    return (floats + LANES - 1) / LANES * LANES;
+}
+
+void stem_apply(struct team *team, const struct stem *stem, const uint8_t *canvas, const struct picture *to,
+                float *scratch, long scratch_floats)
+{
+    struct job job = {stem, canvas, to, scratch, scratch_floats};
+    team_run(team, (to->height + BAND - 1) / BAND, stem_task, &job);
+}
+
+/* ---- weights ---- */
+
+int stem_pack(struct stem *stem, const float *kernel, const float *bias, int channels, const float *levels)
+{
+    stem->channels = channels;
+    stem->weights = allocate_floats((long)TAPS * channels);
+    stem->bias = allocate_floats(channels);
+    if (!stem->weights || !stem->bias)
+        return -1;
+    memcpy(stem->bias, bias, channels * sizeof(float));
+    memcpy(stem->levels, levels, sizeof stem->levels);
+    float *to = stem->weights;
+    for (int g = 0; g < channels / (COLUMNS * LANES); g++)
+        for (int y = 0; y < STEM_SIZE; y++)
+            for (int c = 0; c < 3; c++)
+                for (int x = 0; x < STEM_SIZE; x++)
+                    for (int lane = 0; lane < COLUMNS * LANES; lane++) {
+                        int o = g * COLUMNS * LANES + lane;
+                        *to++ = kernel[((o * 3 + c) * STEM_SIZE + y) * STEM_SIZE + x];
+                    }
+    return 0;
+}
+
+void stem_free(struct stem *stem)
+{
+    free(stem->weights);
+    free(stem->bias);
+}
