@@ -51,12 +51,15 @@ class Batcher:
         *,
         max_queue: int,
         max_batch_pixels: int,
+        max_batch_images: int,
         telemetry: Telemetry,
     ) -> None:
+        """`max_batch_images`: as many as the engine computes at once; more would only wait."""
         self._predict = predict
         self._executor = executor
         self._max_queue = max_queue
         self._max_batch_pixels = max_batch_pixels
+        self._max_batch_images = max_batch_images
         self._telemetry = telemetry
         self._waiting: dict[Size, deque[_Waiting]] = {}
         self._computing: list[_Waiting] = []
@@ -128,10 +131,11 @@ class Batcher:
             _fail(chain(self._computing, *self._waiting.values()))
 
     def _next_batch(self) -> list[_Waiting]:
-        """The longest waiting, and those of its canvas size behind it that fit the pixel budget."""
+        """The longest waiting, and those of its canvas size behind it that fit the budget."""
         size = min(self._waiting, key=lambda size: self._waiting[size][0].since)
         queue = self._waiting[size]
-        limit = max(1, self._max_batch_pixels // (size[0] * size[1]))
+        within_pixels = self._max_batch_pixels // (size[0] * size[1])
+        limit = max(1, min(self._max_batch_images, within_pixels))
         batch: list[_Waiting] = []
         while queue and len(batch) < limit:
             waiting = queue.popleft()

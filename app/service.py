@@ -68,6 +68,7 @@ class Service:
                 self._engine_thread,
                 max_queue=self.settings.max_queue,
                 max_batch_pixels=self.settings.max_batch_pixels,
+                max_batch_images=predictor.engine.images_at_once,
                 telemetry=self.telemetry,
             )
             await stack.enter_async_context(self._batcher.running())

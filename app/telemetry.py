@@ -10,6 +10,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -158,7 +160,9 @@ class _WatchedRequest:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)["X-Request-ID"] = self.request_id
+            headers = MutableHeaders(scope=message)
+            headers["Date"] = http_date(int(time.time()))
+            headers["X-Request-ID"] = self.request_id
         await self._send(message)
 
 
@@ -170,6 +174,12 @@ def request_id(scope: Scope) -> str:
             if REQUEST_ID.fullmatch(text):
                 return str(text)
     return uuid.uuid4().hex
+
+
+@lru_cache(maxsize=1)
+def http_date(seconds: int) -> str:
+    """The Date header of an answer (RFC 9110, 6.6.1)."""
+    return formatdate(seconds, usegmt=True)
 
 
 def current_request_id() -> str:

@@ -17,7 +17,9 @@ from app.settings import Settings
 def serving(settings: Settings, *, wait: bool = True) -> Iterator[tuple[httpx.Client, Server]]:
     """A client of a server with these settings, ready unless `wait` is False."""
     app = create_app(settings)
-    config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=30)
+    config = uvicorn.Config(
+        app, port=0, log_config=None, date_header=False, timeout_graceful_shutdown=30
+    )
     server = Server(config, app.state.service)
     thread = threading.Thread(target=server.run)
     bound = threading.Event()

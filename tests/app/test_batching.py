@@ -36,7 +36,7 @@ class GatedEngine:
 
 @asynccontextmanager
 async def running(engine, **limits):
-    options = {"max_queue": 100, "max_batch_pixels": 4 * 32 * 32} | limits
+    options = {"max_queue": 100, "max_batch_pixels": 4 * 32 * 32, "max_batch_images": 100} | limits
     with ThreadPoolExecutor(1) as executor:
         batcher = Batcher(engine.predict, executor, telemetry=Telemetry(), **options)
         async with batcher.running():
@@ -97,6 +97,20 @@ def test_a_batch_keeps_to_the_pixel_budget_and_to_one_canvas_size():
             engine.gate.set()
             await asyncio.gather(*tasks)
         assert engine.batches == [[1], [2, 3, 4, 5], [6, 8], [7], [9]]
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_has_no_more_images_than_the_engine_computes_at_once():
+    async def scenario():
+        engine = GatedEngine()
+        async with running(engine, max_batch_images=2) as batcher:
+            tasks = await waiting(batcher, canvas(1))
+            await busy(engine)
+            tasks += await waiting(batcher, *(canvas(v) for v in (2, 3, 4)))
+            engine.gate.set()
+            await asyncio.gather(*tasks)
+        assert engine.batches == [[1], [2, 3], [4]]
 
     asyncio.run(scenario())
 

@@ -25,8 +25,8 @@ void convolution_free(struct convolution *convolution);
 /* Floats of scratch memory that each worker needs for an output of this size. */
 long convolution_scratch(const struct convolution *convolution, int height, int width, int workers);
 
-/* `to` becomes the convolution of `from`, plus `shortcut` unless it is NULL, rectified if `relu`. The
-   border of `from` must be zero. `scratch`: of each worker, `scratch_floats` apart. */
+/* `to` becomes the convolution of `from`, plus `shortcut` unless it is NULL, rectified if `relu`. `to` may
+   be `shortcut`. The border of `from` must be zero. `scratch`: of each worker, `scratch_floats` apart. */
 void convolve(struct team *team, const struct convolution *convolution, const struct picture *from,
               const struct picture *shortcut, int relu, const struct picture *to, float *scratch,
               long scratch_floats);

@@ -8,7 +8,7 @@
 
 #define BLOCKS 8
 #define LEVELS 4 /* of resolution: canvas / 4, / 8, / 16, / 32, with 64 to 512 channels */
-#define PICTURES 3 /* of each level: a block's input, middle and output */
+#define PICTURES 2 /* of each level: a block's input, which becomes its output, and its middle */
 
 /* More memory than this is given back after the call. */
 #define KEPT_BYTES (256L << 20)
@@ -179,19 +179,16 @@ static void run_network(const struct engine *engine, struct team *team, struct l
                         const uint8_t *canvas, float *scratch)
 {
     long floats = engine->scratch_floats;
-    struct picture *x = &lane->pictures[0][0];
-    stem_apply(team, &engine->stem, canvas, x, scratch, floats);
+    const struct picture *x = &lane->pictures[0][0];
+    stem_apply(team, &engine->stem, canvas, &lane->pictures[0][0], scratch, floats);
     for (int b = 0; b < BLOCKS; b++) {
         const struct block *block = &engine->blocks[b];
-        struct picture *level = lane->pictures[level_of(b)], *identity = x;
-        if (has_shortcut(b)) {
-            identity = &level[0];
-            convolve(team, &block->shortcut, x, NULL, 0, identity, scratch, floats);
-        }
-        struct picture *middle = &level[1], *to = identity == &level[0] ? &level[2] : &level[0];
+        struct picture *identity = &lane->pictures[level_of(b)][0], *middle = identity + 1;
         convolve(team, &block->first, x, NULL, 1, middle, scratch, floats);
-        convolve(team, &block->second, middle, identity, 1, to, scratch, floats);
-        x = to;
+        if (has_shortcut(b))
+            convolve(team, &block->shortcut, x, NULL, 0, identity, scratch, floats);
+        convolve(team, &block->second, middle, identity, 1, identity, scratch, floats);
+        x = identity;
     }
     convolve(team, &engine->classifier, x, NULL, 0, &lane->coarse, scratch, floats);
 }
