@@ -8,11 +8,10 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app.errors import ImageMissing, UnsupportedType
+from app.forms import FormError, read_file
 from app.images import SUPPORTED
 
 FIELD = "file"
@@ -48,21 +47,19 @@ async def read_upload(request: Request) -> bytes:
 
 async def _from_form(request: Request) -> bytes:
     try:
-        async with request.form(max_files=1, max_fields=16) as form:
-            field = form.get(FIELD)
-            if isinstance(field, UploadFile):
-                data = await field.read()
-                if data:
-                    return data
-                raise ImageMissing(
-                    f"The multipart field {FIELD!r} is empty.", remedy="Put an image into it."
-                )
-            given = ", ".join(repr(name[:50]) for name in form) or "none"
-    except HTTPException as error:  # Starlette's name for a form that it cannot parse
+        data, names = await read_file(request.headers["content-type"], request.stream(), name=FIELD)
+    except FormError as error:
         raise ImageMissing(
-            f"The multipart form cannot be read: {error.detail}",
+            f"The multipart form cannot be read: {error}.",
             remedy=f"Send one file in the field {FIELD!r}, as curl -F {FIELD}=@photo.jpg does.",
         ) from error
+    if data:
+        return data
+    if data is not None:
+        raise ImageMissing(
+            f"The multipart field {FIELD!r} is empty.", remedy="Put an image into it."
+        )
+    given = ", ".join(repr(name[:50]) for name in names) or "none"
     raise ImageMissing(
         f"No file in the multipart field {FIELD!r}; fields: {given}.",
         remedy=f"Name the field {FIELD!r}, as curl -F {FIELD}=@photo.jpg does.",

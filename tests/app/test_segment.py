@@ -141,7 +141,7 @@ def test_the_model_is_described(client, settings):
     metadata = read_metadata(settings.weights)
     assert info["digest"] == metadata.digest
     assert info["device"] == "cpu"
-    assert info["engine"].startswith("ncnn ")
+    assert info["engine"].startswith(("native ", "ncnn "))
     assert len(info["classes"]) == 21
     assert info["classes"][15] == {"index": 15, "name": "person", "colour": [192, 128, 128]}
     assert info["limits"]["max_pixels"] == settings.max_pixels

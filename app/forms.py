@@ -1,0 +1,110 @@
+"""The one file of a multipart form, read while it arrives (RFC 7578).
+
+Keeps nothing of the other parts but their names, writes no file, and gives up as soon as a form is
+no reasonable one; python-multipart bounds the headers of a part. Knows nothing of images.
+"""
+
+from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+MAX_PARTS = 16
+
+
+class FormError(Exception):
+    """The body is no form, or no reasonable one; the message says why."""
+
+
+async def read_file(
+    content_type: str, body: AsyncIterable[bytes], *, name: str
+) -> tuple[bytes | None, list[str]]:
+    """The bytes of the file of that name, None without one, and the names of all parts.
+
+    A file is a part with a file name; a form has one at most. The whole body is read. Raises
+    FormError.
+    """
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise FormError("its Content-Type names no boundary")
+    form = _Form(name)
+    try:
+        parser = MultipartParser(boundary, form.callbacks())
+        async for chunk in body:
+            parser.write(chunk)
+        parser.finalize()
+    except FormParserError as error:
+        raise FormError("it does not follow the format of RFC 7578") from error
+    if not form.has_ended:
+        raise FormError("it has no end")
+    data = None if form.chunks is None else b"".join(form.chunks)
+    return data, form.names
+
+
+class _Form:
+    """What the parser has told so far."""
+
+    def __init__(self, wanted: str) -> None:
+        self.names: list[str] = []
+        self.chunks: list[bytes] | None = None
+        self.has_ended = False
+        self._wanted = wanted
+        self._files = 0
+        self._keeps = False
+        self._field = b""
+        self._value = b""
+        self._disposition = b""
+
+    def callbacks(self) -> "MultipartCallbacks":
+        return {
+            "on_part_begin": self._on_part_begin,
+            "on_header_field": self._on_header_field,
+            "on_header_value": self._on_header_value,
+            "on_header_end": self._on_header_end,
+            "on_headers_finished": self._on_headers_finished,
+            "on_part_data": self._on_part_data,
+            "on_end": self._on_end,
+        }
+
+    def _on_part_begin(self) -> None:
+        self._keeps = False
+        self._field = self._value = self._disposition = b""
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._field = self._value = b""
+
+    def _on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        if b"name" not in options:
+            raise FormError("a part has no name")
+        name = options[b"name"].decode("utf-8", "replace")
+        self.names.append(name)
+        if len(self.names) > MAX_PARTS:
+            raise FormError(f"it has more than {MAX_PARTS} parts")
+        if b"filename" in options:
+            self._files += 1
+            if self._files > 1:
+                raise FormError("it has more than one file")
+            if name == self._wanted:
+                self.chunks = []
+                self._keeps = True
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._keeps and self.chunks is not None:
+            self.chunks.append(data[start:end])
+
+    def _on_end(self) -> None:
+        self.has_ended = True
