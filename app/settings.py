@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         25_000_000, ge=1, le=10**9, description="Largest image, in pixels (width x height)."
     )
     max_side: int = Field(
-        2048,
+        512,
         ge=0,
         le=65536,
         description="Images with a longer side are scaled down to it before the network and their "

@@ -104,8 +104,8 @@ async def segmented(
     predictor = service.predictor
 
     def decode(data: bytes) -> Canvas:
-        image = images.decode(data, max_pixels=service.settings.max_pixels)
-        return predictor.prepare(image, max_side=max_side)
+        image = images.decode(data, max_pixels=service.settings.max_pixels, max_side=max_side)
+        return predictor.prepare(image.pixels, max_side=max_side, size=image.size)
 
     with batcher.admitted():
         with stages.timed("decode"):

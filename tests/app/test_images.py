@@ -1,4 +1,5 @@
 import io
+import json
 import struct
 import zlib
 
@@ -11,7 +12,19 @@ from PIL import Image
 
 from app.accept import AnswerFormat
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
-from app.images import decode, drop_pillows_limit, encode, encode_png, present_classes
+from app.images import (
+    DRAFT_MARGIN,
+    FORMATS,
+    MAX_SCANS,
+    SCAN,
+    UPRIGHT,
+    decode,
+    drop_pillows_limit,
+    encode,
+    encode_png,
+    present_classes,
+)
+from model.predictor import content_size, scale_down
 from model.weights import Metadata, colormap
 
 LIMIT = 1_000_000
@@ -41,33 +54,44 @@ def small(photo):
 )
 def test_every_format_is_decoded(small, kind, tolerance):
     options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
-    image = decode(saved(small, format=kind, **options), max_pixels=LIMIT)
+    image = decode(saved(small, format=kind, **options), max_pixels=LIMIT).pixels
     assert image.shape == (90, 120, 3)
     assert image.dtype == np.uint8
     difference = np.abs(image.astype(int) - np.asarray(small))
     assert difference.mean() <= tolerance / 4
 
 
+def pillows(data):
+    """What a file is, in the usual way."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def oriented(image, orientation, **options):
+    """A file whose EXIF has that orientation and which is `image` once it is upright."""
+    stored = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    if orientation in stored:
+        image = image.transpose(stored[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved(image, exif=exif, quality=95, **options)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_a_photo_is_turned_upright(small, orientation, kind):
-    turns = {
-        2: [Image.Transpose.FLIP_LEFT_RIGHT],
-        3: [Image.Transpose.ROTATE_180],
-        4: [Image.Transpose.FLIP_TOP_BOTTOM],
-        5: [Image.Transpose.TRANSPOSE],
-        6: [Image.Transpose.ROTATE_90],
-        7: [Image.Transpose.TRANSVERSE],
-        8: [Image.Transpose.ROTATE_270],
-    }
-    stored = small
-    for turn in turns.get(orientation, []):
-        stored = stored.transpose(turn)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image = decode(saved(stored, format=kind, exif=exif, quality=95), max_pixels=LIMIT)
-    assert image.shape == (90, 120, 3)
-    assert np.abs(image.astype(int) - np.asarray(small)).mean() < 6
+    decoded = decode(oriented(small, orientation, format=kind), max_pixels=LIMIT)
+    assert decoded.size == (90, 120)
+    assert decoded.pixels.shape == (90, 120, 3)
+    assert np.abs(decoded.pixels.astype(int) - np.asarray(small)).mean() < 6
 
 
 def test_a_photo_is_turned_upright_though_the_rest_of_its_exif_is_damaged(small):
@@ -79,7 +103,7 @@ def test_a_photo_is_turned_upright_though_the_rest_of_its_exif_is_damaged(small)
     )
     entry = stored.index(bytes.fromhex("010f0002"))
     stored[entry + 2 : entry + 4] = bytes.fromhex("000a")  # the maker's name as signed fractions
-    assert decode(bytes(stored), max_pixels=LIMIT).shape == (90, 120, 3)
+    assert decode(bytes(stored), max_pixels=LIMIT).pixels.shape == (90, 120, 3)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "I;16"])
@@ -93,13 +117,13 @@ def test_every_mode_becomes_rgb(small, mode):
         kind = "PNG" if mode in ("1", "L", "LA", "P", "RGBA") else "TIFF"
         data = saved(stored, format=kind)
         expected = np.asarray(stored.convert("RGB"))
-    image = decode(data, max_pixels=LIMIT)
+    image = decode(data, max_pixels=LIMIT).pixels
     assert image.shape == (90, 120, 3)
     assert np.abs(image.astype(int) - expected).max() <= 2
 
 
 def test_a_cmyk_jpeg_keeps_its_colours(small):
-    image = decode(saved(small.convert("CMYK"), format="JPEG", quality=95), max_pixels=LIMIT)
+    image = decode(saved(small.convert("CMYK"), format="JPEG", quality=95), max_pixels=LIMIT).pixels
     assert np.abs(image.astype(int) - np.asarray(small)).mean() < 6
 
 
@@ -113,7 +137,7 @@ def test_a_cmyk_jpeg_keeps_its_colours(small):
     ],
 )
 def test_deep_samples_are_brought_to_eight_bits(samples, expected):
-    image = decode(saved(Image.fromarray(samples), format="TIFF"), max_pixels=LIMIT)
+    image = decode(saved(Image.fromarray(samples), format="TIFF"), max_pixels=LIMIT).pixels
     assert image[0, :, 0].tolist() == expected
 
 
@@ -122,13 +146,160 @@ def test_of_an_animation_the_first_frame_is_taken(small):
     for kind in ("GIF", "WEBP", "PNG"):
         options = {"lossless": True} if kind == "WEBP" else {}
         data = saved(frames[0], format=kind, save_all=True, append_images=frames[1:], **options)
-        image = decode(data, max_pixels=LIMIT)
+        image = decode(data, max_pixels=LIMIT).pixels
         assert np.abs(image.astype(int) - np.asarray(frames[0])).mean() < 4
 
 
+JPEGS = {
+    f"{name}, {'progressive' if progressive else 'baseline'}": options
+    | {"progressive": progressive}
+    for progressive in (False, True)
+    for name, options in {
+        "4:4:4": {"subsampling": 0},
+        "4:2:2": {"subsampling": 1},
+        "4:2:0": {"subsampling": 2},
+        "restarts": {"restart_marker_rows": 1},
+        "no YCbCr": {"keep_rgb": True},
+    }.items()
+}
+
+
+@pytest.mark.parametrize("name", JPEGS)
+@pytest.mark.parametrize("size", [(120, 90), (119, 87), (17, 16), (1, 1), (1, 50), (50, 1)])
+def test_a_jpeg_has_the_pixels_that_pillow_gives_it(photo, name, size):
+    data = saved(Image.fromarray(photo[: size[1], : size[0]]), format="JPEG", **JPEGS[name])
+    decoded = decode(data, max_pixels=LIMIT)
+    assert decoded.size == size[::-1]
+    assert np.array_equal(decoded.pixels, pillows(data))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+@pytest.mark.parametrize("tail", [b"", b"junk" * 50], ids=["", "with junk behind it"])
+def test_so_has_a_jpeg_of_other_colours(small, mode, tail):
+    data = saved(small.convert(mode), format="JPEG") + tail
+    assert np.array_equal(decode(data, max_pixels=LIMIT).pixels, pillows(data))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    name=st.sampled_from(sorted(JPEGS)),
+    damage=st.lists(st.tuples(st.integers(0, 5_000), st.integers(0, 255)), max_size=3),
+    cut=st.one_of(st.just(0), st.integers(0, 5_000)),
+)
+def test_of_a_damaged_jpeg_pillow_is_the_judge(name, damage, cut):
+    image = Image.fromarray(np.arange(40 * 30 * 3, dtype=np.uint8).reshape(30, 40, 3))
+    data = bytearray(saved(image, format="JPEG", **JPEGS[name]))
+    for position, value in damage:
+        data[position % len(data)] = value
+    data = bytes(data[: max(1, len(data) - cut % len(data))])
+    try:
+        decoded = decode(data, max_pixels=LIMIT).pixels
+    except (BrokenImage, UnsupportedType):
+        with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it says of it
+            pillows(data)
+    except TooManyPixels:
+        return
+    else:
+        with Image.open(io.BytesIO(data)) as image:
+            upright = image.getexif().get(0x0112) not in UPRIGHT
+        assert not upright or np.array_equal(decoded, pillows(data))
+
+
+@pytest.mark.parametrize("max_side", [0, 16])
+@pytest.mark.parametrize("missing", [1, 2, 3, 10, 200])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_end_is_broken(small, missing, progressive, max_side):
+    data = saved(small, format="JPEG", progressive=progressive)
+    with pytest.raises(BrokenImage, match="damaged or incomplete"):
+        decode(data[:-missing], max_pixels=LIMIT, max_side=max_side)
+
+
+def scans_added(count):
+    """A progressive JPEG that goes over its picture `count` times more than it has to."""
+    data = saved(Image.new("L", (64, 64), 128), format="JPEG", progressive=True)
+    last = [match.start() for match in SCAN.finditer(data)][-1]
+    return data[:-2] + data[last:-2] * count + data[-2:]
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_unread():
+    usual = len(SCAN.findall(scans_added(0)))
+    most = scans_added(MAX_SCANS - usual)
+    assert decode(most, max_pixels=LIMIT).pixels.shape == (64, 64, 3)
+    with pytest.raises(BrokenImage, match=f"more than {MAX_SCANS} scans"):
+        decode(scans_added(MAX_SCANS - usual + 1), max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("max_side", [32, 75, 224])
+def test_a_scaled_photo_is_upright_and_knows_its_own_size(photo, orientation, kind, max_side):
+    data = oriented(Image.fromarray(photo), orientation, format=kind)
+    decoded = decode(data, max_pixels=LIMIT, max_side=max_side)
+    content = content_size((300, 451), max_side)
+    assert decoded.size == (300, 451)
+    assert decoded.pixels.shape == (*content, 3)
+    expected = np.asarray(scale_down(Image.fromarray(photo), content))
+    difference = np.abs(decoded.pixels.astype(int) - expected)
+    if kind == "JPEG":
+        assert difference.mean() < 4
+    else:  # a turned picture's rows are scaled before its columns, and rounded in between
+        assert difference.max() <= (1 if orientation > 4 else 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    max_side=st.integers(32, 420),
+    orientation=st.integers(1, 8),
+    kind=st.sampled_from(["JPEG", "PNG", "TIFF", "WEBP"]),
+)
+def test_the_scaled_size_follows_from_the_uploads_alone(size, max_side, orientation, kind):
+    height, width = size
+    image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
+    decoded = decode(oriented(image, orientation, format=kind), max_pixels=LIMIT, max_side=max_side)
+    assert decoded.size == size
+    assert decoded.pixels.shape == (*content_size(size, max_side), 3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1601, 1203), (1600, 1200), (1607, 97)])
+def test_what_the_jpegs_decoder_scales_differs_by_little(photo, width, height):
+    large = Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS)
+    data = saved(large, format="JPEG", quality=90)
+    for max_side in (64, 100, 200, 333, 400):
+        content = content_size((height, width), max_side)
+        full = Image.fromarray(pillows(data))
+        expected = np.asarray(scale_down(full, content)).astype(int)
+        decoded = decode(data, max_pixels=10 * LIMIT, max_side=max_side)
+        assert decoded.size == (height, width)
+        assert decoded.pixels.shape == expected.shape
+        assert np.abs(decoded.pixels - expected).mean() < 1.5
+    for max_side in (width // (2 * DRAFT_MARGIN) + 2, width // 2, width - 1, width):
+        content = content_size((height, width), max_side)
+        decoded = decode(data, max_pixels=10 * LIMIT, max_side=max_side)
+        assert np.array_equal(decoded.pixels, scale_down(Image.fromarray(pillows(data)), content))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_a_jpeg_of_any_colours_is_scaled(photo, mode):
+    data = saved(Image.fromarray(photo).convert(mode), format="JPEG", quality=95)
+    decoded = decode(data, max_pixels=LIMIT, max_side=64)
+    assert decoded.size == (300, 451)
+    expected = scale_down(Image.fromarray(pillows(data)), (43, 64))
+    assert np.abs(decoded.pixels.astype(int) - np.asarray(expected)).mean() < 2
+
+
+def test_the_limit_is_on_the_uploads_own_pixels(photo):
+    data = saved(Image.fromarray(photo), format="JPEG")
+    with pytest.raises(TooManyPixels, match="451 x 300 = 135300 pixels, the limit is 135299"):
+        decode(data, max_pixels=135_299, max_side=32)
+    assert decode(data, max_pixels=135_300, max_side=32).size == (300, 451)
+
+
 def test_a_photo_with_a_second_picture_in_it_is_decoded(small):
-    data = saved(small, format="MPO", save_all=True, append_images=[small])
-    assert decode(data, max_pixels=LIMIT).shape == (90, 120, 3)
+    other = small.transpose(Image.Transpose.ROTATE_180)
+    data = saved(small, format="MPO", save_all=True, append_images=[other])
+    assert np.array_equal(decode(data, max_pixels=LIMIT).pixels, pillows(data))
+    assert decode(data, max_pixels=LIMIT, max_side=32).pixels.shape == (24, 32, 3)
 
 
 def png_of_claimed_size(width, height):
@@ -158,7 +329,7 @@ def test_our_limit_goes_before_pillows():
 
 def test_the_limit_itself_is_allowed():
     data = saved(Image.new("L", (1000, 1000)), format="PNG")
-    assert decode(data, max_pixels=LIMIT).shape == (1000, 1000, 3)
+    assert decode(data, max_pixels=LIMIT).pixels.shape == (1000, 1000, 3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
@@ -198,7 +369,7 @@ def test_damaged_bytes_give_an_image_or_a_problem(kind, damage, cut):
         data[position % len(data)] = value
     data = data[: max(1, len(data) - cut % len(data))]
     try:
-        decoded = decode(bytes(data), max_pixels=LIMIT)
+        decoded = decode(bytes(data), max_pixels=LIMIT).pixels
     except (BrokenImage, TooManyPixels, UnsupportedType):
         return
     assert decoded.dtype == np.uint8
@@ -222,12 +393,25 @@ def test_a_png_is_both_the_indices_and_the_colours(mask):
 
 
 @settings(deadline=None)
-@given(mask=masks)
-def test_an_npy_is_the_mask(mask):
+@given(mask=masks, step=st.sampled_from([1, 2, -1]))
+def test_an_npy_is_the_mask(mask, step):
+    mask = mask[:, ::step]
     data = encode(mask, AnswerFormat.NPY, Metadata())
     loaded = np.load(io.BytesIO(data), allow_pickle=False)
     assert loaded.dtype == np.uint8
     assert np.array_equal(loaded, mask)
+    usual = io.BytesIO()
+    np.save(usual, np.ascontiguousarray(mask))
+    assert data == usual.getvalue()
+
+
+@settings(deadline=None)
+@given(mask=masks, step=st.sampled_from([1, 2, -1]))
+def test_a_json_is_the_mask(mask, step):
+    mask = mask[:, ::step]
+    body = json.loads(encode(mask, AnswerFormat.JSON, Metadata()))
+    assert (body["height"], body["width"]) == mask.shape
+    assert np.array_equal(np.array(body["mask"], np.uint8), mask)
 
 
 def test_present_classes_are_counted():
@@ -237,3 +421,11 @@ def test_present_classes_are_counted():
         {"index": 8, "name": "cat", "pixels": 3},
         {"index": 15, "name": "person", "pixels": 1},
     ]
+
+
+def test_the_classes_of_a_large_mask_are_counted_in_pieces():
+    mask = np.random.default_rng(0).integers(0, 21, (701, 353), dtype=np.uint8)
+    mask[mask == 7] = 0
+    counted = {entry["index"]: entry["pixels"] for entry in present_classes(mask, range(21))}
+    values, pixels = np.unique(mask, return_counts=True)
+    assert counted == dict(zip(values.tolist(), pixels.tolist(), strict=True))

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
-from model.predictor import canvas_size, content_size, open_predictor
+from model.predictor import canvas_size, content_size, open_predictor, scale_down
 from tests.model.test_engines import reference_logits
 
 
@@ -38,6 +39,24 @@ def test_an_image_is_scaled_only_above_max_side(predictor, notebook_network, pho
     logits = reference_logits(notebook_network, canvas.pixels)[None, :, :149, :224]
     expected = F.interpolate(logits, (300, 451), mode="bilinear", align_corners=False)[0]
     assert np.mean(mask == torch.argmax(expected, dim=0).numpy()) >= 0.999
+
+
+def test_an_image_may_come_scaled_already(predictor, photo):
+    scaled = np.asarray(scale_down(Image.fromarray(photo), (149, 224)))
+    canvas = predictor.prepare(scaled, max_side=224, size=(300, 451))
+    expected = predictor.prepare(photo, max_side=224)
+    assert canvas.region == expected.region
+    assert np.array_equal(canvas.pixels, expected.pixels)
+
+
+def test_or_scaled_in_part(predictor, photo):
+    half = np.asarray(Image.fromarray(photo).reduce(2))
+    assert half.shape == (150, 226, 3)
+    canvas = predictor.prepare(half, max_side=100, size=(300, 451))
+    assert canvas.region.content == (67, 100)
+    assert canvas.region.output == (300, 451)
+    expected = predictor.prepare(photo, max_side=100)
+    assert np.abs(canvas.pixels.astype(int) - expected.pixels).mean() < 3
 
 
 def test_sizes():

@@ -1,0 +1,74 @@
+"""JPEG photos to send: made from the repository's one photo, or read from a folder.
+
+Knows nothing of servers. What is made is the same at every call: its seed is the photo's number.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from model.engines.base import Size
+
+SOURCE = Path(__file__).parent.parent / "docs" / "images" / "cat.jpg"
+
+VOC_SIZE = (375, 500)
+"""The size of most landscape photos in VOC2012, (height, width)."""
+
+TWELVE_MEGAPIXELS = (3000, 4000)
+
+# An enlarged photo has less detail than one of a camera, and would decode too fast. With this much
+# grain and this quality the photos have the 70 KB that VOC's of this size have.
+GRAIN = 5.0
+QUALITY = 92
+
+
+def made_photos(count: int, size: Size = VOC_SIZE) -> list[bytes]:
+    """Different crops, flips and exposures of the one photo."""
+    with Image.open(SOURCE) as file:
+        source = file.convert("RGB")
+    return [_made(source, size, np.random.default_rng(number)) for number in range(count)]
+
+
+def photos_from(folder: Path, count: int, size: Size = VOC_SIZE) -> list[bytes]:
+    """The first `count` JPEG files of exactly this size, by name. Raises FileNotFoundError."""
+    found: list[bytes] = []
+    for path in sorted(folder.glob("*.jp*g")):
+        with Image.open(path) as image:
+            if image.size == size[::-1]:
+                found.append(path.read_bytes())
+        if len(found) == count:
+            return found
+    height, width = size
+    raise FileNotFoundError(
+        f"{folder}: {count} JPEG photos {width} pixels wide and {height} high are needed, found "
+        f"{len(found)}. Name another folder, or none to use photos made from {SOURCE.name}"
+    )
+
+
+def _made(source: Image.Image, size: Size, rng: np.random.Generator) -> bytes:
+    height, width = size
+    scale = min(source.width / width, source.height / height) * rng.uniform(0.7, 1.0)
+    crop_width, crop_height = width * scale, height * scale
+    left = rng.uniform(0, source.width - crop_width)
+    top = rng.uniform(0, source.height - crop_height)
+    box = (left, top, left + crop_width, top + crop_height)
+    image = source.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    if rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.8, 1.2))
+    image = ImageEnhance.Color(image).enhance(rng.uniform(0.6, 1.4))
+    return _as_jpeg(_grained(image, rng))
+
+
+def _grained(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    pixels = np.asarray(image, np.float32)
+    pixels = pixels + GRAIN * rng.standard_normal(pixels.shape[:2], np.float32)[..., None]
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def _as_jpeg(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
