@@ -290,7 +290,7 @@ static void divide(const struct convolution *convolution, int height, int width,
     int steps_at_once = (int)MAX(4, SCRATCH_BYTES / step_bytes);
     int all_groups = convolution->out_channels / (COLUMNS * LANES);
     *parts = (steps + steps_at_once - 1) / steps_at_once;
-    *groups = workers == 1 ? 1 : MIN(all_groups, (3 * workers + *parts - 1) / *parts);
+    *groups = workers == 1 ? 1 : MIN(all_groups, (workers + *parts - 1) / *parts);
 }
 
 long convolution_scratch(const struct convolution *convolution, int height, int width, int workers)
