@@ -1,6 +1,6 @@
 """The batcher: concurrent requests become batches for the one engine.
 
-There is no timer: a batch is whatever waits when the engine becomes free, so a lone request waits
+There is no timer: a batch is whatever waits when the engine can take one, so a lone request waits
 for nobody and an idle server does nothing. Only canvases of the same size share a batch. Knows
 nothing of HTTP or of images; the engine is a function from canvases to masks.
 """
@@ -10,7 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -42,27 +42,31 @@ class _Waiting:
 
 
 class Batcher:
-    """Owns the queue. One task forms the batches, one thread of `executor` computes them."""
+    """Owns the queue. One task forms the batches, threads of its own compute them."""
 
     def __init__(
         self,
         predict: Predict,
-        executor: Executor,
         *,
+        callers: int,
         max_queue: int,
         max_batch_pixels: int,
         max_batch_images: int,
         telemetry: Telemetry,
     ) -> None:
-        """`max_batch_images`: as many as the engine computes at once; more would only wait."""
+        """`callers`: how many threads may call `predict` at once.
+
+        `max_batch_images`: as many as one call computes together; more would only wait.
+        """
         self._predict = predict
-        self._executor = executor
+        self._threads = ThreadPoolExecutor(callers, thread_name_prefix="engine")
+        self._free_callers = asyncio.Semaphore(callers)
         self._max_queue = max_queue
         self._max_batch_pixels = max_batch_pixels
         self._max_batch_images = max_batch_images
         self._telemetry = telemetry
         self._waiting: dict[Size, deque[_Waiting]] = {}
-        self._computing: list[_Waiting] = []
+        self._computing: dict[asyncio.Task[None], list[_Waiting]] = {}
         self._arrived = asyncio.Event()
         self._admitted = 0
         self._seconds_per_image = 0.0
@@ -72,11 +76,12 @@ class Batcher:
     async def running(self) -> AsyncIterator[None]:
         """Batches are formed inside this block; what still waits at its end is answered first."""
         self._task = asyncio.create_task(self._run(), name="batcher")
-        try:
-            yield
-        finally:
-            await self._drained()
-            self._task.cancel()
+        with self._threads:
+            try:
+                yield
+            finally:
+                await self._drained()
+                self._task.cancel()
 
     @property
     def is_alive(self) -> bool:
@@ -120,15 +125,24 @@ class Batcher:
         try:
             while True:
                 await self._arrived.wait()
-                self._computing = self._next_batch()
-                if self._computing:
-                    await self._compute(self._computing)
-                self._computing = []
+                await self._free_callers.acquire()
+                batch = self._next_batch()
+                if batch:
+                    computing = asyncio.create_task(self._compute(batch), name="batch")
+                    self._computing[computing] = batch
+                    computing.add_done_callback(self._finish)
+                else:
+                    self._free_callers.release()
                 if not self._waiting:
                     self._arrived.clear()
         finally:
             # Whatever ended the loop: nobody waits for an answer that cannot come.
-            _fail(chain(self._computing, *self._waiting.values()))
+            _fail(chain(*self._waiting.values()))
+
+    def _finish(self, computing: asyncio.Task[None]) -> None:
+        """However the batch ended, everybody in it is answered."""
+        _fail(self._computing.pop(computing))
+        self._free_callers.release()
 
     def _next_batch(self) -> list[_Waiting]:
         """The longest waiting, and those of its canvas size behind it that fit the budget."""
@@ -152,15 +166,14 @@ class Batcher:
         canvases = [waiting.canvas for waiting in batch]
         loop = asyncio.get_running_loop()
         try:
-            masks = await loop.run_in_executor(self._executor, self._predict, canvases)
+            masks = await loop.run_in_executor(self._threads, self._predict, canvases)
             answers = list(zip(batch, masks, strict=True))
         except Exception:
             requests = [waiting.request_id for waiting in batch]
             self._telemetry.log.exception("batch failed", request_ids=requests)
-            _fail(batch)
-            return
+            return  # see _finish
         seconds = time.perf_counter() - started
-        self._seconds_per_image = seconds / len(batch)
+        self._seconds_per_image = seconds / (len(batch) * len(self._computing))
         self._telemetry.batch_size.observe(len(batch))
         for waiting, mask in answers:
             if not waiting.answer.done():
@@ -168,7 +181,7 @@ class Batcher:
                 waiting.answer.set_result(Segmented(mask, queue_s, seconds, len(batch)))
 
     async def _drained(self) -> None:
-        everybody = chain(self._computing, *self._waiting.values())
+        everybody = chain(*self._computing.values(), *self._waiting.values())
         answers = [waiting.answer for waiting in everybody if not waiting.answer.done()]
         if answers and self.is_alive:
             await asyncio.wait(answers)

@@ -4,9 +4,10 @@ One object, one owner of the state; knows nothing of HTTP.
 """
 
 import asyncio
+import ctypes
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from enum import StrEnum
 from typing import TypeVar
 
@@ -44,14 +45,12 @@ class Service:
         self._predictor: Predictor | None = None
         self._batcher: Batcher | None = None
         self._codecs = ThreadPoolExecutor(settings.codec_threads, thread_name_prefix="codec")
-        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Starts in the background, so that the probes answer meanwhile; ends in order."""
         async with AsyncExitStack() as stack:
             stack.callback(self._codecs.shutdown)
-            stack.callback(self._engine_thread.shutdown)
             starting = asyncio.create_task(self._start(stack), name="start")
             try:
                 yield
@@ -61,14 +60,14 @@ class Service:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         try:
-            predictor = await self._on_engine_thread(self._load)
+            predictor = await asyncio.to_thread(self._load)
             self._predictor = predictor
             self._batcher = Batcher(
                 predictor.predict,
-                self._engine_thread,
+                callers=predictor.engine.callers_at_once,
                 max_queue=self.settings.max_queue,
                 max_batch_pixels=self.settings.max_batch_pixels,
-                max_batch_images=predictor.engine.images_at_once,
+                max_batch_images=predictor.engine.images_per_call,
                 telemetry=self.telemetry,
             )
             await stack.enter_async_context(self._batcher.running())
@@ -97,6 +96,7 @@ class Service:
             mask = predictor(np.zeros((height, width, 3), np.uint8))
             assert mask.shape == (height, width)
             assert mask.max() < len(predictor.metadata.classes)
+        give_memory_back()
         return predictor
 
     def drain(self) -> None:
@@ -134,9 +134,11 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._codecs, function, *arguments)
 
-    async def _on_engine_thread(self, function: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._engine_thread, function)
+
+def give_memory_back() -> None:
+    """What loading needed and freed, the allocator would keep: 50 MB of weights in another form."""
+    with suppress(AttributeError, OSError):  # another C library than GNU's
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _not_ready(state: State) -> NotReady:

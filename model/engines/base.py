@@ -27,7 +27,7 @@ class Region:
 
 
 class Engine(Protocol):
-    """Runs the network. One caller at a time: the batcher, or a loop over a data set."""
+    """Runs the network, for the batcher or a loop over a data set."""
 
     description: str
     """What runs where, for logs and `/v1/model`, e.g. "torch 2.15.0 on cpu, 2 threads"."""
@@ -35,8 +35,11 @@ class Engine(Protocol):
     device: str
     """"cpu" or "cuda:0"."""
 
-    images_at_once: int
-    """How many canvases it computes at the same time: larger batches are not faster."""
+    callers_at_once: int
+    """How many threads may call `segment` at the same time, and how many it takes to keep busy."""
+
+    images_per_call: int
+    """Larger batches would not be faster."""
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
         """Canvases (H, W, 3) of one size, multiples of 32, to masks of their regions' `output`.

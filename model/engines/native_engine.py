@@ -1,13 +1,15 @@
 """The native engine, for CPUs: our own C, in native/. Knows nothing of files or of HTTP.
 
 Float32 throughout: Winograd convolutions, the exact head, a team of threads that sleeps when idle.
-Of a batch, as many canvases are computed at once as there are threads, each on one thread; a lone
-canvas is shared by all of them.
+A lone canvas is shared by all threads. Of several callers each gets one thread: that takes less
+time in all, for nobody waits for the others at the end of each layer.
 """
 
 import ctypes
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ctypes import c_int, c_void_p
 from pathlib import Path
 
@@ -25,6 +27,7 @@ class NativeEngine:
     """See `Engine`; the C side is native/engine.h."""
 
     device = "cpu"
+    images_per_call = 1
 
     def __init__(self, weights: Weights, path: Path, *, threads: int = 0) -> None:
         """`path`: the library; `threads`: 0 takes one per core.
@@ -56,37 +59,37 @@ class NativeEngine:
         weakref.finalize(self, self._library.engine_stop, self._engine)
         kind = path.stem.partition("-")[2]
         self.description = f"native {kind} on cpu, {threads} threads"
-        self.images_at_once = threads
+        self.callers_at_once = threads + 1  # one waits, so that no thread does
+        self._turns = _Turns(threads)
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
         """See `Engine.segment`. Raises MemoryError."""
-        pixels = [np.ascontiguousarray(canvas) for canvas in canvases]
-        height, width, _ = pixels[0].shape
-        assert all(canvas.shape == (height, width, 3) for canvas in pixels)
-        masks = [np.empty(region.output, np.uint8) for region in regions]
-        parts = np.array([(*region.content, *region.output) for region in regions], np.int32)
-        status = self._library.engine_segment(
-            self._engine,
-            len(pixels),
-            (c_void_p * len(pixels))(*map(_address, pixels)),
-            height,
-            width,
-            _address(parts),
-            (c_void_p * len(masks))(*map(_address, masks)),
-        )
-        _check(status)
-        return masks
+        return [self._segment(*pair) for pair in zip(canvases, regions, strict=True)]
+
+    def _segment(self, canvas: Array, region: Region) -> Array:
+        canvas = np.ascontiguousarray(canvas)
+        height, width, _ = canvas.shape
+        mask = np.empty(region.output, np.uint8)
+        part = np.array((*region.content, *region.output), np.int32)
+        rest = (_address(canvas), height, width, _address(part), _address(mask))
+        with self._turns.turn() as lane:
+            if lane is None:
+                _check(self._library.engine_segment(self._engine, *rest))
+            else:
+                _check(self._library.engine_segment_alone(self._engine, lane, *rest))
+        return mask
 
     def coarse_logits(self, canvas: Array) -> Floats:
         """A canvas (H, W, 3) to the logits of every 32nd pixel, (C, H / 32, W / 32)."""
         canvas = np.ascontiguousarray(canvas)
         height, width, _ = canvas.shape
         logits = np.empty((self._classes, height // TILE, width // TILE), np.float32)
-        _check(
-            self._library.engine_coarse_logits(
-                self._engine, _address(canvas), height, width, _address(logits)
+        with self._turns.everything():
+            _check(
+                self._library.engine_coarse_logits(
+                    self._engine, _address(canvas), height, width, _address(logits)
+                )
             )
-        )
         return logits
 
     def head(self, coarse: Floats, region: Region) -> Array:
@@ -94,17 +97,55 @@ class NativeEngine:
         coarse = np.ascontiguousarray(coarse, np.float32)
         mask = np.empty(region.output, np.uint8)
         part = np.array((*region.content, *region.output), np.int32)
-        _check(
-            self._library.engine_head(
-                self._engine,
-                _address(coarse),
-                coarse.shape[1],
-                coarse.shape[2],
-                _address(part),
-                _address(mask),
+        size = coarse.shape[1], coarse.shape[2]
+        with self._turns.everything():
+            _check(
+                self._library.engine_head(
+                    self._engine, _address(coarse), *size, _address(part), _address(mask)
+                )
             )
-        )
         return mask
+
+
+class _Turns:
+    """Who may use the threads: one caller all of them, or each caller one, a lane."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._free = list(range(threads))
+        self._callers = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def turn(self) -> Iterator[int | None]:
+        """A lane's number, None for all threads: what a caller gets who comes alone."""
+        with self._changed:
+            self._callers += 1
+            self._changed.wait_for(lambda: self._free)
+            alone = self._callers == 1
+            lanes = [self._free.pop() for _ in range(self._threads if alone else 1)]
+        try:
+            yield None if alone else lanes[0]
+        finally:
+            with self._changed:
+                self._callers -= 1
+                self._free += lanes
+                self._changed.notify_all()
+
+    @contextmanager
+    def everything(self) -> Iterator[None]:
+        """All threads, when they are free."""
+        with self._changed:
+            self._callers += 1
+            self._changed.wait_for(lambda: len(self._free) == self._threads)
+            self._free.clear()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._callers -= 1
+                self._free += range(self._threads)
+                self._changed.notify_all()
 
 
 def _declared(native: ctypes.CDLL) -> ctypes.CDLL:
@@ -114,7 +155,10 @@ def _declared(native: ctypes.CDLL) -> ctypes.CDLL:
     native.engine_start.restype = pointer
     native.engine_stop.argtypes = [pointer]
     native.engine_stop.restype = None
-    native.engine_segment.argtypes = [pointer, c_int, pointer, c_int, c_int, pointer, pointer]
+    native.engine_segment.argtypes = [pointer, pointer, c_int, c_int, pointer, pointer]
+    native.engine_segment_alone.argtypes = [
+        pointer, c_int, pointer, c_int, c_int, pointer, pointer,
+    ]  # fmt: skip
     native.engine_coarse_logits.argtypes = [pointer, pointer, c_int, c_int, pointer]
     native.engine_head.argtypes = [pointer, pointer, c_int, c_int, pointer, pointer]
     return native

@@ -30,7 +30,8 @@ class NcnnEngine:
     """Float32, Winograd convolutions, batch norms folded in."""
 
     device = "cpu"
-    images_at_once = 1
+    callers_at_once = 1
+    images_per_call = 1
 
     def __init__(self, weights: Weights, *, threads: int = 0) -> None:
         """`threads`: 0 takes one per core. Raises WeightsError for tensors that do not fit."""

@@ -16,11 +16,13 @@ from model.transforms import normalise
 from model.weights import Weights
 
 # Of small images; a batch of large ones is limited by its pixels.
-IMAGES_AT_ONCE_CUDA = 256
+IMAGES_PER_CALL_CUDA = 256
 
 
 class TorchEngine:
     """Float32 PyTorch, batch norms folded into their convolutions, channels last."""
+
+    callers_at_once = 1
 
     def __init__(self, weights: Weights, *, device: str = "auto", threads: int = 0) -> None:
         """`device`: "auto", "cpu", "cuda" or "cuda:N"; `threads`: 0 leaves PyTorch's own number.
@@ -31,7 +33,7 @@ class TorchEngine:
         if threads:
             torch.set_num_threads(threads)
         self.device = str(self._device)
-        self.images_at_once = IMAGES_AT_ONCE_CUDA if self._device.type == "cuda" else 1
+        self.images_per_call = IMAGES_PER_CALL_CUDA if self._device.type == "cuda" else 1
         where = f"cpu, {torch.get_num_threads()} threads"
         if self._device.type == "cuda":
             use_exact_float32()

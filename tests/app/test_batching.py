@@ -1,6 +1,5 @@
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -22,12 +21,12 @@ class GatedEngine:
 
     def __init__(self):
         self.gate = threading.Event()
-        self.busy = threading.Event()
+        self.busy = threading.Semaphore(0)
         self.batches = []
 
     def predict(self, canvases):
         self.batches.append([int(c.pixels[0, 0, 0]) for c in canvases])
-        self.busy.set()
+        self.busy.release()
         assert self.gate.wait(30)
         if any(c.pixels[0, 0, 0] == 66 for c in canvases):
             raise RuntimeError("secret detail")
@@ -36,17 +35,22 @@ class GatedEngine:
 
 @asynccontextmanager
 async def running(engine, **limits):
-    options = {"max_queue": 100, "max_batch_pixels": 4 * 32 * 32, "max_batch_images": 100} | limits
-    with ThreadPoolExecutor(1) as executor:
-        batcher = Batcher(engine.predict, executor, telemetry=Telemetry(), **options)
-        async with batcher.running():
-            yield batcher
-            engine.gate.set()
+    options = {
+        "callers": 1,
+        "max_queue": 100,
+        "max_batch_pixels": 4 * 32 * 32,
+        "max_batch_images": 100,
+    } | limits
+    batcher = Batcher(engine.predict, telemetry=Telemetry(), **options)
+    async with batcher.running():
+        yield batcher
+        engine.gate.set()
 
 
-async def busy(engine):
-    """Until the engine has begun its first batch."""
-    await asyncio.get_running_loop().run_in_executor(None, engine.busy.wait, 30)
+async def busy(engine, batches=1):
+    """Until the engine has begun so many batches."""
+    for _ in range(batches):
+        await asyncio.get_running_loop().run_in_executor(None, engine.busy.acquire, True, 30)
 
 
 async def waiting(batcher, *canvases):
@@ -111,6 +115,21 @@ def test_a_batch_has_no_more_images_than_the_engine_computes_at_once():
             engine.gate.set()
             await asyncio.gather(*tasks)
         assert engine.batches == [[1], [2, 3], [4]]
+
+    asyncio.run(scenario())
+
+
+def test_as_many_batches_are_computed_at_once_as_the_engine_takes():
+    async def scenario():
+        engine = GatedEngine()
+        async with running(engine, callers=2, max_batch_images=1) as batcher:
+            tasks = await waiting(batcher, *(canvas(v) for v in range(5)))
+            await busy(engine, batches=2)
+            assert sorted(engine.batches) == [[0], [1]]
+            engine.gate.set()
+            results = await asyncio.gather(*tasks)
+        assert sorted(engine.batches) == [[0], [1], [2], [3], [4]]
+        assert [r.mask[0, 0] for r in results] == [0, 1, 2, 3, 4]
 
     asyncio.run(scenario())
 

@@ -114,7 +114,8 @@ def test_a_full_queue_is_503_with_retry_after(settings):
 
 
 def test_a_caller_who_leaves_the_queue_is_not_computed(settings):
-    with serving(settings) as (client, server):
+    one_at_a_time = settings.model_copy(update={"engine": "ncnn"})
+    with serving(one_at_a_time) as (client, server):
         batcher = server.service.batcher
         predict, batches = server.service.predictor.predict, []
         gate, busy, left = threading.Event(), threading.Event(), threading.Event()

@@ -2,6 +2,7 @@
 
 import platform
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -54,7 +55,7 @@ def native_engine(weights, name, **options):
     if shutil.which("cc") is None:
         pytest.skip("needs a C compiler")
     path = library.library_path(name.partition("-")[2])
-    if not path.is_file():
+    if not library.is_current(path):
         library.build(name.partition("-")[2])
     return NativeEngine(weights, path, **options)
 
@@ -168,20 +169,19 @@ def test_a_wide_mask_is_read_in_several_sweeps(kind, monkeypatch, small_weights)
 
 
 @pytest.mark.parametrize("kind", NATIVE)
-def test_the_native_mask_is_the_same_with_any_number_of_threads(kind, weights, photo):
-    canvases = [np.roll(photo[:288, :448], 50 * i, axis=1) for i in range(5)]
-    regions = [Region((280, 440), (280, 440)), *[Region((288, 448), (600, 701))] * 4]
-    masks = [
-        native_engine(weights, kind, threads=threads).segment(canvases, regions)
-        for threads in (1, 2, 3, 7)
-    ]
-    logits = [
-        native_engine(weights, kind, threads=threads).coarse_logits(canvases[0])
-        for threads in (1, 2, 7)
-    ]
-    for others in masks[1:]:
-        for one, other in zip(masks[0], others, strict=True):
-            assert np.array_equal(one, other)
+def test_the_native_mask_is_the_same_with_any_number_of_threads_and_callers(kind, weights, photo):
+    canvases = [np.roll(photo[:288, :448], 50 * i, axis=1) for i in range(6)]
+    regions = [Region((280, 440), (280, 440)), *[Region((288, 448), (600, 701))] * 5]
+    engines = [native_engine(weights, kind, threads=threads) for threads in (1, 2, 3, 7)]
+    expected = engines[0].segment(canvases, regions)
+    for engine in engines:
+        one_by_one = engine.segment(canvases, regions)
+        with ThreadPoolExecutor(engine.callers_at_once) as callers:
+            calls = callers.map(lambda c, r, e=engine: e.segment([c], [r])[0], canvases, regions)
+            for mask, alone, together in zip(expected, one_by_one, calls, strict=True):
+                assert np.array_equal(alone, mask)
+                assert np.array_equal(together, mask)
+    logits = [engine.coarse_logits(canvases[0]) for engine in engines]
     assert all(np.array_equal(logits[0], other) for other in logits[1:])
 
 

@@ -17,10 +17,10 @@ struct block {
     struct convolution first, second, shortcut; /* shortcut: of the first block of levels 1 to 3 */
 };
 
-/* The pictures of one canvas on its way. */
+/* The memory of one canvas on its way: its pictures, and scratch memory for those who work on it. */
 struct lane {
-    float *memory;
-    long floats;
+    float *memory, *scratch;
+    long floats, scratch_floats;
     int height, width;
     struct picture pictures[LEVELS][PICTURES], coarse;
 };
@@ -31,9 +31,15 @@ struct engine {
     struct block blocks[BLOCKS];
     struct convolution classifier;
     struct head head;
-    struct lane *lanes; /* one for each worker */
-    float *scratch;
-    long scratch_floats; /* of each worker */
+    struct lane *lanes; /* as many as threads; the team uses the first */
+};
+
+/* Who works on which lane. */
+struct pass {
+    const struct engine *engine;
+    struct team *team;
+    struct lane *lane;
+    long worker_floats; /* of scratch memory, for each of the team */
 };
 
 static int level_of(int block) { return block / 2; }
@@ -78,6 +84,13 @@ struct engine *engine_start(const float *const *convolutions, const float *level
     return NULL;
 }
 
+static void empty(struct lane *lane)
+{
+    free(lane->memory);
+    free(lane->scratch);
+    *lane = (struct lane){0};
+}
+
 void engine_stop(struct engine *engine)
 {
     stem_free(&engine->stem);
@@ -89,10 +102,9 @@ void engine_stop(struct engine *engine)
     convolution_free(&engine->classifier);
     head_free(&engine->head);
     if (engine->lanes && engine->team)
-        for (int worker = 0; worker < team_size(engine->team); worker++)
-            free(engine->lanes[worker].memory);
+        for (int lane = 0; lane < team_size(engine->team); lane++)
+            empty(&engine->lanes[lane]);
     free(engine->lanes);
-    free(engine->scratch);
     if (engine->team)
         team_stop(engine->team);
     if (engine->alone)
@@ -138,47 +150,46 @@ static int lay_out(const struct engine *engine, struct lane *lane, int height, i
     return 0;
 }
 
-/* Scratch memory for every worker, whether they share a canvas or each has its own. */
-static int provide_scratch(struct engine *engine, int height, int width, int output_width, int scaled)
+/* Scratch memory for everyone who works on the lane, and at the end of the first one's for what they share
+   in the head. */
+static int provide_scratch(struct pass *pass, int height, int width, const struct region *region)
 {
-    int workers = team_size(engine->team);
+    const struct engine *engine = pass->engine;
+    int workers = team_size(pass->team);
+    int scaled = region->height != region->output_height || region->width != region->output_width;
     long floats = stem_scratch(&engine->stem, width);
     for (int b = 0; b < BLOCKS; b++) {
         int h = height / (4 << level_of(b)), w = width / (4 << level_of(b));
         floats = MAX(floats, convolution_scratch(&engine->blocks[b].second, h, w, workers));
-        floats = MAX(floats, convolution_scratch(&engine->blocks[b].second, h, w, 1));
     }
     floats = MAX(floats, head_scratch(&engine->head, width / 32, scaled) +
-                             head_shared_scratch(&engine->head, height / 32, width / 32, output_width));
-    floats = (floats + LANES - 1) / LANES * LANES;
-    long all = engine->scratch_floats * workers;
-    int failed = grow(&engine->scratch, &all, floats * workers);
-    engine->scratch_floats = all / workers;
-    return failed;
+                             head_shared_scratch(&engine->head, height / 32, width / 32, region->output_width));
+    pass->worker_floats = (floats + LANES - 1) / LANES * LANES;
+    return grow(&pass->lane->scratch, &pass->lane->scratch_floats, workers * pass->worker_floats);
 }
 
-static void give_large_memory_back(struct engine *engine)
+static int begin(struct pass *pass, struct engine *engine, struct team *team, int lane, int height, int width,
+                 const struct region *region)
 {
-    long bytes = engine->scratch_floats * team_size(engine->team) * sizeof(float);
-    for (int worker = 0; worker < team_size(engine->team); worker++)
-        bytes += engine->lanes[worker].floats * sizeof(float);
-    if (bytes <= KEPT_BYTES)
-        return;
-    for (int worker = 0; worker < team_size(engine->team); worker++) {
-        free(engine->lanes[worker].memory);
-        engine->lanes[worker] = (struct lane){0};
-    }
-    free(engine->scratch);
-    engine->scratch = NULL;
-    engine->scratch_floats = 0;
+    *pass = (struct pass){engine, team, &engine->lanes[lane], 0};
+    return provide_scratch(pass, height, width, region) != 0 ? -1 : lay_out(engine, pass->lane, height, width);
+}
+
+static void end(struct pass *pass)
+{
+    if ((pass->lane->floats + pass->lane->scratch_floats) * (long)sizeof(float) > KEPT_BYTES)
+        empty(pass->lane);
 }
 
 /* ---- a canvas' way ---- */
 
-static void run_network(const struct engine *engine, struct team *team, struct lane *lane,
-                        const uint8_t *canvas, float *scratch)
+static void run_network(const struct pass *pass, const uint8_t *canvas)
 {
-    long floats = engine->scratch_floats;
+    const struct engine *engine = pass->engine;
+    struct team *team = pass->team;
+    struct lane *lane = pass->lane;
+    float *scratch = lane->scratch;
+    long floats = pass->worker_floats;
     const struct picture *x = &lane->pictures[0][0];
     stem_apply(team, &engine->stem, canvas, &lane->pictures[0][0], scratch, floats);
     for (int b = 0; b < BLOCKS; b++) {
@@ -193,93 +204,68 @@ static void run_network(const struct engine *engine, struct team *team, struct l
     convolve(team, &engine->classifier, x, NULL, 0, &lane->coarse, scratch, floats);
 }
 
-static void run_head(const struct engine *engine, struct team *team, const struct lane *lane,
-                     struct region region, uint8_t *mask, float *scratch)
+static void run_head(const struct pass *pass, const struct region *region, uint8_t *mask)
 {
-    /* What the workers share lies at the end of the first one's scratch memory. */
-    long shared = head_shared_scratch(&engine->head, lane->coarse.height, lane->coarse.width, region.output_width);
-    head_apply(team, &engine->head, &lane->coarse, region, mask, scratch + engine->scratch_floats - shared,
-               scratch, engine->scratch_floats);
+    const struct head *head = &pass->engine->head;
+    const struct picture *coarse = &pass->lane->coarse;
+    float *scratch = pass->lane->scratch;
+    long shared = head_shared_scratch(head, coarse->height, coarse->width, region->output_width);
+    head_apply(pass->team, head, coarse, *region, mask, scratch + pass->worker_floats - shared, scratch,
+               pass->worker_floats);
 }
 
-struct batch {
-    struct engine *engine;
-    const uint8_t *const *canvases;
-    const struct region *regions;
-    uint8_t *const *masks;
-};
-
-static void segment_one(const struct batch *batch, struct team *team, int number, int worker)
+static int segment(struct engine *engine, struct team *team, int lane, const uint8_t *canvas, int height,
+                   int width, const struct region *region, uint8_t *mask)
 {
-    struct engine *engine = batch->engine;
-    float *scratch = engine->scratch + worker * engine->scratch_floats;
-    struct lane *lane = &engine->lanes[worker];
-    run_network(engine, team, lane, batch->canvases[number], scratch);
-    run_head(engine, team, lane, batch->regions[number], batch->masks[number], scratch);
-}
-
-static void segment_alone(void *context, int number, int worker)
-{
-    const struct batch *batch = context;
-    segment_one(batch, batch->engine->alone, number, worker);
-}
-
-static int prepare(struct engine *engine, int lanes, int height, int width, int count,
-                   const struct region *regions)
-{
-    int output_width = 0, scaled = 0;
-    for (int i = 0; i < count; i++) {
-        output_width = MAX(output_width, regions[i].output_width);
-        scaled |= regions[i].height != regions[i].output_height || regions[i].width != regions[i].output_width;
-    }
-    int failed = provide_scratch(engine, height, width, output_width, scaled);
-    for (int lane = 0; lane < lanes; lane++)
-        failed |= lay_out(engine, &engine->lanes[lane], height, width);
-    return failed;
-}
-
-/* As many canvases at once as there are threads, each on one, without waiting for each other; what is
-   left over is shared by all threads. */
-int engine_segment(struct engine *engine, int count, const uint8_t *const *canvases, int height, int width,
-                   const struct region *regions, uint8_t *const *masks)
-{
-    int workers = team_size(engine->team), apart = workers == 1 ? 0 : count - count % workers;
-    struct batch batch = {engine, canvases, regions, masks};
-    int failed = prepare(engine, apart ? workers : 1, height, width, count, regions);
+    struct pass pass;
+    int failed = begin(&pass, engine, team, lane, height, width, region);
     if (!failed) {
-        if (apart)
-            team_run(engine->team, apart, segment_alone, &batch);
-        for (int number = apart; number < count; number++)
-            segment_one(&batch, engine->team, number, 0);
+        run_network(&pass, canvas);
+        run_head(&pass, region, mask);
     }
-    give_large_memory_back(engine);
+    end(&pass);
     return failed;
+}
+
+int engine_segment(struct engine *engine, const uint8_t *canvas, int height, int width,
+                   const struct region *region, uint8_t *mask)
+{
+    return segment(engine, engine->team, 0, canvas, height, width, region, mask);
+}
+
+int engine_segment_alone(struct engine *engine, int lane, const uint8_t *canvas, int height, int width,
+                         const struct region *region, uint8_t *mask)
+{
+    return segment(engine, engine->alone, lane, canvas, height, width, region, mask);
 }
 
 int engine_coarse_logits(struct engine *engine, const uint8_t *canvas, int height, int width, float *logits)
 {
     const struct region region = {height, width, height, width};
-    struct lane *lane = &engine->lanes[0];
-    if (prepare(engine, 1, height, width, 1, &region) != 0)
+    struct pass pass;
+    if (begin(&pass, engine, engine->team, 0, height, width, &region) != 0)
         return -1;
-    run_network(engine, engine->team, lane, canvas, engine->scratch);
+    run_network(&pass, canvas);
+    const struct picture *coarse = &pass.lane->coarse;
     for (int class = 0; class < engine->head.classes; class++)
-        for (int y = 0; y < lane->coarse.height; y++)
-            for (int x = 0; x < lane->coarse.width; x++)
-                *logits++ = pixel(&lane->coarse, class / LANES, y, x)[class % LANES];
+        for (int y = 0; y < coarse->height; y++)
+            for (int x = 0; x < coarse->width; x++)
+                *logits++ = pixel(coarse, class / LANES, y, x)[class % LANES];
+    end(&pass);
     return 0;
 }
 
 int engine_head(struct engine *engine, const float *logits, int height, int width,
                 const struct region *region, uint8_t *mask)
 {
-    struct lane *lane = &engine->lanes[0];
-    if (prepare(engine, 1, 32 * height, 32 * width, 1, region) != 0)
+    struct pass pass;
+    if (begin(&pass, engine, engine->team, 0, 32 * height, 32 * width, region) != 0)
         return -1;
     for (int class = 0; class < engine->head.classes; class++)
         for (int y = 0; y < height; y++)
             for (int x = 0; x < width; x++)
-                pixel(&lane->coarse, class / LANES, y, x)[class % LANES] = *logits++;
-    run_head(engine, engine->team, lane, *region, mask, engine->scratch);
+                pixel(&pass.lane->coarse, class / LANES, y, x)[class % LANES] = *logits++;
+    run_head(&pass, region, mask);
+    end(&pass);
     return 0;
 }

@@ -15,10 +15,15 @@ struct engine *engine_start(const float *const *convolutions, const float *level
                             const float *head_bias, int classes, int threads);
 void engine_stop(struct engine *engine);
 
-/* `count` canvases (height, width, 3) of one size, sides multiples of 32, to masks. 0, or -1 without memory. One
-   caller at a time. */
-int engine_segment(struct engine *engine, int count, const uint8_t *const *canvases, int height, int width,
-                   const struct region *regions, uint8_t *const *masks);
+/* A canvas (height, width, 3), sides multiples of 32, to its mask, with all threads. 0, or -1 without
+   memory. One caller at a time. */
+int engine_segment(struct engine *engine, const uint8_t *canvas, int height, int width,
+                   const struct region *region, uint8_t *mask);
+
+/* The same on the calling thread alone. As many callers at a time as there are threads, each with a `lane`
+   of its own from 0 on, but none during engine_segment. */
+int engine_segment_alone(struct engine *engine, int lane, const uint8_t *canvas, int height, int width,
+                         const struct region *region, uint8_t *mask);
 
 /* The coarse logits (classes, height / 32, width / 32) of one canvas. 0, or -1 without memory. */
 int engine_coarse_logits(struct engine *engine, const uint8_t *canvas, int height, int width, float *logits);

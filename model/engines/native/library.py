@@ -44,13 +44,12 @@ def ensure() -> Path | None:
     if kind is None:
         return None
     path = library_path(kind)
-    if path.is_file() and not _is_older_than_sources(path):
-        return path
-    try:
-        build(kind)
-    except EngineError as error:
-        log.warning("the native engine is not available: %s", error)
-        return path if path.is_file() else None
+    if not is_current(path):
+        try:
+            build(kind)
+        except EngineError as error:
+            log.warning("the native engine is not available: %s", error)
+            return None
     return path
 
 
@@ -98,9 +97,10 @@ def build(kind: str) -> None:
         raise EngineError(f"{compiler} failed: {error.stderr.strip()[-2000:]}") from error
 
 
-def _is_older_than_sources(path: Path) -> bool:
+def is_current(path: Path) -> bool:
+    """Whether the library is there and no older than what it is made of."""
     newest = max(source.stat().st_mtime for source in SOURCES.glob("*.[ch]"))
-    return path.stat().st_mtime < newest
+    return path.is_file() and path.stat().st_mtime >= newest
 
 
 def _listed_features() -> set[str] | None:
