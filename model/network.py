@@ -107,6 +107,46 @@ def upsample_bilinear(coarse: Tensor) -> Tensor:
     return enlarged[..., STRIDE:-STRIDE, STRIDE:-STRIDE]
 
 
+def tile_matrix(kernel: Tensor) -> Tensor:
+    """The transposed convolution as a product over tiles (see `engines.tiles`), to be trained.
+
+    Kernel (C, C, 64, 64) to (4 C, C * 1024). Differs from `engines.tiles.tile_matrix` in that its
+    rows have the channel first and its four cells within, and in that gradients pass.
+    """
+    classes = kernel.shape[0]
+    # Pixel dy of a tile lies at kernel row 32 + dy of the upper cell and dy of the lower one.
+    halves = kernel.reshape(classes, -1, 2, STRIDE, 2, STRIDE).flip(2, 4)
+    return halves.permute(0, 2, 4, 1, 3, 5).reshape(4 * classes, -1)
+
+
+def bilinear_tile() -> Tensor:
+    """The shares of a tile's four cells in its pixels, (4, 1024), for the bilinear kernel."""
+    return tile_matrix(bilinear_kernel(1, 1, 2 * STRIDE))
+
+
+def tile_cells(coarse: Tensor) -> Tensor:
+    """The four cells around each tile of coarse logits (N, C, h, w): (N, tiles, C, 4).
+
+    There are (h + 1) * (w + 1) tiles; around the coarse logits lies a frame of zeros.
+    """
+    framed = F.pad(coarse.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+    upper, lower = framed[:, :-1], framed[:, 1:]
+    corners = [upper[:, :, :-1], upper[:, :, 1:], lower[:, :, :-1], lower[:, :, 1:]]
+    return torch.stack(corners, dim=-1).flatten(1, 2)
+
+
+def tiled(target: Tensor, *, outside: int) -> Tensor:
+    """A target (N, 32 h, 32 w) in tiles, (N, tiles, 1024): the same ones as those of `tile_cells`.
+
+    Tiles at the border are half outside of the picture.
+    """
+    half = STRIDE // 2
+    framed = F.pad(target, (half, half, half, half), value=outside)
+    number, height, width = framed.shape
+    rows = framed.view(number, height // STRIDE, STRIDE, width // STRIDE, STRIDE)
+    return rows.transpose(2, 3).reshape(number, -1, STRIDE * STRIDE)
+
+
 @dataclass(frozen=True, slots=True)
 class LoadReport:
     """What `load_backbone` found: the names of tensors, in the network's own order."""

@@ -93,6 +93,7 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
         world_size=group.world_size,
     )
     samples = TrainingSamples(images, recipe, seed=options.seed, fill=fill_colour(metadata))
+    loader = sample_loader(samples, sampler, workers=options.workers, device=group.device)
     training = Training(
         network,
         recipe,
@@ -117,7 +118,7 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
         Recorder(training, files, tensorboard=options.tensorboard) as recorder,
     ):
         while training.epoch < recipe.epochs:
-            for batch in epoch_batches(training, sampler, samples, workers=options.workers):
+            for batch in epoch_batches(training, sampler, loader):
                 recorder.step(training.train_step(*batch))
                 if should_stop(received, group):
                     recorder.checkpoint()
@@ -223,21 +224,32 @@ def open_data(
     return images, val_images
 
 
-def epoch_batches(
-    training: Training, sampler: EpochSampler, samples: TrainingSamples, *, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rest of the epoch that the training stands in: images and targets, both uint8."""
-    sampler.epoch = training.epoch
-    sampler.first_batch = training.step - training.epoch * training.steps_per_epoch
-    loader: DataLoader[Any] = DataLoader(
+def sample_loader(
+    samples: TrainingSamples, sampler: EpochSampler, *, workers: int, device: torch.device
+) -> DataLoader[Any]:
+    """What reads the batches of every epoch, as the sampler stands: to be made once in a run.
+
+    Its processes start with the first epoch and stay. Started again, they would share all that
+    training has grown to, and every page of it would be copied when it is next written to.
+    """
+    return DataLoader(
         samples,  # type: ignore[arg-type]  # its keys are draws, not integers
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=workers,
-        pin_memory=training.group.device.type == "cuda",
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_signals_to_the_main_process,
     )
+
+
+def epoch_batches(
+    training: Training, sampler: EpochSampler, loader: DataLoader[Any]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The rest of the epoch that the training stands in: images and targets, both uint8."""
+    sampler.epoch = training.epoch
+    sampler.first_batch = training.step - training.epoch * training.steps_per_epoch
     yield from loader
 
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from model.classes import IGNORE_INDEX
 from model.distributed import Group
 from model.errors import CheckpointError, RecipeError
 from model.history import EpochRow, Validation
-from model.network import FCN, bilinear_kernel, upsample_bilinear
+from model.loss import PixelLoss
+from model.network import FCN
 from model.recipe import Recipe
 from model.transforms import normalise
 from model.weights import Metadata
@@ -128,7 +127,7 @@ class Training:
         device = self.group.device
         images = images.to(device, non_blocking=True)
         target = target.to(device, non_blocking=True)
-        return normalise(images, self.metadata.mean, self.metadata.std), target.long()
+        return normalise(images, self.metadata.mean, self.metadata.std), target
 
     def end_epoch(self, validation: Validation) -> EpochRow:
         """Close the epoch: its figures, over all processes, become a row of the history."""
@@ -221,43 +220,6 @@ class EpochSums:
     @property
     def images_per_s(self) -> float:
         return self.images / max(self.seconds, 1e-9)
-
-
-class PixelLoss(nn.Module):
-    """The network with its loss: one forward call, so that data parallelism can wrap it."""
-
-    def __init__(self, network: FCN, recipe: Recipe, *, autocast: bool) -> None:
-        super().__init__()
-        self.network = network
-        self.recipe = recipe
-        self.autocast = autocast
-        # A kernel that is still bilinear, and stays so, is an interpolation: much faster.
-        self.interpolates = not recipe.train_transpose_conv and is_bilinear(network)
-
-    def forward(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W), target (N, H, W) int64, to the loss and (hits, known pixels)."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
-            coarse = self.network.coarse_logits(images)
-        coarse = coarse.float()
-        upsample = upsample_bilinear if self.interpolates else self.network.transpose_conv
-        logits = upsample(coarse)
-        known = target != IGNORE_INDEX
-        with torch.no_grad():
-            hits = ((logits.max(dim=1).indices == target) & known).sum()
-        return self._loss(logits, target, known), torch.stack([hits, known.sum()])
-
-    def _loss(self, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-        if self.recipe.loss_reduction == "image_sum":
-            per_pixel = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none")
-            return per_pixel.mean(dim=(1, 2)).sum()
-        total = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="sum")
-        return total / known.sum().clamp(min=1)
-
-
-def is_bilinear(network: FCN) -> bool:
-    up = network.transpose_conv
-    kernel = bilinear_kernel(up.in_channels, up.out_channels, up.kernel_size[0])
-    return torch.equal(up.weight.cpu(), kernel) and (up.bias is None or not up.bias.any())
 
 
 def parameter_groups(

@@ -16,6 +16,8 @@ from model import train
 from model.checkpoint import read_checkpoint
 from model.classes import CLASSES, PALETTE
 from model.errors import CheckpointError
+from model.loss import PixelLoss
+from model.network import FCN
 from model.recipe import PRESETS
 from model.training import lr_factor
 from model.weights import read_metadata, read_weights
@@ -192,7 +194,7 @@ from dataclasses import replace
 from model.distributed import joined
 from model.network import FCN
 from model.recipe import PRESETS
-from model.training import PixelLoss
+from model.loss import PixelLoss
 torch.manual_seed(0)
 network = FCN().eval()
 images, target = torch.randn(4, 3, 32, 32), torch.randint(0, 21, (4, 32, 32))
@@ -220,6 +222,38 @@ with joined("cpu") as group:
         )
         one, other = torch.load(tmp_path / "one"), torch.load(tmp_path / "two")
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["d2l", "default"])
+@pytest.mark.parametrize("void", [False, True])
+def test_the_loss_in_tiles_is_the_loss_of_full_logits(preset, void):
+    """And so are the pixels that are right and every gradient."""
+    torch.manual_seed(0)
+    recipe = PRESETS[preset]
+    network = FCN()
+    torch.nn.init.zeros_(network.transpose_conv.bias)
+    network.transpose_conv.requires_grad_(recipe.train_transpose_conv)
+    if recipe.train_transpose_conv:
+        torch.nn.init.normal_(network.transpose_conv.weight, std=0.1)
+        torch.nn.init.normal_(network.transpose_conv.bias)
+    loss = PixelLoss(network, recipe, autocast=False)
+    assert loss.interpolates == (preset == "default")
+    coarse = torch.randn(3, 21, 2, 4, requires_grad=True)
+    target = torch.randint(0, 21, (3, 64, 128), dtype=torch.uint8)
+    if void:
+        target[0] = target[:, :20] = 255
+
+    leaves = [coarse, *(p for p in network.transpose_conv.parameters() if p.requires_grad)]
+    found, found_hits = loss._tiled(coarse, target)
+    expected, expected_hits = loss._dense(coarse, target)
+    torch.testing.assert_close(found, expected)
+    assert found_hits == expected_hits
+    gradients = [torch.autograd.grad(0.01 * total, leaves) for total in (found, expected)]
+    for own, dense in zip(*gradients, strict=True):
+        assert (own - dense).abs().max() < 1e-5 * dense.abs().max()
+    with torch.no_grad():
+        assert torch.equal(loss._tiled(coarse, target)[0], found)
+        assert loss._tiled(1000 * coarse, target)[0].isfinite()
 
 
 def book_losses(network, images, targets, *, steps):
