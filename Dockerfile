@@ -5,8 +5,7 @@ ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS environment
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-RUN python -m venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH
+RUN python -m venv --without-pip /opt/venv
 WORKDIR /build
 
 # The compiler stays behind in this stage.
@@ -20,11 +19,11 @@ RUN python -m model.engines.native.library
 # On the CPU the native engine computes; no PyTorch, a tenth of the size.
 FROM environment AS cpu-environment
 COPY deploy/requirements/base.txt .
-RUN pip install --require-hashes -r base.txt
+RUN pip --python /opt/venv/bin/python install --require-hashes -r base.txt
 
 FROM environment AS cuda-environment
 COPY deploy/requirements/serve.txt .
-RUN pip install --require-hashes -r serve.txt
+RUN pip --python /opt/venv/bin/python install --require-hashes -r serve.txt
 
 FROM python:${PYTHON}-slim AS service
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin segmentation

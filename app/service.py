@@ -90,6 +90,7 @@ class Service:
             engine=settings.engine,
             device=settings.device,
             threads=settings.threads,
+            precision=settings.precision,
             max_side=settings.max_side,
         )
         for height, width in WARM_UP_SIZES:

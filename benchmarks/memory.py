@@ -191,11 +191,12 @@ def idle_share(tree: ProcessTree, seconds: float) -> float:
 
 
 def installed_bytes() -> dict[str, int]:
-    """What `du` says of the slim variant: its environment, with pip, and this project's code."""
+    """What `du` says of the slim variant, as the Dockerfile makes it: environment and code."""
     with tempfile.TemporaryDirectory() as folder:
         environment, code = Path(folder) / "venv", Path(folder) / "code"
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        pip = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+        python = str(environment / "bin" / "python")
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
         install = ["install", "--quiet", "--require-hashes", "-r", str(SLIM_REQUIREMENTS)]
         subprocess.run([*pip, *install], check=True)
         for package in SLIM_PACKAGES:

@@ -9,13 +9,14 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 from tqdm import tqdm
 
 from model import dataset
 from model.confusion import ConfusionMatrix, Scores
 from model.dataset import Sample
-from model.engines.base import Array
+from model.engines.base import Array, EngineName, Precision
 from model.errors import ModelError
 from model.predictor import Predictor, open_predictor
 from model.weights import SHIPPED_WEIGHTS, atomic_write
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
             options.weights,
             engine=options.engine,
             device=options.device,
+            precision=options.precision,
             max_side=options.max_side,
         )
         num_classes = len(predictor.metadata.classes)
@@ -75,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", type=Path, default=SHIPPED_WEIGHTS, help="weights file (default: the shipped)"
     )
-    parser.add_argument("--engine", choices=["auto", "torch", "ncnn"], default="auto")
+    parser.add_argument("--engine", choices=get_args(EngineName), default="auto")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--max-side", type=int, default=0, help="scale longer images down to this; 0: never"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from model.engines.base import Array, Engine, EngineName, Region, Size
+from model.engines.base import Array, Engine, EngineName, Precision, Region, Size
 from model.engines.choice import start_engine
 from model.weights import Metadata, Weights, read_weights
 
@@ -109,6 +109,7 @@ def open_predictor(
     engine: EngineName = "auto",
     device: str = "auto",
     threads: int = 0,
+    precision: Precision = "float32",
     max_side: int = 0,
 ) -> Predictor:
     """Read a weights file and start an engine for it, as `start_engine` chooses.
@@ -116,7 +117,9 @@ def open_predictor(
     Raises WeightsError for the file, EngineError for engine and device.
     """
     weights = read_weights(path)
-    started = start_engine(weights, engine=engine, device=device, threads=threads)
+    started = start_engine(
+        weights, engine=engine, device=device, threads=threads, precision=precision
+    )
     return Predictor(started, weights.metadata, max_side=max_side)
 
 

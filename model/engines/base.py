@@ -3,14 +3,21 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+"""Of a container: microseconds of processor time, in microseconds (cgroup v2)."""
+
 Array = NDArray[np.uint8]
 Size = tuple[int, int]
 """(height, width)"""
+
+Precision = Literal["float32", "bfloat16"]
+"""What convolutions multiply in. Masks of float32 are exact up to near-ties, others are not."""
 
 EngineName = Literal["auto", "native", "ncnn", "torch"]
 
@@ -53,7 +60,13 @@ class Engine(Protocol):
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """The cores that this process may use; of a container's share, whole ones."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    try:
+        quota, period = CPU_LIMIT.read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return cores

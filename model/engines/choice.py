@@ -6,22 +6,30 @@ The only place that knows all engines; imports one only when it is chosen.
 import ctypes
 from importlib.util import find_spec
 
-from model.engines.base import Engine, EngineName
+from model.engines.base import Engine, EngineName, Precision
 from model.engines.native import library
 from model.errors import EngineError
 from model.weights import Weights
 
 
 def start_engine(
-    weights: Weights, *, engine: EngineName = "auto", device: str = "auto", threads: int = 0
+    weights: Weights,
+    *,
+    engine: EngineName = "auto",
+    device: str = "auto",
+    threads: int = 0,
+    precision: Precision = "float32",
 ) -> Engine:
     """An engine for the weights, ready to segment.
 
     "auto" takes PyTorch on a GPU where there is one; on the CPU the native engine where it is built
     or can be, or else ncnn, or else PyTorch. `threads`: of one forward pass on the CPU, 0 for one
-    per core. Raises EngineError.
+    per core. `precision`: bfloat16 is the native engine's, on processors with AMX. Raises
+    EngineError.
     """
     name = choose(engine, device)
+    if precision != "float32" and name != "native":
+        raise EngineError(f"engine {name!r} computes in float32, {precision!r} was asked for")
     if name == "native":
         path = library.ensure()
         if path is None:
@@ -31,7 +39,7 @@ def start_engine(
             )
         from model.engines.native_engine import NativeEngine
 
-        return NativeEngine(weights, path, threads=threads)
+        return NativeEngine(weights, path, threads=threads, precision=precision)
     if find_spec(name) is None:
         raise EngineError(f"engine {name!r} is not installed here: pip install {name}")
     if name == "ncnn":

@@ -1,11 +1,13 @@
 """The native engine, for CPUs: our own C, in native/. Knows nothing of files or of HTTP.
 
-Float32 throughout: Winograd convolutions, the exact head, a team of threads that sleeps when idle.
+In float32, with Winograd's convolutions, or in bfloat16 on processors with AMX; behind either the
+exact head; by a team of threads that sleeps when idle.
 A lone canvas is shared by all threads. Of several callers each gets one thread: that takes less
 time in all, for nobody waits for the others at the end of each layer.
 """
 
 import ctypes
+import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -16,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from model.engines import folding, tiles
-from model.engines.base import Array, Region, usable_cores
+from model.engines.base import Array, Precision, Region, usable_cores
 from model.engines.folding import Convolution, Floats, FoldedNetwork
 from model.engines.native import library
 from model.engines.tiles import TILE
+from model.errors import EngineError
 from model.weights import Weights
 
 
@@ -29,7 +32,14 @@ class NativeEngine:
     device = "cpu"
     images_per_call = 1
 
-    def __init__(self, weights: Weights, path: Path, *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        path: Path,
+        *,
+        threads: int = 0,
+        precision: Precision = "float32",
+    ) -> None:
         """`path`: the library; `threads`: 0 takes one per core.
 
         Raises WeightsError for tensors that do not fit, EngineError for a library that does not
@@ -38,6 +48,8 @@ class NativeEngine:
         network = folding.fold(weights)
         self._classes = len(network.upsampling_bias)
         self._library = _declared(library.load(path))
+        if precision == "bfloat16" and not self._library.engine_has_bfloat16():
+            raise EngineError("precision 'bfloat16' needs a processor with AMX: choose float32")
         threads = threads or usable_cores()
         convolutions = [
             np.ascontiguousarray(array)
@@ -53,14 +65,16 @@ class NativeEngine:
             _address(network.upsampling_bias),
             self._classes,
             threads,
+            precision == "bfloat16",
         )
         if not self._engine:
             raise MemoryError("no memory, or no threads, for the native engine")
-        weakref.finalize(self, self._library.engine_stop, self._engine)
+        weakref.finalize(self, _stop, self._library, self._engine, os.getpid())
         kind = path.stem.partition("-")[2]
-        self.description = f"native {kind} on cpu, {threads} threads"
+        exact = "" if precision == "float32" else f" in {precision}"
+        self.description = f"native {kind}{exact} on cpu, {threads} threads"
         self.callers_at_once = threads + 1  # one waits, so that no thread does
-        self._turns = _Turns(threads)
+        self._turns = _Turns(threads + 1)
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
         """See `Engine.segment`. Raises MemoryError."""
@@ -107,6 +121,12 @@ class NativeEngine:
         return mask
 
 
+def _stop(native: ctypes.CDLL, engine: int, pid: int) -> None:
+    """Only where it was started: a forked process has no copy of its threads."""
+    if os.getpid() == pid:
+        native.engine_stop(engine)
+
+
 class _Turns:
     """Who may use the threads: one caller all of them, or each caller one, a lane."""
 
@@ -151,7 +171,7 @@ class _Turns:
 def _declared(native: ctypes.CDLL) -> ctypes.CDLL:
     """The functions of native/engine.h with their types."""
     pointer = c_void_p
-    native.engine_start.argtypes = [pointer, pointer, pointer, pointer, c_int, c_int]
+    native.engine_start.argtypes = [pointer, pointer, pointer, pointer, c_int, c_int, c_int]
     native.engine_start.restype = pointer
     native.engine_stop.argtypes = [pointer]
     native.engine_stop.restype = None

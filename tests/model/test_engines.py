@@ -2,6 +2,8 @@
 
 import platform
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from model.engines import choice
+from model.engines import base, choice
 from model.engines.base import Region
 from model.engines.folding import Convolution, FoldedNetwork
 from model.engines.native import library
@@ -24,6 +26,7 @@ from model.errors import EngineError, WeightsError
 from model.network import bilinear_kernel
 from model.predictor import open_predictor
 from model.weights import Weights, read_weights
+from tests.conftest import REPOSITORY
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
@@ -197,6 +200,38 @@ def test_the_native_logits_are_those_of_the_network(kind, weights, notebook_netw
         assert np.abs(found - expected).max() <= 2e-5 * max(1, np.abs(expected).max())
 
 
+@pytest.mark.parametrize("kind", NATIVE[:1])
+def test_bfloat16_is_close_and_the_same_in_any_company(kind, weights, notebook_network, photo):
+    try:
+        engines = [
+            native_engine(weights, kind, threads=threads, precision="bfloat16")
+            for threads in (1, 2, 5)
+        ]
+    except EngineError as error:
+        pytest.skip(str(error))
+    for size in ((32, 32), (32, 352), (256, 64), (288, 448), (32, 32)):
+        canvas = np.resize(photo, (*size, 3))
+        image = torch.from_numpy(canvas.copy()).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            expected = notebook_network[:-1]((image - MEAN) / STD)[0].numpy()
+        logits = [engine.coarse_logits(canvas) for engine in engines]
+        # Two significant digits of sums over up to 4608 products: bfloat16 has 8 bits of mantissa.
+        assert np.abs(logits[0] - expected).max() <= 0.05 * np.abs(expected).max()
+        assert all(np.array_equal(logits[0], other) for other in logits[1:])
+    regions = [Region((280, 440), output) for output in ((280, 440), (600, 701))] * 3
+    canvases = [np.roll(photo[:288, :448], 50 * i, axis=1) for i in range(6)]
+    expected = engines[0].segment(canvases, regions)
+    with ThreadPoolExecutor(4) as callers:
+        calls = callers.map(lambda c, r: engines[2].segment([c], [r])[0], canvases, regions)
+        assert all(np.array_equal(a, b) for a, b in zip(expected, calls, strict=True))
+
+
+def test_only_the_native_engine_has_a_choice_of_precision(weights):
+    for engine in ("ncnn", "torch"):
+        with pytest.raises(EngineError, match=f"engine '{engine}' computes in float32"):
+            choice.start_engine(weights, engine=engine, device="cpu", precision="bfloat16")
+
+
 def test_without_a_compiler_the_native_engine_gives_way(weights, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(library, "library_path", lambda kind: tmp_path / f"{kind}.so")
     monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
@@ -205,6 +240,33 @@ def test_without_a_compiler_the_native_engine_gives_way(weights, monkeypatch, tm
     assert choice.choose("auto", "cpu") == "ncnn"
     with pytest.raises(EngineError, match="choose ncnn"):
         choice.start_engine(weights, engine="native")
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"), [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("", 8)]
+)
+def test_a_containers_share_of_the_processor_counts(limit, cores, monkeypatch, tmp_path):
+    (tmp_path / "cpu.max").write_text(limit)
+    monkeypatch.setattr(base, "CPU_LIMIT", tmp_path / "cpu.max")
+    monkeypatch.setattr(base.os, "sched_getaffinity", lambda _: set(range(8)))
+    assert base.usable_cores() == cores
+
+
+@pytest.mark.parametrize("kind", NATIVE[:1])
+def test_a_forked_process_may_forget_the_native_engine(kind, weights):
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from model.engines.native_engine import NativeEngine\n"
+        "from model.weights import SHIPPED_WEIGHTS, read_weights\n"
+        "engine = NativeEngine(read_weights(SHIPPED_WEIGHTS), Path(sys.argv[1]), threads=2)\n"
+        "child = os.fork()\n"
+        "del engine\n"
+        "if child: sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    path = library.library_path(kind.partition("-")[2])
+    native_engine(weights, kind)  # builds it if need be
+    ended = subprocess.run([sys.executable, "-c", script, str(path)], cwd=REPOSITORY, timeout=60)
+    assert ended.returncode == 0
 
 
 def test_a_processor_of_no_known_kind_has_no_native_engine(monkeypatch):

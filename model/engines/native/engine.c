@@ -1,6 +1,7 @@
 /* The memory of a canvas is kept for the next one of its size, unless it is large. */
 #include "engine.h"
 
+#include "bfloat16.h"
 #include "convolution.h"
 #include "head.h"
 #include "memory.h"
@@ -30,6 +31,7 @@ struct engine {
     struct stem stem;
     struct block blocks[BLOCKS];
     struct convolution classifier;
+    struct bfloat16_network *bfloat16; /* instead of stem, blocks and classifier, or NULL */
     struct head head;
     struct lane *lanes; /* as many as threads; the team uses the first */
 };
@@ -69,20 +71,27 @@ static int pack(struct engine *engine, const float *const *tensors, const float 
 }
 
 struct engine *engine_start(const float *const *convolutions, const float *levels, const float *head_kernel,
-                            const float *head_bias, int classes, int threads)
+                            const float *head_bias, int classes, int threads, int bfloat16)
 {
     struct engine *engine = calloc(1, sizeof *engine);
     if (!engine)
         return NULL;
     engine->team = team_start(threads);
     engine->alone = team_start(1);
-    engine->lanes = calloc(threads, sizeof *engine->lanes);
-    if (engine->team && engine->alone && engine->lanes &&
-        head_pack(&engine->head, head_kernel, head_bias, classes) == 0 && pack(engine, convolutions, levels) == 0)
+    engine->lanes = calloc(threads + 1, sizeof *engine->lanes);
+    int failed = !engine->team || !engine->alone || !engine->lanes ||
+                 head_pack(&engine->head, head_kernel, head_bias, classes) != 0;
+    if (!failed && bfloat16)
+        failed = !(engine->bfloat16 = bfloat16_pack(convolutions, levels, classes));
+    else if (!failed)
+        failed = pack(engine, convolutions, levels);
+    if (!failed)
         return engine;
     engine_stop(engine);
     return NULL;
 }
+
+int engine_has_bfloat16(void) { return bfloat16_is_supported(); }
 
 static void empty(struct lane *lane)
 {
@@ -100,9 +109,11 @@ void engine_stop(struct engine *engine)
         convolution_free(&engine->blocks[b].shortcut);
     }
     convolution_free(&engine->classifier);
+    if (engine->bfloat16)
+        bfloat16_free(engine->bfloat16);
     head_free(&engine->head);
     if (engine->lanes && engine->team)
-        for (int lane = 0; lane < team_size(engine->team); lane++)
+        for (int lane = 0; lane <= team_size(engine->team); lane++)
             empty(&engine->lanes[lane]);
     free(engine->lanes);
     if (engine->team)
@@ -129,22 +140,26 @@ static int lay_out(const struct engine *engine, struct lane *lane, int height, i
 {
     if (lane->height == height && lane->width == width)
         return 0;
-    int coarse_channels = engine->classifier.out_channels;
-    long floats = picture_floats(coarse_channels, height / 32, width / 32);
-    for (int level = 0; level < LEVELS; level++)
+    int coarse_channels = round_up(engine->head.classes, 2 * LANES);
+    long coarse_floats = picture_floats(coarse_channels, height / 32, width / 32), floats = coarse_floats;
+    for (int level = 0; level < LEVELS && !engine->bfloat16; level++)
         floats += PICTURES * picture_floats(channels_at(level), height / (4 << level), width / (4 << level));
+    if (engine->bfloat16)
+        floats += bfloat16_floats(height, width);
     lane->height = lane->width = 0;
     if (grow(&lane->memory, &lane->floats, floats) != 0)
         return -1;
-    float *next = lane->memory;
-    for (int level = 0; level < LEVELS; level++)
+    float *next = lane->memory + coarse_floats;
+    if (engine->bfloat16)
+        bfloat16_clear_borders(next, height, width);
+    for (int level = 0; level < LEVELS && !engine->bfloat16; level++)
         for (int number = 0; number < PICTURES; number++) {
             int channels = channels_at(level), h = height / (4 << level), w = width / (4 << level);
             lane->pictures[level][number] = picture_in(next, channels, h, w);
             clear_border(&lane->pictures[level][number]);
             next += picture_floats(channels, h, w);
         }
-    lane->coarse = picture_in(next, coarse_channels, height / 32, width / 32);
+    lane->coarse = picture_in(lane->memory, coarse_channels, height / 32, width / 32);
     lane->height = height;
     lane->width = width;
     return 0;
@@ -157,8 +172,8 @@ static int provide_scratch(struct pass *pass, int height, int width, const struc
     const struct engine *engine = pass->engine;
     int workers = team_size(pass->team);
     int scaled = region->height != region->output_height || region->width != region->output_width;
-    long floats = stem_scratch(&engine->stem, width);
-    for (int b = 0; b < BLOCKS; b++) {
+    long floats = engine->bfloat16 ? bfloat16_scratch(width) : stem_scratch(&engine->stem, width);
+    for (int b = 0; b < BLOCKS && !engine->bfloat16; b++) {
         int h = height / (4 << level_of(b)), w = width / (4 << level_of(b));
         floats = MAX(floats, convolution_scratch(&engine->blocks[b].second, h, w, workers));
     }
@@ -190,6 +205,12 @@ static void run_network(const struct pass *pass, const uint8_t *canvas)
     struct lane *lane = pass->lane;
     float *scratch = lane->scratch;
     long floats = pass->worker_floats;
+    if (engine->bfloat16) {
+        bfloat16_run(engine->bfloat16, team, canvas, 32 * lane->coarse.height, 32 * lane->coarse.width,
+                     lane->memory + picture_floats(lane->coarse.channels, lane->coarse.height, lane->coarse.width),
+                     &lane->coarse, scratch, floats);
+        return;
+    }
     const struct picture *x = &lane->pictures[0][0];
     stem_apply(team, &engine->stem, canvas, &lane->pictures[0][0], scratch, floats);
     for (int b = 0; b < BLOCKS; b++) {

@@ -10,9 +10,11 @@ struct region;
 
 /* `convolutions`: kernel and bias of stem, eight blocks (first, second, and the shortcut in the 3rd, 5th
    and 7th) and classifier, in that order. `levels` (3, 256): each channel's normalised levels.
-   `head_kernel`: see head_pack. All are copied. NULL without memory or threads. */
+   `head_kernel`: see head_pack. All are copied. `bfloat16`: whether to compute in it, where that is
+   possible. NULL without memory or threads. */
 struct engine *engine_start(const float *const *convolutions, const float *levels, const float *head_kernel,
-                            const float *head_bias, int classes, int threads);
+                            const float *head_bias, int classes, int threads, int bfloat16);
+int engine_has_bfloat16(void);
 void engine_stop(struct engine *engine);
 
 /* A canvas (height, width, 3), sides multiples of 32, to its mask, with all threads. 0, or -1 without

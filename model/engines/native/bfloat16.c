@@ -1,0 +1,506 @@
+#include "bfloat16.h"
+
+#include "memory.h"
+
+#if defined(__AVX512F__) && defined(__linux__)
+
+#pragma GCC target("amx-tile,amx-bf16,avx512bf16")
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* One tile register: 16 rows of 32 bfloat16, or of 16 float32. */
+#define TILE_ROWS 16
+#define DEPTH 32 /* channels of a block, and what one product sums over */
+#define TILE_VALUES (TILE_ROWS * DEPTH)
+#define GROUP 32 /* output channels of one product: two tiles */
+
+#define STEM_SIZE 7
+#define STEM_CHANNELS 64
+#define STEM_BORDER 3
+#define BAND 8
+#define BLOCKS 8
+#define LEVELS 4
+#define PICTURES 2
+
+typedef uint16_t bfloat;
+
+/* Blocks of 32 channels, (blocks, rows, columns, 32), with a border of one pixel of zeros. A tile may read
+   past a row's end, into the next one; what comes of that is not kept. */
+struct half_picture {
+    int channels, height, width;
+    long row, plane; /* in values */
+    bfloat *pixels;
+};
+
+struct half_convolution {
+    int in_channels, out_channels, size, stride;
+    bfloat *weights; /* (groups, blocks, size, size, 2 tiles, 16 pairs, 16 outputs, 2) */
+    float *bias;
+};
+
+struct bfloat16_network {
+    bfloat levels[3][256];
+    bfloat *stem_weights; /* (7 rows, 4 tiles, 16 pairs, 16 outputs, 2) */
+    float *stem_bias;
+    struct half_convolution first[BLOCKS], second[BLOCKS], shortcut[BLOCKS], classifier;
+};
+
+/* ---- tile registers ---- */
+
+static void open_tiles(void)
+{
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    for (int tile = 0; tile < 8; tile++) {
+        config.row_bytes[tile] = 64;
+        config.rows[tile] = TILE_ROWS;
+    }
+    _tile_loadconfig(&config);
+}
+
+int bfloat16_is_supported(void)
+{
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* Linux' arch_prctl(2), ARCH_REQ_XCOMP_PERM */
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & 1u << 22) || !(d & 1u << 24))
+        return 0; /* AMX-BF16, AMX-TILE */
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5))
+        return 0; /* AVX512-BF16 */
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+
+INLINE bfloat rounded(float value)
+{
+    return (bfloat)_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)), 0);
+}
+
+INLINE void store_halves(bfloat *to, __m512 values)
+{
+    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(values));
+}
+
+INLINE __m512 load_halves(const bfloat *from)
+{
+    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
+}
+
+/* ---- pictures ---- */
+
+static long half_values(int channels, int height, int width)
+{
+    return (long)channels * (height + 2) * (width + 2) + 2L * TILE_ROWS * DEPTH;
+}
+
+static struct half_picture half_picture_in(bfloat *memory, int channels, int height, int width)
+{
+    long row = (width + 2L) * DEPTH, plane = row * (height + 2);
+    return (struct half_picture){channels, height, width, row, plane, memory + row + DEPTH};
+}
+
+INLINE bfloat *half_pixel(const struct half_picture *picture, int block, int y, int x)
+{
+    return picture->pixels + block * picture->plane + y * picture->row + (long)x * DEPTH;
+}
+
+static void lay_out(float *memory, int height, int width, struct half_picture pictures[LEVELS][PICTURES])
+{
+    bfloat *next = (bfloat *)memory;
+    for (int level = 0; level < LEVELS; level++)
+        for (int number = 0; number < PICTURES; number++) {
+            int channels = 64 << level, h = height / (4 << level), w = width / (4 << level);
+            pictures[level][number] = half_picture_in(next, channels, h, w);
+            next += half_values(channels, h, w);
+        }
+}
+
+long bfloat16_floats(int height, int width)
+{
+    long values = 0;
+    for (int level = 0; level < LEVELS; level++)
+        values += PICTURES * half_values(64 << level, height / (4 << level), width / (4 << level));
+    return (values + 1) / 2;
+}
+
+void bfloat16_clear_borders(float *memory, int height, int width)
+{
+    /* All of it: what tiles read past a row's end must be numbers, too. */
+    memset(memory, 0, bfloat16_floats(height, width) * sizeof *memory);
+}
+
+/* ---- convolution ---- */
+
+struct job {
+    const struct half_convolution *convolution;
+    const struct half_picture *from, *shortcut, *to;
+    const struct picture *logits; /* instead of `to`: float32, neither rectified nor rounded */
+    int relu, parts, groups;
+};
+
+/* 16 pixels of a row. */
+struct chunk {
+    int y, x;
+};
+
+INLINE struct chunk chunk_at(int number, int across)
+{
+    return (struct chunk){number / across, number % across * TILE_ROWS};
+}
+
+static void finish_chunk(const struct job *job, int group, struct chunk chunk, int width,
+                         const float sums[2][TILE_ROWS][16])
+{
+    const float *bias = job->convolution->bias + group * GROUP;
+    int count = MIN(TILE_ROWS, width - chunk.x);
+    for (int half = 0; half < 2; half++) {
+        __m512 shift = _mm512_loadu_ps(bias + half * 16);
+        for (int i = 0; i < count; i++) {
+            __m512 sum = _mm512_add_ps(_mm512_loadu_ps(sums[half][i]), shift);
+            if (job->logits) {
+                store(pixel(job->logits, group * 2 + half, chunk.y, chunk.x + i), (vec)sum);
+                continue;
+            }
+            if (job->shortcut)
+                sum = _mm512_add_ps(
+                    sum, load_halves(half_pixel(job->shortcut, group, chunk.y, chunk.x + i) + half * 16));
+            if (job->relu)
+                sum = _mm512_max_ps(sum, _mm512_setzero_ps());
+            store_halves(half_pixel(job->to, group, chunk.y, chunk.x + i) + half * 16, sum);
+        }
+    }
+}
+
+/* A task: some chunks, two at a time, for some groups of output channels. */
+static void convolution_task(void *context, int number, int worker)
+{
+    (void)worker;
+    const struct job *job = context;
+    const struct half_convolution *convolution = job->convolution;
+    const struct half_picture *from = job->from;
+    int size = convolution->size, stride = convolution->stride, border = size / 2;
+    int height = from->height / stride, width = from->width / stride;
+    int across = (width + TILE_ROWS - 1) / TILE_ROWS, chunks = across * height;
+    int blocks = from->channels / DEPTH, groups = convolution->out_channels / GROUP;
+    int part = number % job->parts, some = number / job->parts;
+    int first = (int)((long)part * chunks / job->parts), last = (int)((part + 1L) * chunks / job->parts);
+    long bytes = (long)stride * DEPTH * sizeof(bfloat);
+    float sums[2][2][TILE_ROWS][16] __attribute__((aligned(ALIGNMENT)));
+    open_tiles();
+    for (int g = some * groups / job->groups; g < (some + 1) * groups / job->groups; g++)
+        for (int c = first; c < last; c += 2) {
+            struct chunk one = chunk_at(c, across), two = chunk_at(MIN(c + 1, last - 1), across);
+            const bfloat *a = half_pixel(from, 0, one.y * stride - border, one.x * stride - border);
+            const bfloat *b = half_pixel(from, 0, two.y * stride - border, two.x * stride - border);
+            const bfloat *weights =
+                convolution->weights + (long)g * blocks * size * size * 2 * TILE_VALUES;
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+            for (int block = 0; block < blocks; block++)
+                for (int dy = 0; dy < size; dy++)
+                    for (int dx = 0; dx < size; dx++, weights += 2 * TILE_VALUES) {
+                        long at = block * from->plane + dy * from->row + dx * DEPTH;
+                        _tile_loadd(4, a + at, bytes);
+                        _tile_loadd(5, b + at, bytes);
+                        _tile_loadd(6, weights, 64);
+                        _tile_loadd(7, weights + TILE_VALUES, 64);
+                        _tile_dpbf16ps(0, 4, 6);
+                        _tile_dpbf16ps(1, 4, 7);
+                        _tile_dpbf16ps(2, 5, 6);
+                        _tile_dpbf16ps(3, 5, 7);
+                    }
+            _tile_stored(0, sums[0][0], 64);
+            _tile_stored(1, sums[0][1], 64);
+            _tile_stored(2, sums[1][0], 64);
+            _tile_stored(3, sums[1][1], 64);
+            finish_chunk(job, g, one, width, sums[0]);
+            if (c + 1 < last)
+                finish_chunk(job, g, two, width, sums[1]);
+        }
+    _tile_release();
+}
+
+static void convolve_halves(struct team *team, const struct half_convolution *convolution,
+                            const struct half_picture *from, const struct half_picture *shortcut, int relu,
+                            const struct half_picture *to, const struct picture *logits)
+{
+    int workers = team_size(team), groups = convolution->out_channels / GROUP;
+    struct job job = {convolution, from, shortcut, to, logits, relu, 1, 1};
+    if (workers > 1) {
+        job.groups = MIN(groups, 2 * workers);
+        job.parts = MAX(1, MIN(from->height / convolution->stride, 2 * workers / job.groups));
+    }
+    team_run(team, job.parts * job.groups, convolution_task, &job);
+}
+
+/* ---- the first layers: see stem.h ---- */
+
+struct stem_job {
+    const struct bfloat16_network *network;
+    const uint8_t *canvas;
+    const struct half_picture *to;
+    float *scratch;
+    long scratch_floats;
+};
+
+/* A row of normalised RGB, zeros left and right, and room for a tile to read past its end. */
+static long line_values(int width) { return 3L * (width + 2 * STEM_BORDER) + 2 * DEPTH + 12 * TILE_ROWS; }
+
+static int band_lines(void) { return 4 * BAND + STEM_SIZE; }
+
+long bfloat16_scratch(int width)
+{
+    long floats = (band_lines() * line_values(width) + 1) / 2 + 3L * STEM_CHANNELS * (width / 2 + TILE_ROWS);
+    return (floats + LANES - 1) / LANES * LANES + LANES;
+}
+
+static void normalise(const struct stem_job *job, int first_row, int rows, bfloat *lines)
+{
+    int height = 4 * job->to->height, width = 4 * job->to->width;
+    long length = line_values(width);
+    memset(lines, 0, rows * length * sizeof *lines);
+    for (int r = MAX(0, -first_row); r < MIN(rows, height - first_row); r++) {
+        const uint8_t *from = job->canvas + (long)(first_row + r) * width * 3;
+        bfloat *to = lines + r * length + 3 * STEM_BORDER;
+        for (int x = 0; x < 3 * width; x += 3) {
+            to[x] = job->network->levels[0][from[x]];
+            to[x + 1] = job->network->levels[1][from[x + 1]];
+            to[x + 2] = job->network->levels[2][from[x + 2]];
+        }
+    }
+}
+
+/* One row of the convolution, rectified: (width, 64). */
+static void convolve_row(const struct bfloat16_network *network, const bfloat *lines, int width, float *to)
+{
+    long length = line_values(2 * width);
+    float sums[4][TILE_ROWS][16] __attribute__((aligned(ALIGNMENT)));
+    for (int x = 0; x < width; x += TILE_ROWS) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int dy = 0; dy < STEM_SIZE; dy++) {
+            const bfloat *weights = network->stem_weights + dy * 4L * TILE_VALUES;
+            _tile_loadd(4, lines + dy * length + 6 * x, 6 * sizeof(bfloat));
+            _tile_loadd(5, weights, 64);
+            _tile_loadd(6, weights + TILE_VALUES, 64);
+            _tile_dpbf16ps(0, 4, 5);
+            _tile_dpbf16ps(1, 4, 6);
+            _tile_loadd(5, weights + 2 * TILE_VALUES, 64);
+            _tile_loadd(6, weights + 3 * TILE_VALUES, 64);
+            _tile_dpbf16ps(2, 4, 5);
+            _tile_dpbf16ps(3, 4, 6);
+        }
+        _tile_stored(0, sums[0], 64);
+        _tile_stored(1, sums[1], 64);
+        _tile_stored(2, sums[2], 64);
+        _tile_stored(3, sums[3], 64);
+        for (int part = 0; part < 4; part++) {
+            __m512 bias = _mm512_loadu_ps(network->stem_bias + part * 16);
+            for (int i = 0; i < TILE_ROWS; i++) {
+                __m512 sum = _mm512_add_ps(_mm512_load_ps(sums[part][i]), bias);
+                _mm512_storeu_ps(to + (x + i) * (long)STEM_CHANNELS + part * 16,
+                                 _mm512_max_ps(sum, _mm512_setzero_ps()));
+            }
+        }
+    }
+}
+
+static void pool_row(const struct half_picture *to, int y, float *const rows[3])
+{
+    for (int x = 0; x < to->width; x++)
+        for (int part = 0; part < 4; part++) {
+            __m512 best = _mm512_setzero_ps();
+            for (int r = 0; r < 3; r++) {
+                if (!rows[r])
+                    continue;
+                const float *from = rows[r] + 2L * x * STEM_CHANNELS + part * 16;
+                if (x > 0)
+                    best = _mm512_max_ps(best, _mm512_loadu_ps(from - STEM_CHANNELS));
+                best = _mm512_max_ps(best, _mm512_loadu_ps(from));
+                best = _mm512_max_ps(best, _mm512_loadu_ps(from + STEM_CHANNELS));
+            }
+            store_halves(half_pixel(to, part / 2, y, x) + part % 2 * 16, best);
+        }
+}
+
+static void stem_task(void *context, int number, int worker)
+{
+    const struct stem_job *job = context;
+    int width = 2 * job->to->width, height = 2 * job->to->height;
+    int first = number * BAND, last = MIN(first + BAND, job->to->height);
+    long length = line_values(2 * width), row_floats = (long)STEM_CHANNELS * (width + TILE_ROWS);
+    bfloat *lines = (bfloat *)(job->scratch + worker * job->scratch_floats);
+    float *kept = job->scratch + worker * job->scratch_floats + (band_lines() * length + 1) / 2;
+    float *rows[3] = {NULL, NULL, NULL}; /* of the convolution: 2 y - 1, 2 y, 2 y + 1 */
+    int first_row = 2 * first - 1, first_line = 2 * first_row - STEM_BORDER;
+    normalise(job, first_line, 2 * (2 * last - first_row - 1) + STEM_SIZE, lines);
+    open_tiles();
+    for (int r = first_row; r < 2 * last; r++) {
+        rows[0] = rows[1];
+        rows[1] = rows[2];
+        rows[2] = NULL;
+        if (r >= 0 && r < height) {
+            rows[2] = kept + (r - first_row) % 3 * row_floats;
+            convolve_row(job->network, lines + (2 * r - STEM_BORDER - first_line) * length, width, rows[2]);
+        }
+        if (r % 2 == 1 && r > first_row)
+            pool_row(job->to, r / 2, rows);
+    }
+    _tile_release();
+}
+
+/* ---- the network ---- */
+
+void bfloat16_run(const struct bfloat16_network *network, struct team *team, const uint8_t *canvas, int height,
+                  int width, float *memory, const struct picture *coarse, float *scratch, long scratch_floats)
+{
+    struct half_picture pictures[LEVELS][PICTURES];
+    lay_out(memory, height, width, pictures);
+    const struct half_picture *x = &pictures[0][0];
+    struct stem_job stem = {network, canvas, x, scratch, scratch_floats};
+    team_run(team, (x->height + BAND - 1) / BAND, stem_task, &stem);
+    for (int b = 0; b < BLOCKS; b++) {
+        struct half_picture *identity = &pictures[b / 2][0], *middle = identity + 1;
+        convolve_halves(team, &network->first[b], x, NULL, 1, middle, NULL);
+        if (network->shortcut[b].weights)
+            convolve_halves(team, &network->shortcut[b], x, NULL, 0, identity, NULL);
+        convolve_halves(team, &network->second[b], middle, identity, 1, identity, NULL);
+        x = identity;
+    }
+    convolve_halves(team, &network->classifier, x, NULL, 0, NULL, coarse);
+}
+
+/* ---- weights ---- */
+
+/* As the tile product wants its right side: pairs of inputs beside each other for each output. */
+static void pack_tile(bfloat *to, const float *kernel, int first_out, int out, int first_in, int in, long out_apart,
+                      long in_apart)
+{
+    for (int pair = 0; pair < DEPTH / 2; pair++)
+        for (int o = 0; o < 16; o++)
+            for (int k = 0; k < 2; k++) {
+                int from = first_in + 2 * pair + k, output = first_out + o;
+                float value = from < in && output < out ? kernel[output * out_apart + from * in_apart] : 0;
+                *to++ = rounded(value);
+            }
+}
+
+static int pack_convolution(struct half_convolution *convolution, const float *kernel, const float *bias, int out,
+                            int in, int size, int stride)
+{
+    int out_padded = round_up(out, GROUP), area = size * size;
+    *convolution = (struct half_convolution){in, out_padded, size, stride, NULL, NULL};
+    convolution->weights = (bfloat *)allocate_floats((long)out_padded * in * area / 2);
+    convolution->bias = allocate_floats(out_padded);
+    if (!convolution->weights || !convolution->bias)
+        return -1;
+    memset(convolution->bias, 0, out_padded * sizeof(float));
+    memcpy(convolution->bias, bias, out * sizeof(float));
+    bfloat *to = convolution->weights;
+    for (int g = 0; g < out_padded / GROUP; g++)
+        for (int block = 0; block < in / DEPTH; block++)
+            for (int p = 0; p < area; p++)
+                for (int half = 0; half < 2; half++, to += TILE_VALUES)
+                    pack_tile(to, kernel + p, g * GROUP + half * 16, out, block * DEPTH, in, (long)in * area, area);
+    return 0;
+}
+
+/* For each row of the kernel, its 21 values (column, colour) in the order of a line. */
+static int pack_stem(struct bfloat16_network *network, const float *kernel, const float *bias, const float *levels)
+{
+    network->stem_weights = (bfloat *)allocate_floats(STEM_SIZE * 4L * TILE_VALUES / 2);
+    network->stem_bias = allocate_floats(STEM_CHANNELS);
+    if (!network->stem_weights || !network->stem_bias)
+        return -1;
+    memcpy(network->stem_bias, bias, STEM_CHANNELS * sizeof(float));
+    for (int c = 0; c < 3; c++)
+        for (int level = 0; level < 256; level++)
+            network->levels[c][level] = rounded(levels[c * 256 + level]);
+    const int taps = 3 * STEM_SIZE;
+    for (int dy = 0; dy < STEM_SIZE; dy++) {
+        float row[STEM_CHANNELS * 3 * STEM_SIZE];
+        for (int o = 0; o < STEM_CHANNELS; o++)
+            for (int dx = 0; dx < STEM_SIZE; dx++)
+                for (int c = 0; c < 3; c++)
+                    row[o * taps + dx * 3 + c] = kernel[((o * 3 + c) * STEM_SIZE + dy) * STEM_SIZE + dx];
+        for (int part = 0; part < 4; part++)
+            pack_tile(network->stem_weights + (dy * 4L + part) * TILE_VALUES, row, part * 16, STEM_CHANNELS, 0,
+                      taps, taps, 1);
+    }
+    return 0;
+}
+
+struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float *levels, int classes)
+{
+    struct bfloat16_network *network = calloc(1, sizeof *network);
+    if (!network)
+        return NULL;
+    int failed = pack_stem(network, tensors[0], tensors[1], levels);
+    tensors += 2;
+    for (int b = 0; b < BLOCKS && !failed; b++) {
+        int narrows = b > 0 && b % 2 == 0, out = 64 << b / 2, in = narrows ? out / 2 : out;
+        failed |= pack_convolution(&network->first[b], tensors[0], tensors[1], out, in, 3, narrows ? 2 : 1);
+        failed |= pack_convolution(&network->second[b], tensors[2], tensors[3], out, out, 3, 1);
+        tensors += 4;
+        if (narrows) {
+            failed |= pack_convolution(&network->shortcut[b], tensors[0], tensors[1], out, in, 1, 2);
+            tensors += 2;
+        }
+    }
+    failed = failed || pack_convolution(&network->classifier, tensors[0], tensors[1], classes, 512, 1, 1);
+    if (!failed)
+        return network;
+    bfloat16_free(network);
+    return NULL;
+}
+
+static void free_convolution(struct half_convolution *convolution)
+{
+    free(convolution->weights);
+    free(convolution->bias);
+}
+
+void bfloat16_free(struct bfloat16_network *network)
+{
+    free(network->stem_weights);
+    free(network->stem_bias);
+    for (int b = 0; b < BLOCKS; b++) {
+        free_convolution(&network->first[b]);
+        free_convolution(&network->second[b]);
+        free_convolution(&network->shortcut[b]);
+    }
+    free_convolution(&network->classifier);
+    free(network);
+}
+
+#else /* no AMX in this kind of processor */
+
+int bfloat16_is_supported(void) { return 0; }
+
+struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float *levels, int classes)
+{
+    (void)tensors, (void)levels, (void)classes;
+    return NULL;
+}
+
+void bfloat16_free(struct bfloat16_network *network) { (void)network; }
+long bfloat16_floats(int height, int width) { return 0L * height * width; }
+long bfloat16_scratch(int width) { return 0L * width; }
+
+void bfloat16_clear_borders(float *memory, int height, int width) { (void)memory, (void)height, (void)width; }
+
+void bfloat16_run(const struct bfloat16_network *network, struct team *team, const uint8_t *canvas, int height,
+                  int width, float *memory, const struct picture *coarse, float *scratch, long scratch_floats)
+{
+    (void)network, (void)team, (void)canvas, (void)height, (void)width, (void)memory, (void)coarse;
+    (void)scratch, (void)scratch_floats;
+}
+
+#endif
