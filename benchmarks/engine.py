@@ -110,7 +110,7 @@ def measure(
         if name != "eager"
     }
     if "openvino" in milliseconds:
-        row["native / openvino x"] = milliseconds["openvino"] / milliseconds["native"]
+        row["openvino / native x"] = milliseconds["openvino"] / milliseconds["native"]
     row["floor ms"] = 1000 * multiply_adds(canvas.size, len(weights.metadata.classes)) / rate
     row["equal pixels"] = f"{agreement:.5%}"
     return row

@@ -1,9 +1,8 @@
 """The native engine, for CPUs: our own C, in native/. Knows nothing of files or of HTTP.
 
 In float32, with Winograd's convolutions, or in bfloat16 on processors with AMX; behind either the
-exact head; by a team of threads that sleeps when idle.
-A lone canvas is shared by all threads. Of several callers each gets one thread: that takes less
-time in all, for nobody waits for the others at the end of each layer.
+exact head. A lone canvas is shared by all threads. Of several callers each computes on its own
+thread: that takes less time in all, for nobody waits for the others at the end of each layer.
 """
 
 import ctypes
@@ -73,19 +72,17 @@ class NativeEngine:
         kind = path.stem.partition("-")[2]
         exact = "" if precision == "float32" else f" in {precision}"
         self.description = f"native {kind}{exact} on cpu, {threads} threads"
-        self.callers_at_once = threads + 1  # one waits, so that no thread does
-        self._turns = _Turns(threads + 1)
+        # One more than threads: while Python hands a mask on, no core shall wait.
+        self.callers_at_once = threads + 1
+        self._turns = _Turns(self.callers_at_once)
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
         """See `Engine.segment`. Raises MemoryError."""
         return [self._segment(*pair) for pair in zip(canvases, regions, strict=True)]
 
     def _segment(self, canvas: Array, region: Region) -> Array:
-        canvas = np.ascontiguousarray(canvas)
-        height, width, _ = canvas.shape
         mask = np.empty(region.output, np.uint8)
-        part = np.array((*region.content, *region.output), np.int32)
-        rest = (_address(canvas), height, width, _address(part), _address(mask))
+        rest = (*_picture(canvas), _region(region), _address(mask))
         with self._turns.turn() as lane:
             if lane is None:
                 _check(self._library.engine_segment(self._engine, *rest))
@@ -95,29 +92,21 @@ class NativeEngine:
 
     def coarse_logits(self, canvas: Array) -> Floats:
         """A canvas (H, W, 3) to the logits of every 32nd pixel, (C, H / 32, W / 32)."""
-        canvas = np.ascontiguousarray(canvas)
         height, width, _ = canvas.shape
         logits = np.empty((self._classes, height // TILE, width // TILE), np.float32)
+        rest = (*_picture(canvas), _address(logits))
         with self._turns.everything():
-            _check(
-                self._library.engine_coarse_logits(
-                    self._engine, _address(canvas), height, width, _address(logits)
-                )
-            )
+            _check(self._library.engine_coarse_logits(self._engine, *rest))
         return logits
 
     def head(self, coarse: Floats, region: Region) -> Array:
         """Coarse logits (C, h, w) of one canvas to its mask, uint8 of shape `region.output`."""
         coarse = np.ascontiguousarray(coarse, np.float32)
+        _, height, width = coarse.shape
         mask = np.empty(region.output, np.uint8)
-        part = np.array((*region.content, *region.output), np.int32)
-        size = coarse.shape[1], coarse.shape[2]
+        rest = (_address(coarse), height, width, _region(region), _address(mask))
         with self._turns.everything():
-            _check(
-                self._library.engine_head(
-                    self._engine, _address(coarse), *size, _address(part), _address(mask)
-                )
-            )
+            _check(self._library.engine_head(self._engine, *rest))
         return mask
 
 
@@ -128,11 +117,11 @@ def _stop(native: ctypes.CDLL, engine: int, pid: int) -> None:
 
 
 class _Turns:
-    """Who may use the threads: one caller all of them, or each caller one, a lane."""
+    """Who may compute: one caller with all threads, or several, each in a lane of its own."""
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._free = list(range(threads))
+    def __init__(self, lanes: int) -> None:
+        self._lanes = lanes
+        self._free = list(range(lanes))
         self._callers = 0
         self._changed = threading.Condition()
 
@@ -143,7 +132,7 @@ class _Turns:
             self._callers += 1
             self._changed.wait_for(lambda: self._free)
             alone = self._callers == 1
-            lanes = [self._free.pop() for _ in range(self._threads if alone else 1)]
+            lanes = [self._free.pop() for _ in range(self._lanes if alone else 1)]
         try:
             yield None if alone else lanes[0]
         finally:
@@ -157,14 +146,14 @@ class _Turns:
         """All threads, when they are free."""
         with self._changed:
             self._callers += 1
-            self._changed.wait_for(lambda: len(self._free) == self._threads)
+            self._changed.wait_for(lambda: len(self._free) == self._lanes)
             self._free.clear()
         try:
             yield
         finally:
             with self._changed:
                 self._callers -= 1
-                self._free += range(self._threads)
+                self._free += range(self._lanes)
                 self._changed.notify_all()
 
 
@@ -202,6 +191,21 @@ def _rows(network: FoldedNetwork) -> Floats:
     return np.ascontiguousarray(
         matrix.reshape(4 * classes, classes, TILE, TILE).transpose(2, 1, 0, 3)
     )
+
+
+def _picture(canvas: Array) -> tuple[c_void_p, int, int]:
+    """Address and size; the array must live as long as the call."""
+    height, width, _ = canvas.shape
+    assert canvas.dtype == np.uint8, canvas.dtype
+    assert canvas.shape == (height, width, 3), canvas.shape
+    assert height % TILE == 0, height
+    assert width % TILE == 0, width
+    return np.ascontiguousarray(canvas).ctypes.data_as(c_void_p), height, width
+
+
+def _region(region: Region) -> c_void_p:
+    """A `struct region`."""
+    return np.array((*region.content, *region.output), np.int32).ctypes.data_as(c_void_p)
 
 
 def _address(array: np.ndarray) -> int:

@@ -33,7 +33,7 @@ struct engine {
     struct convolution classifier;
     struct bfloat16_network *bfloat16; /* instead of stem, blocks and classifier, or NULL */
     struct head head;
-    struct lane *lanes; /* as many as threads; the team uses the first */
+    struct lane *lanes; /* one more than threads; the team uses the first */
 };
 
 /* Who works on which lane. */

@@ -22,8 +22,8 @@ void engine_stop(struct engine *engine);
 int engine_segment(struct engine *engine, const uint8_t *canvas, int height, int width,
                    const struct region *region, uint8_t *mask);
 
-/* The same on the calling thread alone. As many callers at a time as there are threads, each with a `lane`
-   of its own from 0 on, but none during engine_segment. */
+/* The same on the calling thread alone. One caller more than there are threads at a time, each with a
+   `lane` of its own from 0 on, but none during engine_segment. */
 int engine_segment_alone(struct engine *engine, int lane, const uint8_t *canvas, int height, int width,
                          const struct region *region, uint8_t *mask);
 

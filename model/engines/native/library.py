@@ -126,7 +126,8 @@ def main() -> None:
         print(f"no native engine for {platform.machine()}: ncnn computes instead")
     for kind in kinds:
         try:
-            build(kind)
+            if not is_current(library_path(kind)):
+                build(kind)
         except EngineError as error:
             sys.exit(f"error: {error}")
         print(library_path(kind).name)
