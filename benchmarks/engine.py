@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torchvision.models import resnet18
 
+from benchmarks.notebook import notebook_network
 from benchmarks.photos import made_photos
 from benchmarks.report import in_turns, median_ms, write
 from model.engines.base import Array, Engine, EngineName, Size
@@ -50,7 +50,7 @@ def main() -> None:
     rows = []
     for kernel in ("dense", "bilinear"):
         weights = with_kernel(read_weights(SHIPPED_WEIGHTS), kernel)
-        network = eager_network(weights)
+        network = notebook_network(weights)
         predictors = {
             name: Predictor(engine, weights.metadata)
             for name, engine in engines(weights, arguments.threads).items()
@@ -132,24 +132,6 @@ def with_kernel(weights: Weights, kernel: str) -> Weights:
     return replace(weights, tensors=tensors)
 
 
-def eager_network(weights: Weights) -> nn.Module:
-    """The notebook's network, built here from the facts of the book."""
-    network = nn.Sequential()
-    backbone = nn.Sequential()
-    for name, child in list(resnet18().named_children())[:-2]:
-        backbone.add_module(name, child)
-    classes = len(weights.metadata.classes)
-    network.add_module("backbone", backbone)
-    network.add_module("final_conv", nn.Conv2d(512, classes, kernel_size=1))
-    network.add_module(
-        "transpose_conv",
-        nn.ConvTranspose2d(classes, classes, kernel_size=64, padding=16, stride=32),
-    )
-    state = {name: torch.from_numpy(np.array(array)) for name, array in weights.tensors.items()}
-    network.load_state_dict(state, strict=False)  # batch norms' counters are not in every file
-    return network.eval()
-
-
 def eager_segmentation(network: nn.Module, weights: Weights, pixels: Array) -> Callable[[], Array]:
     """As the notebook does it: normalise, whole network, argmax."""
     mean = torch.tensor(weights.metadata.mean).view(1, 3, 1, 1)
@@ -157,7 +139,7 @@ def eager_segmentation(network: nn.Module, weights: Weights, pixels: Array) -> C
 
     def run() -> Array:
         with torch.no_grad():
-            image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+            image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
             return network((image - mean) / std).argmax(dim=1)[0].to(torch.uint8).numpy()
 
     return run

@@ -11,37 +11,16 @@ import torch
 import uvicorn
 from fastapi import FastAPI, Response, UploadFile
 from PIL import Image
-from torch import nn
 from torchvision import transforms
-from torchvision.models import resnet18
 
+from benchmarks.notebook import notebook_network
 from model.classes import PALETTE
 from model.weights import IMAGENET_MEAN, IMAGENET_STD, SHIPPED_WEIGHTS, read_weights
 
-NUM_CLASSES = 21
 MEAN_COLOUR = tuple(round(255 * value) for value in IMAGENET_MEAN)
 
 
-def load_network() -> nn.Sequential:
-    """The teaching notebook's network with the shipped weights, ready to predict."""
-    children = dict(list(resnet18().named_children())[:-2])
-    network = nn.Sequential(*children.values())
-    network.add_module("final_conv", nn.Conv2d(512, NUM_CLASSES, kernel_size=1))
-    network.add_module(
-        "transpose_conv",
-        nn.ConvTranspose2d(NUM_CLASSES, NUM_CLASSES, kernel_size=64, padding=16, stride=32),
-    )
-    positions = {f"backbone.{name}.": f"{position}." for position, name in enumerate(children)}
-    state = {}
-    for name, array in read_weights(SHIPPED_WEIGHTS).tensors.items():
-        for child, position in positions.items():
-            name = name.replace(child, position)
-        state[name] = torch.tensor(array)
-    network.load_state_dict(state)
-    return network.eval()
-
-
-network = load_network()
+network = notebook_network(read_weights(SHIPPED_WEIGHTS))
 normalise = transforms.Compose(
     [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
 )

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.engine import decoded, eager_network, eager_segmentation, multiply_adds, with_kernel
+from benchmarks.engine import decoded, eager_segmentation, multiply_adds, with_kernel
+from benchmarks.notebook import notebook_network
 from benchmarks.report import in_turns, table
 from model.engines.tiles import is_bilinear
 from model.predictor import open_predictor
@@ -25,7 +26,7 @@ def test_the_floor_counts_every_multiply_add_of_the_network(weights, size):
         elif isinstance(module, torch.nn.Conv2d):
             counted += output[0, 0].numel() * module.weight.numel()
 
-    network = eager_network(weights)
+    network = notebook_network(weights)
     for module in network.modules():
         module.register_forward_hook(count)
     with torch.no_grad():
@@ -36,7 +37,7 @@ def test_the_floor_counts_every_multiply_add_of_the_network(weights, size):
 def test_the_eager_network_and_the_predictor_make_the_same_mask(weights):
     predictor = open_predictor(SHIPPED_WEIGHTS, device="cpu")
     canvas = predictor.prepare(decoded((96, 128)))
-    expected = eager_segmentation(eager_network(weights), weights, canvas.pixels)()
+    expected = eager_segmentation(notebook_network(weights), weights, canvas.pixels)()
     assert np.mean(predictor.predict([canvas])[0] == expected) >= 0.999
 
 

@@ -153,6 +153,14 @@ static int best_class(const float *logits, int classes)
     return best;
 }
 
+/* Of equal logits the first class keeps the pixel. */
+INLINE void take_larger(vec next, int class, vec *best, int_vec *label)
+{
+    int_vec larger = next > *best;
+    *best = select_vec(larger, next, *best);
+    *label = (larger & class) | (~larger & *label);
+}
+
 /* ---- a mask of the canvas' own size ---- */
 
 INLINE void write_labels(uint8_t *to, int_vec labels, int count)
@@ -192,12 +200,8 @@ static void dense_task(void *context, int dy, int worker)
                 const float *from = logits + r * TILE + c * LANES;
                 vec best = load(from);
                 int_vec label = {0};
-                for (int class = 1; class < classes; class++) {
-                    vec next = load(from + (long)class * ROWS * TILE);
-                    int_vec larger = next > best;
-                    best = select_vec(larger, next, best);
-                    label = (larger & class) | (~larger & label);
-                }
+                for (int class = 1; class < classes; class++)
+                    take_larger(load(from + (long)class * ROWS * TILE), class, &best, &label);
                 write_labels(labels + c * LANES, label, LANES);
             }
             write_tile_row(job, y, (t + r) % columns, labels);
@@ -227,12 +231,8 @@ static void bilinear_task(void *context, int tile_y, int worker)
                 for (int c = 0; c < PARTS; c++) {
                     vec share = shares_between(c), best = from[0] + (to[0] - from[0]) * share;
                     int_vec label = {0};
-                    for (int class = 1; class < classes; class++) {
-                        vec next = from[class] + (to[class] - from[class]) * share;
-                        int_vec larger = next > best;
-                        best = select_vec(larger, next, best);
-                        label = (larger & class) | (~larger & label);
-                    }
+                    for (int class = 1; class < classes; class++)
+                        take_larger(from[class] + (to[class] - from[class]) * share, class, &best, &label);
                     write_labels(labels + c * LANES, label, LANES);
                 }
             }
@@ -313,12 +313,8 @@ static void fill_band(const struct job *job, const struct band *band, int tile_y
         for (long x = 0; x < band->line; x += LANES) {
             vec best = load(to + x);
             int_vec label = {0};
-            for (int class = 1; class < classes; class++) {
-                vec next = load(to + class * plane + x);
-                int_vec larger = next > best;
-                best = select_vec(larger, next, best);
-                label = (larger & class) | (~larger & label);
-            }
+            for (int class = 1; class < classes; class++)
+                take_larger(load(to + class * plane + x), class, &best, &label);
             write_labels(labels + x, label, LANES);
         }
     }
@@ -361,12 +357,8 @@ static void fill_between(const struct job *job, const struct band *band, int row
         for (int out = first_x; out < last_x; out += LANES) {
             vec share = load(job->shares + out), best = left[0] + slope[0] * share;
             int_vec label = (int_vec){0} + candidates[0];
-            for (int i = 1; i < count; i++) {
-                vec next = left[i] + slope[i] * share;
-                int_vec larger = next > best;
-                best = select_vec(larger, next, best);
-                label = (larger & candidates[i]) | (~larger & label);
-            }
+            for (int i = 1; i < count; i++)
+                take_larger(left[i] + slope[i] * share, candidates[i], &best, &label);
             write_labels(to + out, label, MIN(LANES, last_x - out));
         }
     }
