@@ -161,7 +161,11 @@ class Batcher:
         return batch
 
     async def _compute(self, batch: list[_Waiting]) -> None:
-        """Answer everybody in the batch, with a mask or with the batch's failure."""
+        """Answer everybody in the batch, with a mask or with the failure of their own image.
+
+        A batch that fails is tried again by halves, so that the one image that the engine cannot
+        take, or the batch that its memory cannot, is found and harms no other.
+        """
         started = time.perf_counter()
         canvases = [waiting.canvas for waiting in batch]
         loop = asyncio.get_running_loop()
@@ -171,7 +175,11 @@ class Batcher:
         except Exception:
             requests = [waiting.request_id for waiting in batch]
             self._telemetry.log.exception("batch failed", request_ids=requests)
-            return  # see _finish
+            half = len(batch) // 2
+            for part in (batch[:half], batch[half:]) if half else ():
+                if stayed := [waiting for waiting in part if not waiting.answer.done()]:
+                    await self._compute(stayed)
+            return  # who is not answered now will be by _finish
         seconds = time.perf_counter() - started
         self._seconds_per_image = seconds / (len(batch) * len(self._computing))
         self._telemetry.batch_size.observe(len(batch))
@@ -192,7 +200,7 @@ def _fail(unanswered: Iterable[_Waiting]) -> None:
         if not waiting.answer.done():
             waiting.answer.set_exception(
                 InferenceFailed(
-                    "The engine failed on the batch that this image was in.",
+                    "The engine failed on this image.",
                     remedy="Try again; if it stays, report the X-Request-ID of this answer.",
                 )
             )

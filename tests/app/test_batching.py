@@ -134,21 +134,44 @@ def test_as_many_batches_are_computed_at_once_as_the_engine_takes():
     asyncio.run(scenario())
 
 
-def test_a_failed_batch_fails_its_own_callers_only():
+def test_an_image_that_the_engine_cannot_take_harms_no_other():
     async def scenario():
         engine = GatedEngine()
         async with running(engine) as batcher:
             tasks = await waiting(batcher, canvas(1))
             await busy(engine)
-            tasks += await waiting(batcher, canvas(66), canvas(2))
+            tasks += await waiting(batcher, canvas(66), canvas(2), canvas(4))
             tasks += await waiting(batcher, canvas(3, size=(64, 64)))
             engine.gate.set()
             results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert engine.batches == [[1], [66, 2, 4], [66], [2, 4], [3]]
         assert isinstance(results[1], InferenceFailed)
-        assert isinstance(results[2], InferenceFailed)
         assert "secret" not in results[1].detail
-        assert results[0].mask[0, 0] == 1
-        assert results[3].mask[0, 0] == 3
+        assert [results[i].mask[0, 0] for i in (0, 2, 3, 4)] == [1, 2, 4, 3]
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_that_needs_too_much_memory_is_halved():
+    async def scenario():
+        engine = GatedEngine()
+        async with running(engine) as batcher:
+            predict = batcher._predict
+
+            def small_predict(canvases):
+                masks = predict(canvases)
+                if len(canvases) > 2:
+                    raise MemoryError
+                return masks
+
+            batcher._predict = small_predict
+            tasks = await waiting(batcher, canvas(1))
+            await busy(engine)
+            tasks += await waiting(batcher, *(canvas(v) for v in (2, 3, 4, 5)))
+            engine.gate.set()
+            results = await asyncio.gather(*tasks)
+        assert engine.batches == [[1], [2, 3, 4, 5], [2, 3], [4, 5]]
+        assert [r.mask[0, 0] for r in results] == [1, 2, 3, 4, 5]
 
     asyncio.run(scenario())
 
