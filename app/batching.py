@@ -20,6 +20,9 @@ from app.telemetry import Telemetry, current_request_id
 from model.engines.base import Array, Size
 from model.predictor import Canvas
 
+PACE_SHARE = 0.2
+"""Of the last batch, in the mean of seconds an image."""
+
 Predict = Callable[[Sequence[Canvas]], list[Array]]
 
 
@@ -36,6 +39,7 @@ class Segmented:
 @dataclass(eq=False, slots=True)
 class _Waiting:
     canvas: Canvas
+    due: float
     answer: asyncio.Future[Segmented]
     since: float = field(default_factory=time.perf_counter)
     request_id: str = field(default_factory=current_request_id)
@@ -87,20 +91,26 @@ class Batcher:
     def is_alive(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def require_place(self) -> None:
-        """Raises Overloaded where no place is free."""
+    @property
+    def predicted_wait_s(self) -> float:
+        """Until a request that came now would have its mask, by the pace of the last ones."""
+        return (self._admitted + 1) * self._seconds_per_image
+
+    def require_place(self, due: float) -> None:
+        """Raises Overloaded where no place is free, or the mask would come after `due`."""
+        wait_s, left_s = self.predicted_wait_s, due - time.perf_counter()
         if self._admitted >= self._max_queue:
-            seconds = max(1, math.ceil(self._admitted * self._seconds_per_image))
-            raise Overloaded(
-                f"All {self._max_queue} places are taken.",
-                remedy=f"Try again in {seconds} s.",
-                headers={"Retry-After": str(seconds)},
+            raise _overloaded(f"All {self._max_queue} places are taken.", wait_s)
+        if wait_s > left_s:
+            raise _overloaded(
+                f"The mask would take about {wait_s:.2g} s; there are {max(left_s, 0):.2g} s left.",
+                wait_s - left_s,
             )
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """A place among the requests being worked on. Raises Overloaded where none is free."""
-        self.require_place()
+    def admitted(self, due: float) -> Iterator[None]:
+        """A place among the requests being worked on. Raises as `require_place`."""
+        self.require_place(due)
         self._admitted += 1
         self._telemetry.in_flight.set(self._admitted)
         try:
@@ -109,9 +119,12 @@ class Batcher:
             self._admitted -= 1
             self._telemetry.in_flight.set(self._admitted)
 
-    async def submit(self, canvas: Canvas) -> Segmented:
-        """The canvas' mask, when its batch is computed. Raises InferenceFailed."""
-        waiting = _Waiting(canvas, asyncio.get_running_loop().create_future())
+    async def submit(self, canvas: Canvas, due: float) -> Segmented:
+        """The canvas' mask, when its batch is computed.
+
+        Raises InferenceFailed, and Overloaded where it was not begun before `due`.
+        """
+        waiting = _Waiting(canvas, due, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(canvas.size, deque()).append(waiting)
         self._arrived.set()
         self._telemetry.queue_depth.inc()
@@ -154,8 +167,13 @@ class Batcher:
         while queue and len(batch) < limit:
             waiting = queue.popleft()
             self._telemetry.queue_depth.dec()
-            if not waiting.answer.done():
+            if waiting.answer.done():
+                continue
+            if waiting.due > time.perf_counter():
                 batch.append(waiting)
+            else:
+                late = _overloaded("The time for this request is over.", self.predicted_wait_s)
+                waiting.answer.set_exception(late)
         if not queue:
             del self._waiting[size]
         return batch
@@ -181,18 +199,30 @@ class Batcher:
                     await self._compute(stayed)
             return  # who is not answered now will be by _finish
         seconds = time.perf_counter() - started
-        self._seconds_per_image = seconds / (len(batch) * len(self._computing))
+        self._note_pace(seconds / (len(batch) * len(self._computing)))
         self._telemetry.batch_size.observe(len(batch))
         for waiting, mask in answers:
             if not waiting.answer.done():
                 queue_s = started - waiting.since
                 waiting.answer.set_result(Segmented(mask, queue_s, seconds, len(batch)))
 
+    def _note_pace(self, seconds_per_image: float) -> None:
+        """Into an exponential mean, which follows the load and not each image."""
+        before = self._seconds_per_image or seconds_per_image
+        self._seconds_per_image = before + PACE_SHARE * (seconds_per_image - before)
+
     async def _drained(self) -> None:
         everybody = chain(*self._computing.values(), *self._waiting.values())
         answers = [waiting.answer for waiting in everybody if not waiting.answer.done()]
         if answers and self.is_alive:
             await asyncio.wait(answers)
+
+
+def _overloaded(detail: str, seconds: float) -> Overloaded:
+    seconds = max(1, math.ceil(seconds))
+    return Overloaded(
+        detail, remedy=f"Try again in {seconds} s.", headers={"Retry-After": str(seconds)}
+    )
 
 
 def _fail(unanswered: Iterable[_Waiting]) -> None:

@@ -9,7 +9,7 @@
       NotAcceptable         406  no answer format that the caller accepts
       InvalidParameter      422  a query parameter out of its bounds
       NotReady              503  starting, or shutting down
-      Overloaded            503  the queue is full
+      Overloaded            503  the queue is full, or the deadline cannot be met
       InferenceFailed       500  the engine raised; the caller is not to blame
 
 Knows nothing of images or engines: who finds an error raises one of these.
@@ -95,12 +95,12 @@ class NotReady(Problem):
 class Overloaded(Problem):
     status = HTTPStatus.SERVICE_UNAVAILABLE
     name = "overloaded"
-    title = "The server has no free place"
+    title = "The server cannot answer in time"
 
 
 class InferenceFailed(Problem):
     name = "inference-failed"
-    title = "The engine failed on this batch"
+    title = "The engine failed on this image"
 
 
 PROBLEMS = (

@@ -55,6 +55,13 @@ class Settings(BaseSettings):
     max_queue: int = Field(
         64, ge=1, le=100_000, description="Requests that are decoded, waiting or computed at once."
     )
+    deadline_s: float = Field(
+        30,
+        ge=0.01,
+        le=3600,
+        description="Seconds that a request may take from its head to its mask; what cannot be "
+        "met is refused at once. A caller may ask for less with X-Request-Timeout.",
+    )
     max_batch_pixels: int = Field(
         4 * 2**20,
         ge=1,

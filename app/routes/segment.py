@@ -1,9 +1,11 @@
 """POST /v1/segment and GET /v1/model."""
 
+import math
+import time
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from app import images
 from app.accept import AnswerFormat, negotiate
@@ -69,17 +71,27 @@ async def segment(
         int | None,
         Query(ge=32, le=65536, description="Scale a longer image down to this, for this request"),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        Header(
+            alias="X-Request-Timeout",
+            gt=0,
+            description="Seconds that the caller waits; a mask that would come later is refused",
+        ),
+    ] = None,
 ) -> Response:
     """Segment one image: send it as the multipart field `file` or as the raw body."""
     service: Service = request.app.state.service
     batcher, predictor = service.batcher, service.predictor
     answer = format or negotiate(", ".join(request.headers.getlist("accept")))
-    batcher.require_place()  # before the body is read, and again when it has come
+    due = time.perf_counter() + min(timeout or math.inf, service.settings.deadline_s)
+    batcher.require_place(due)  # before the body is read, and again when it has come
     stages = Stages()
     with stages.timed("read"):
         data = await read_upload(request)
     side = smaller_side(max_side, predictor.max_side)
-    body = await while_connected(request, segmented(service, batcher, data, side, answer, stages))
+    work = segmented(service, batcher, data, side, answer, stages, due)
+    body = await while_connected(request, work)
     stages.observe(service.telemetry)
     return Response(
         body,
@@ -99,6 +111,7 @@ async def segmented(
     max_side: int,
     answer: AnswerFormat,
     stages: Stages,
+    due: float,
 ) -> bytes:
     """Decode, compute, encode; `stages` gets the times."""
     predictor = service.predictor
@@ -107,10 +120,10 @@ async def segmented(
         image = images.decode(data, max_pixels=service.settings.max_pixels, max_side=max_side)
         return predictor.prepare(image.pixels, max_side=max_side, size=image.size)
 
-    with batcher.admitted():
+    with batcher.admitted(due):
         with stages.timed("decode"):
             canvas = await service.on_codec_thread(decode, data)
-        result = await batcher.submit(canvas)
+        result = await batcher.submit(canvas, due)
         stages.seconds |= {"queue": result.queue_s, "inference": result.inference_s}
         with stages.timed("encode"):
             return await service.on_codec_thread(

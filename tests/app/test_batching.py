@@ -1,5 +1,7 @@
 import asyncio
+import math
 import threading
+import time
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -10,6 +12,12 @@ from app.errors import InferenceFailed, Overloaded
 from app.telemetry import Telemetry
 from model.engines.base import Region
 from model.predictor import Canvas
+
+LATER = math.inf
+
+
+def submit(batcher, canvas, due=LATER):
+    return batcher.submit(canvas, due)
 
 
 def canvas(value=0, size=(32, 32)):
@@ -55,7 +63,7 @@ async def busy(engine, batches=1):
 
 async def waiting(batcher, *canvases):
     """Submitted canvases, once all of them are in the queue."""
-    tasks = [asyncio.create_task(batcher.submit(c)) for c in canvases]
+    tasks = [asyncio.create_task(submit(batcher, c)) for c in canvases]
     await asyncio.sleep(0)  # each task runs up to its first wait
     return tasks
 
@@ -65,7 +73,7 @@ def test_a_lone_request_waits_for_nobody():
         engine = GatedEngine()
         engine.gate.set()
         async with running(engine) as batcher:
-            result = await batcher.submit(canvas(7))
+            result = await submit(batcher, canvas(7))
         assert (result.mask == 7).all()
         assert result.batch_size == 1
         assert engine.batches == [[7]]
@@ -197,12 +205,12 @@ def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back():
         engine = GatedEngine()
         engine.gate.set()
         async with running(engine, max_queue=2) as batcher:
-            with batcher.admitted(), batcher.admitted():
-                with pytest.raises(Overloaded) as caught, batcher.admitted():
+            with batcher.admitted(LATER), batcher.admitted(LATER):
+                with pytest.raises(Overloaded) as caught, batcher.admitted(LATER):
                     pass
                 assert int(caught.value.headers["Retry-After"]) >= 1
-            with batcher.admitted():
-                await batcher.submit(canvas(1))
+            with batcher.admitted(LATER):
+                await submit(batcher, canvas(1))
 
     asyncio.run(scenario())
 
@@ -226,9 +234,9 @@ def test_an_engine_that_loses_a_mask_fails_its_batch_and_not_the_batcher():
         async with running(engine) as batcher:
             predict, batcher._predict = batcher._predict, lambda _: []
             with pytest.raises(InferenceFailed):
-                await batcher.submit(canvas(1))
+                await submit(batcher, canvas(1))
             batcher._predict = predict
-            assert (await batcher.submit(canvas(2))).mask[0, 0] == 2
+            assert (await submit(batcher, canvas(2))).mask[0, 0] == 2
 
     asyncio.run(scenario())
 
@@ -263,5 +271,49 @@ def test_what_was_submitted_is_answered_before_the_end():
             tasks = await waiting(batcher, *(canvas(v) for v in range(10)))
         assert all(task.done() for task in tasks)
         assert [task.result().mask[0, 0] for task in tasks] == list(range(10))
+
+    asyncio.run(scenario())
+
+
+def test_what_cannot_be_met_is_refused_with_the_time_that_it_would_take():
+    async def scenario():
+        engine = GatedEngine()
+        engine.gate.set()
+        async with running(engine) as batcher:
+            batcher._note_pace(2.0)
+            with batcher.admitted(LATER), batcher.admitted(LATER):
+                assert batcher.predicted_wait_s == pytest.approx(6)
+                batcher.require_place(time.perf_counter() + 60)
+                with pytest.raises(Overloaded, match="about 6 s; there are 2") as caught:
+                    batcher.require_place(time.perf_counter() + 2.5)
+                assert caught.value.headers["Retry-After"] == "4"
+            batcher.require_place(time.perf_counter() + 2.5)
+
+    asyncio.run(scenario())
+
+
+def test_the_pace_follows_the_load_slowly():
+    async def scenario():
+        async with running(GatedEngine()) as batcher:
+            batcher._note_pace(1.0)
+            batcher._note_pace(2.0)
+            assert batcher.predicted_wait_s == pytest.approx(1.2)
+
+    asyncio.run(scenario())
+
+
+def test_who_still_waits_at_the_deadline_is_answered_and_not_computed():
+    async def scenario():
+        engine = GatedEngine()
+        async with running(engine) as batcher:
+            (first,) = await waiting(batcher, canvas(1))
+            await busy(engine)
+            late = asyncio.create_task(submit(batcher, canvas(2), due=time.perf_counter()))
+            (other,) = await waiting(batcher, canvas(3))
+            engine.gate.set()
+            results = await asyncio.gather(first, late, other, return_exceptions=True)
+        assert engine.batches == [[1], [3]]
+        assert isinstance(results[1], Overloaded)
+        assert results[2].mask[0, 0] == 3
 
     asyncio.run(scenario())

@@ -113,6 +113,20 @@ def test_a_full_queue_is_503_with_retry_after(settings):
         assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
 
 
+def test_a_callers_own_deadline_is_kept(settings):
+    with serving(settings) as (client, server):
+        body = PHOTO.read_bytes()
+        server.service.batcher._note_pace(5.0)
+        short = client.post("/v1/segment", content=body, headers={"X-Request-Timeout": "2.5"})
+        assert short.status_code == 503
+        assert short.json()["type"] == "urn:segmentation:problem:overloaded"
+        assert short.headers["retry-after"] == "3"
+        assert client.post("/v1/segment", content=body).status_code == 200
+        for wrong in ("0", "-1", "soon", "nan"):
+            headers = {"X-Request-Timeout": wrong}
+            assert client.post("/v1/segment", content=body, headers=headers).status_code == 422
+
+
 def test_a_caller_who_leaves_the_queue_is_not_computed(settings):
     one_at_a_time = settings.model_copy(update={"engine": "ncnn"})
     with serving(one_at_a_time) as (client, server):
@@ -129,10 +143,10 @@ def test_a_caller_who_leaves_the_queue_is_not_computed(settings):
         batcher._predict = gated
         submit, queued = batcher.submit, threading.Semaphore(0)
 
-        async def watched_submit(canvas):
+        async def watched_submit(canvas, due):
             queued.release()
             try:
-                return await submit(canvas)
+                return await submit(canvas, due)
             except asyncio.CancelledError:
                 left.set()
                 raise
