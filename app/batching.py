@@ -39,10 +39,15 @@ class Segmented:
 @dataclass(eq=False, slots=True)
 class _Waiting:
     canvas: Canvas
-    due: float
     answer: asyncio.Future[Segmented]
     since: float = field(default_factory=time.perf_counter)
     request_id: str = field(default_factory=current_request_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Computing:
+    batch: list[_Waiting]
+    since: float = field(default_factory=time.perf_counter)
 
 
 class Batcher:
@@ -56,11 +61,13 @@ class Batcher:
         max_queue: int,
         max_batch_pixels: int,
         max_batch_images: int,
+        stuck_after_s: float,
         telemetry: Telemetry,
     ) -> None:
         """`callers`: how many threads may call `predict` at once.
 
         `max_batch_images`: as many as one call computes together; more would only wait.
+        `stuck_after_s`: a batch that takes longer is given up, and the batcher is not alive.
         """
         self._predict = predict
         self._threads = ThreadPoolExecutor(callers, thread_name_prefix="engine")
@@ -68,9 +75,10 @@ class Batcher:
         self._max_queue = max_queue
         self._max_batch_pixels = max_batch_pixels
         self._max_batch_images = max_batch_images
+        self._stuck_after_s = stuck_after_s
         self._telemetry = telemetry
         self._waiting: dict[Size, deque[_Waiting]] = {}
-        self._computing: dict[asyncio.Task[None], list[_Waiting]] = {}
+        self._computing: dict[asyncio.Task[None], _Computing] = {}
         self._arrived = asyncio.Event()
         self._admitted = 0
         self._seconds_per_image = 0.0
@@ -89,7 +97,11 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        return self._task is not None and not self._task.done()
+        """Whether batches are formed, and none is in the engine for longer than one can take."""
+        if self._task is None or self._task.done():
+            return False
+        stuck_since = time.perf_counter() - self._stuck_after_s
+        return all(computing.since > stuck_since for computing in self._computing.values())
 
     @property
     def predicted_wait_s(self) -> float:
@@ -122,17 +134,21 @@ class Batcher:
     async def submit(self, canvas: Canvas, due: float) -> Segmented:
         """The canvas' mask, when its batch is computed.
 
-        Raises InferenceFailed, and Overloaded where it was not begun before `due`.
+        Raises InferenceFailed, and Overloaded at `due`, whatever the engine is doing then.
         """
-        waiting = _Waiting(canvas, due, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(canvas, loop.create_future())
         self._waiting.setdefault(canvas.size, deque()).append(waiting)
         self._arrived.set()
         self._telemetry.queue_depth.inc()
         try:
-            return await waiting.answer
-        except asyncio.CancelledError:
-            waiting.answer.cancel()
-            raise
+            async with asyncio.timeout_at(loop.time() + due - time.perf_counter()):
+                return await waiting.answer
+        except TimeoutError as error:
+            wait_s = self.predicted_wait_s
+            raise _overloaded("The time for this request is over.", wait_s) from error
+        finally:
+            waiting.answer.cancel()  # who has left or waited too long is not computed any more
 
     async def _run(self) -> None:
         try:
@@ -142,7 +158,7 @@ class Batcher:
                 batch = self._next_batch()
                 if batch:
                     computing = asyncio.create_task(self._compute(batch), name="batch")
-                    self._computing[computing] = batch
+                    self._computing[computing] = _Computing(batch)
                     computing.add_done_callback(self._finish)
                 else:
                     self._free_callers.release()
@@ -154,7 +170,7 @@ class Batcher:
 
     def _finish(self, computing: asyncio.Task[None]) -> None:
         """However the batch ended, everybody in it is answered."""
-        _fail(self._computing.pop(computing))
+        _fail(self._computing.pop(computing).batch)
         self._free_callers.release()
 
     def _next_batch(self) -> list[_Waiting]:
@@ -167,13 +183,8 @@ class Batcher:
         while queue and len(batch) < limit:
             waiting = queue.popleft()
             self._telemetry.queue_depth.dec()
-            if waiting.answer.done():
-                continue
-            if waiting.due > time.perf_counter():
+            if not waiting.answer.done():
                 batch.append(waiting)
-            else:
-                late = _overloaded("The time for this request is over.", self.predicted_wait_s)
-                waiting.answer.set_exception(late)
         if not queue:
             del self._waiting[size]
         return batch
@@ -212,7 +223,8 @@ class Batcher:
         self._seconds_per_image = before + PACE_SHARE * (seconds_per_image - before)
 
     async def _drained(self) -> None:
-        everybody = chain(*self._computing.values(), *self._waiting.values())
+        computing = (computing.batch for computing in self._computing.values())
+        everybody = chain(*computing, *self._waiting.values())
         answers = [waiting.answer for waiting in everybody if not waiting.answer.done()]
         if answers and self.is_alive:
             await asyncio.wait(answers)

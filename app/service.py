@@ -68,6 +68,7 @@ class Service:
                 max_queue=self.settings.max_queue,
                 max_batch_pixels=self.settings.max_batch_pixels,
                 max_batch_images=predictor.engine.images_per_call,
+                stuck_after_s=self.settings.stuck_after_s,
                 telemetry=self.telemetry,
             )
             await stack.enter_async_context(self._batcher.running())

@@ -62,6 +62,13 @@ class Settings(BaseSettings):
         description="Seconds that a request may take from its head to its mask; what cannot be "
         "met is refused at once. A caller may ask for less with X-Request-Timeout.",
     )
+    stuck_after_s: float = Field(
+        30,
+        ge=0.1,
+        le=3600,
+        description="Seconds after which a batch that is still in the engine means that the engine "
+        "is stuck: /health/live fails.",
+    )
     max_batch_pixels: int = Field(
         4 * 2**20,
         ge=1,

@@ -48,6 +48,7 @@ async def running(engine, **limits):
         "max_queue": 100,
         "max_batch_pixels": 4 * 32 * 32,
         "max_batch_images": 100,
+        "stuck_after_s": 60,
     } | limits
     batcher = Batcher(engine.predict, telemetry=Telemetry(), **options)
     async with batcher.running():
@@ -288,6 +289,23 @@ def test_what_cannot_be_met_is_refused_with_the_time_that_it_would_take():
                     batcher.require_place(time.perf_counter() + 2.5)
                 assert caught.value.headers["Retry-After"] == "4"
             batcher.require_place(time.perf_counter() + 2.5)
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_is_stuck_is_noticed_and_its_callers_are_answered():
+    async def scenario():
+        engine = GatedEngine()
+        async with running(engine, stuck_after_s=0) as batcher:
+            assert batcher.is_alive
+            stuck = asyncio.create_task(submit(batcher, canvas(1), due=time.perf_counter() + 0.1))
+            await busy(engine)
+            assert not batcher.is_alive
+            with pytest.raises(Overloaded, match="time for this request is over"):
+                await stuck
+            engine.gate.set()
+            await asyncio.gather(*batcher._computing)
+            assert batcher.is_alive
 
     asyncio.run(scenario())
 
