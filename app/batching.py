@@ -67,7 +67,7 @@ class Batcher:
         """`callers`: how many threads may call `predict` at once.
 
         `max_batch_images`: as many as one call computes together; more would only wait.
-        `stuck_after_s`: a batch that takes longer is given up, and the batcher is not alive.
+        `stuck_after_s`: with a batch that takes longer, the batcher is not alive.
         """
         self._predict = predict
         self._threads = ThreadPoolExecutor(callers, thread_name_prefix="engine")
@@ -113,7 +113,8 @@ class Batcher:
         wait_s, left_s = self.predicted_wait_s, due - time.perf_counter()
         if self._admitted >= self._max_queue:
             raise _overloaded(f"All {self._max_queue} places are taken.", wait_s)
-        if wait_s > left_s:
+        # With nobody before it, it may try: the pace may be that of one slow image, long ago.
+        if self._admitted and wait_s > left_s:
             raise _overloaded(
                 f"The mask would take about {wait_s:.2g} s; there are {max(left_s, 0):.2g} s left.",
                 wait_s - left_s,

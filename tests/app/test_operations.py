@@ -1,4 +1,5 @@
 import asyncio
+import math
 import re
 import socket
 import threading
@@ -117,10 +118,11 @@ def test_a_callers_own_deadline_is_kept(settings):
     with serving(settings) as (client, server):
         body = PHOTO.read_bytes()
         server.service.batcher._note_pace(5.0)
-        short = client.post("/v1/segment", content=body, headers={"X-Request-Timeout": "2.5"})
+        with server.service.batcher.admitted(math.inf):  # somebody is before us
+            short = client.post("/v1/segment", content=body, headers={"X-Request-Timeout": "2.5"})
         assert short.status_code == 503
         assert short.json()["type"] == "urn:segmentation:problem:overloaded"
-        assert short.headers["retry-after"] == "3"
+        assert short.headers["retry-after"] == "8"
         assert client.post("/v1/segment", content=body).status_code == 200
         for wrong in ("0", "-1", "soon", "nan"):
             headers = {"X-Request-Timeout": wrong}
