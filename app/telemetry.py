@@ -78,6 +78,9 @@ class Telemetry:
         self.rejections = Counter(
             "seg_rejections", "Requests answered with a problem", ["reason"], registry=registry
         )
+        self.dropped = Counter(
+            "seg_dropped", "Requests whose caller left, by stage", ["stage"], registry=registry
+        )
         self.ready = Gauge("seg_ready", "1 while the server takes requests", registry=registry)
         self.model_info = Gauge(
             "seg_model_info", "The weights that serve", ["digest", "engine"], registry=registry
@@ -85,13 +88,15 @@ class Telemetry:
 
 
 class Stages:
-    """The durations of one request's stages, in seconds and in order."""
+    """The durations of one request's stages, in seconds and in order, and where it is now."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.current = "read"
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
+        self.current = stage
         started = time.perf_counter()
         yield
         self.seconds[stage] = time.perf_counter() - started

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.requests import ClientDisconnect
 
 from app import images
 from app.accept import AnswerFormat, negotiate
@@ -86,12 +87,16 @@ async def segment(
     answer = format or negotiate(", ".join(request.headers.getlist("accept")))
     due = time.perf_counter() + min(timeout or math.inf, service.settings.deadline_s)
     batcher.require_place(due)  # before the body is read, and again when it has come
-    stages = Stages()
-    with stages.timed("read"):
-        data = await read_upload(request)
     side = smaller_side(max_side, predictor.max_side)
-    work = segmented(service, batcher, data, side, answer, stages, due)
-    body = await while_connected(request, work)
+    stages = Stages()
+    try:
+        with stages.timed("read"):
+            data = await read_upload(request)
+        work = segmented(service, batcher, data, side, answer, stages, due)
+        body = await while_connected(request, work)
+    except ClientDisconnect:
+        service.telemetry.dropped.labels(stages.current).inc()
+        raise
     stages.observe(service.telemetry)
     return Response(
         body,
@@ -123,6 +128,7 @@ async def segmented(
     with batcher.admitted(due):
         with stages.timed("decode"):
             canvas = await service.on_codec_thread(decode, data)
+        stages.current = "queue"  # and inference
         result = await batcher.submit(canvas, due)
         stages.seconds |= {"queue": result.queue_s, "inference": result.inference_s}
         with stages.timed("encode"):

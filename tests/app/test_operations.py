@@ -171,6 +171,7 @@ def test_a_caller_who_leaves_the_queue_is_not_computed(settings):
         assert client.post("/v1/segment", content=body).status_code == 200
         assert batches == [1, 1], "the first and the last; not the one in between"
         assert samples(client)['seg_requests_total{route="/v1/segment",status="499"}'] == 1
+        assert samples(client)['seg_dropped_total{stage="queue"}'] == 1
         assert samples(client)["seg_queue_depth"] == 0
 
 
@@ -194,6 +195,7 @@ def test_a_caller_who_leaves_while_uploading_is_no_error_of_ours(settings, monke
         after = samples(client)
         assert after['seg_requests_total{route="/v1/segment",status="499"}'] == 1
         assert after['seg_rejections_total{reason="client-left"}'] == 1
+        assert after['seg_dropped_total{stage="read"}'] == 1
 
 
 def test_a_failing_engine_is_500_and_the_server_goes_on(settings):
