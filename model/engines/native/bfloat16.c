@@ -195,8 +195,7 @@ static void convolution_task(void *context, int number, int worker)
             struct chunk one = chunk_at(c, across), two = chunk_at(MIN(c + 1, last - 1), across);
             const bfloat *a = half_pixel(from, 0, one.y * stride - border, one.x * stride - border);
             const bfloat *b = half_pixel(from, 0, two.y * stride - border, two.x * stride - border);
-            const bfloat *weights =
-                convolution->weights + (long)g * blocks * size * size * 2 * TILE_VALUES;
+            const bfloat *weights = convolution->weights + (long)g * blocks * size * size * 2 * TILE_VALUES;
             _tile_zero(0);
             _tile_zero(1);
             _tile_zero(2);
@@ -358,8 +357,9 @@ static void stem_task(void *context, int number, int worker)
 
 /* ---- the network ---- */
 
-void bfloat16_run(const struct bfloat16_network *network, struct team *team, const uint8_t *canvas, int height,
-                  int width, float *memory, const struct picture *coarse, float *scratch, long scratch_floats)
+void bfloat16_run(const struct bfloat16_network *network, struct team *team, const uint8_t *canvas,
+                  int height, int width, float *memory, const struct picture *coarse, float *scratch,
+                  long scratch_floats)
 {
     struct half_picture pictures[LEVELS][PICTURES];
     lay_out(memory, height, width, pictures);
@@ -380,8 +380,8 @@ void bfloat16_run(const struct bfloat16_network *network, struct team *team, con
 /* ---- weights ---- */
 
 /* As the tile product wants its right side: pairs of inputs beside each other for each output. */
-static void pack_tile(bfloat *to, const float *kernel, int first_out, int out, int first_in, int in, long out_apart,
-                      long in_apart)
+static void pack_tile(bfloat *to, const float *kernel, int first_out, int out, int first_in, int in,
+                      long out_apart, long in_apart)
 {
     for (int pair = 0; pair < DEPTH / 2; pair++)
         for (int o = 0; o < 16; o++)
@@ -392,8 +392,8 @@ static void pack_tile(bfloat *to, const float *kernel, int first_out, int out, i
             }
 }
 
-static int pack_convolution(struct half_convolution *convolution, const float *kernel, const float *bias, int out,
-                            int in, int size, int stride)
+static int pack_convolution(struct half_convolution *convolution, const float *kernel, const float *bias,
+                            int out, int in, int size, int stride)
 {
     int out_padded = round_up(out, GROUP), area = size * size;
     *convolution = (struct half_convolution){in, out_padded, size, stride, NULL, NULL};
@@ -408,12 +408,14 @@ static int pack_convolution(struct half_convolution *convolution, const float *k
         for (int block = 0; block < in / DEPTH; block++)
             for (int p = 0; p < area; p++)
                 for (int half = 0; half < 2; half++, to += TILE_VALUES)
-                    pack_tile(to, kernel + p, g * GROUP + half * 16, out, block * DEPTH, in, (long)in * area, area);
+                    pack_tile(to, kernel + p, g * GROUP + half * 16, out, block * DEPTH, in, (long)in * area,
+                              area);
     return 0;
 }
 
 /* For each row of the kernel, its 21 values (column, colour) in the order of a line. */
-static int pack_stem(struct bfloat16_network *network, const float *kernel, const float *bias, const float *levels)
+static int pack_stem(struct bfloat16_network *network, const float *kernel, const float *bias,
+                     const float *levels)
 {
     network->stem_weights = (bfloat *)allocate_floats(STEM_SIZE * 4L * TILE_VALUES / 2);
     network->stem_bias = allocate_floats(STEM_CHANNELS);
@@ -431,8 +433,8 @@ static int pack_stem(struct bfloat16_network *network, const float *kernel, cons
                 for (int c = 0; c < 3; c++)
                     row[o * taps + dx * 3 + c] = kernel[((o * 3 + c) * STEM_SIZE + dy) * STEM_SIZE + dx];
         for (int part = 0; part < 4; part++)
-            pack_tile(network->stem_weights + (dy * 4L + part) * TILE_VALUES, row, part * 16, STEM_CHANNELS, 0,
-                      taps, taps, 1);
+            pack_tile(network->stem_weights + (dy * 4L + part) * TILE_VALUES, row, part * 16, STEM_CHANNELS,
+                      0, taps, taps, 1);
     }
     return 0;
 }
@@ -496,8 +498,9 @@ long bfloat16_scratch(int width) { return 0L * width; }
 
 void bfloat16_clear_borders(float *memory, int height, int width) { (void)memory, (void)height, (void)width; }
 
-void bfloat16_run(const struct bfloat16_network *network, struct team *team, const uint8_t *canvas, int height,
-                  int width, float *memory, const struct picture *coarse, float *scratch, long scratch_floats)
+void bfloat16_run(const struct bfloat16_network *network, struct team *team, const uint8_t *canvas,
+                  int height, int width, float *memory, const struct picture *coarse, float *scratch,
+                  long scratch_floats)
 {
     (void)network, (void)team, (void)canvas, (void)height, (void)width, (void)memory, (void)coarse;
     (void)scratch, (void)scratch_floats;

@@ -23,7 +23,8 @@ long bfloat16_scratch(int width);
 void bfloat16_clear_borders(float *memory, int height, int width);
 
 /* A canvas (height, width, 3) to its coarse logits. */
-void bfloat16_run(const struct bfloat16_network *network, struct team *team, const uint8_t *canvas, int height,
-                  int width, float *memory, const struct picture *coarse, float *scratch, long scratch_floats);
+void bfloat16_run(const struct bfloat16_network *network, struct team *team, const uint8_t *canvas,
+                  int height, int width, float *memory, const struct picture *coarse, float *scratch,
+                  long scratch_floats);
 
 #endif

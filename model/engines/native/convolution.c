@@ -43,29 +43,37 @@ INLINE void sum_products(int rows, int step, const float *x, long block, long ro
             store(to + c * column + r * LANES, sums[r][c]);
 }
 
-#define PRODUCT(step, rows)                                                                             \
-    static void product_##step##_##rows(const float *x, long block, long row, int blocks, int size,     \
-                                        const float *weights, float *to, long column)                   \
-    {                                                                                                   \
-        sum_products(rows, step, x, block, row, blocks, size, weights, to, column);                     \
+/* For `rows` pixels, `step` apart, the sums over blocks of channels and size x size neighbours, for
+   COLUMNS vectors of outputs: [step - 1][rows - 1]. */
+typedef void (*product)(const float *x, long block, long row, int blocks, int size, const float *weights,
+                        float *to, long column);
+
+#define PRODUCT(step, rows)                                                                                  \
+    static void product_##step##_##rows(const float *x, long block, long row, int blocks, int size,          \
+                                        const float *weights, float *to, long column)                        \
+    {                                                                                                        \
+        sum_products(rows, step, x, block, row, blocks, size, weights, to, column);                          \
     }
-#define PRODUCTS(step) PRODUCT(step, 1) PRODUCT(step, 2) PRODUCT(step, 3) PRODUCT(step, 4) PRODUCT(step, 5) PRODUCT(step, 6)
-#define NAMES(step) product_##step##_1, product_##step##_2, product_##step##_3, product_##step##_4, product_##step##_5, product_##step##_6
+#define PRODUCTS(step)                                                                                       \
+    PRODUCT(step, 1) PRODUCT(step, 2) PRODUCT(step, 3) PRODUCT(step, 4) PRODUCT(step, 5) PRODUCT(step, 6)
+#define NAMES(step)                                                                                          \
+    product_##step##_1, product_##step##_2, product_##step##_3, product_##step##_4, product_##step##_5,      \
+        product_##step##_6
 #if ROWS == 12
-#define MORE_PRODUCTS(step) PRODUCT(step, 7) PRODUCT(step, 8) PRODUCT(step, 9) PRODUCT(step, 10) PRODUCT(step, 11) PRODUCT(step, 12)
-#define MORE_NAMES(step) , product_##step##_7, product_##step##_8, product_##step##_9, product_##step##_10, product_##step##_11, product_##step##_12
+#define MORE_PRODUCTS(step)                                                                                  \
+    PRODUCT(step, 7) PRODUCT(step, 8) PRODUCT(step, 9) PRODUCT(step, 10) PRODUCT(step, 11) PRODUCT(step, 12)
+#define MORE_NAMES(step)                                                                                     \
+    , product_##step##_7, product_##step##_8, product_##step##_9, product_##step##_10, product_##step##_11,  \
+        product_##step##_12
 #else
 #define MORE_PRODUCTS(step)
 #define MORE_NAMES(step)
 #endif
 
+/* clang-format off */
 PRODUCTS(1) MORE_PRODUCTS(1) PRODUCTS(2) MORE_PRODUCTS(2)
-
-/* For `rows` pixels, `step` apart, the sums over blocks of channels and size x size neighbours, for COLUMNS
-   vectors of outputs: [step - 1][rows - 1]. */
-typedef void (*product)(const float *x, long block, long row, int blocks, int size, const float *weights,
-                        float *to, long column);
 static const product products[2][ROWS] = {{NAMES(1) MORE_NAMES(1)}, {NAMES(2) MORE_NAMES(2)}};
+/* clang-format on */
 
 /* ---- what all convolutions end with ---- */
 
@@ -109,8 +117,7 @@ static void direct_task(void *context, int number, int worker)
                 int x = piece * to->width / pieces, rows = (piece + 1) * to->width / pieces - x;
                 products[stride - 1][rows - 1](pixel(from, 0, y * stride - border, x * stride - border),
                                                from->plane, from->row, blocks, size,
-                                               convolution->weights + g * group_weights, sums,
-                                               ROWS * LANES);
+                                               convolution->weights + g * group_weights, sums, ROWS * LANES);
                 for (int c = 0; c < COLUMNS; c++)
                     for (int r = 0; r < rows; r++)
                         finish(job, g * COLUMNS + c, y, x + r, load(sums + (c * ROWS + r) * LANES));
@@ -215,7 +222,8 @@ static void winograd_inputs(const struct job *job, struct extent extent, float *
         int y = (extent.first_tile + t) / across * TILE, x = (extent.first_tile + t) % across * TILE;
         for (int b = 0; b < blocks; b++)
             transform_input_tile(pixel(from, b, y - 1, x - 1), from->row,
-                                 inputs + ((long)(t / ROWS * blocks + b) * ROWS + t % ROWS) * LANES, position);
+                                 inputs + ((long)(t / ROWS * blocks + b) * ROWS + t % ROWS) * LANES,
+                                 position);
     }
 }
 
@@ -229,10 +237,11 @@ static void winograd_products(const struct job *job, struct extent extent, const
         for (int g = 0; g < extent.groups; g++)
             for (int t = 0; t < extent.tiles; t += ROWS) {
                 int rows = MIN(ROWS, extent.tiles - t);
-                products[0][rows - 1](inputs + p * position + (long)t * blocks * LANES, ROWS * LANES, 0, blocks, 1,
-                                      convolution->weights + ((long)p * groups + extent.first_group + g) * weights,
-                                      sums + ((long)(p * extent.groups + g) * COLUMNS * extent.tiles + t) * LANES,
-                                      (long)extent.tiles * LANES);
+                products[0][rows - 1](
+                    inputs + p * position + (long)t * blocks * LANES, ROWS * LANES, 0, blocks, 1,
+                    convolution->weights + ((long)p * groups + extent.first_group + g) * weights,
+                    sums + ((long)(p * extent.groups + g) * COLUMNS * extent.tiles + t) * LANES,
+                    (long)extent.tiles * LANES);
             }
 }
 
@@ -338,7 +347,7 @@ static void pack_directly(float *to, const float *kernel, int out, int in, int i
 /* G g G^T of each kernel: (positions, groups, in_padded, lanes). */
 static void pack_winograd(float *to, const float *kernel, int out, int in, int in_padded, int groups)
 {
-    const double(*matrix)[3] = KERNEL_TRANSFORM;
+    const double (*matrix)[3] = KERNEL_TRANSFORM;
     const int lanes = COLUMNS * LANES;
     for (int g = 0; g < groups; g++)
         for (int i = 0; i < in; i++) {
@@ -349,21 +358,22 @@ static void pack_winograd(float *to, const float *kernel, int out, int in, int i
             for (int y = 0; y < SIDE; y++)
                 for (int x = 0; x < 3; x++)
                     for (int lane = 0; lane < lanes; lane++)
-                        halfway[y][x][lane] = matrix[y][0] * taps[x][lane] + matrix[y][1] * taps[3 + x][lane] +
+                        halfway[y][x][lane] = matrix[y][0] * taps[x][lane] +
+                                              matrix[y][1] * taps[3 + x][lane] +
                                               matrix[y][2] * taps[6 + x][lane];
             for (int y = 0; y < SIDE; y++)
                 for (int x = 0; x < SIDE; x++) {
                     float *weights = to + (((long)(y * SIDE + x) * groups + g) * in_padded + i) * lanes;
                     for (int lane = 0; lane < lanes; lane++)
-                        weights[lane] = (float)(halfway[y][0][lane] * matrix[x][0] +
-                                                halfway[y][1][lane] * matrix[x][1] +
-                                                halfway[y][2][lane] * matrix[x][2]);
+                        weights[lane] =
+                            (float)(halfway[y][0][lane] * matrix[x][0] + halfway[y][1][lane] * matrix[x][1] +
+                                    halfway[y][2][lane] * matrix[x][2]);
                 }
         }
 }
 
-int convolution_pack(struct convolution *convolution, const float *kernel, const float *bias, int out,
-                     int in, int size, int stride)
+int convolution_pack(struct convolution *convolution, const float *kernel, const float *bias, int out, int in,
+                     int size, int stride)
 {
     int in_padded = round_up(in, LANES), out_padded = round_up(out, COLUMNS * LANES);
     int winograd = size == 3 && stride == 1, area = winograd ? POSITIONS : size * size;

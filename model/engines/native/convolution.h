@@ -18,8 +18,8 @@ struct convolution {
 
 /* `kernel` (out, in, size, size) and `bias` (out) of any channel counts, which are padded with zeros. 0,
    or -1 without memory. */
-int convolution_pack(struct convolution *convolution, const float *kernel, const float *bias, int out,
-                     int in, int size, int stride);
+int convolution_pack(struct convolution *convolution, const float *kernel, const float *bias, int out, int in,
+                     int size, int stride);
 void convolution_free(struct convolution *convolution);
 
 /* Floats of scratch memory that each worker needs for an output of this size. */

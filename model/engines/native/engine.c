@@ -8,7 +8,7 @@
 #include "stem.h"
 
 #define BLOCKS 8
-#define LEVELS 4 /* of resolution: canvas / 4, / 8, / 16, / 32, with 64 to 512 channels */
+#define LEVELS 4   /* of resolution: canvas / 4, / 8, / 16, / 32, with 64 to 512 channels */
 #define PICTURES 2 /* of each level: a block's input, which becomes its output, and its middle */
 
 /* More memory than this is given back after the call. */
@@ -177,8 +177,9 @@ static int provide_scratch(struct pass *pass, int height, int width, const struc
         int h = height / (4 << level_of(b)), w = width / (4 << level_of(b));
         floats = MAX(floats, convolution_scratch(&engine->blocks[b].second, h, w, workers));
     }
-    floats = MAX(floats, head_scratch(&engine->head, width / 32, scaled) +
-                             head_shared_scratch(&engine->head, height / 32, width / 32, region->output_width));
+    floats =
+        MAX(floats, head_scratch(&engine->head, width / 32, scaled) +
+                        head_shared_scratch(&engine->head, height / 32, width / 32, region->output_width));
     pass->worker_floats = (floats + LANES - 1) / LANES * LANES;
     return grow(&pass->lane->scratch, &pass->lane->scratch_floats, workers * pass->worker_floats);
 }
@@ -187,7 +188,8 @@ static int begin(struct pass *pass, struct engine *engine, struct team *team, in
                  const struct region *region)
 {
     *pass = (struct pass){engine, team, &engine->lanes[lane], 0};
-    return provide_scratch(pass, height, width, region) != 0 ? -1 : lay_out(engine, pass->lane, height, width);
+    return provide_scratch(pass, height, width, region) != 0 ? -1
+                                                             : lay_out(engine, pass->lane, height, width);
 }
 
 static void end(struct pass *pass)
@@ -207,7 +209,8 @@ static void run_network(const struct pass *pass, const uint8_t *canvas)
     long floats = pass->worker_floats;
     if (engine->bfloat16) {
         bfloat16_run(engine->bfloat16, team, canvas, 32 * lane->coarse.height, 32 * lane->coarse.width,
-                     lane->memory + picture_floats(lane->coarse.channels, lane->coarse.height, lane->coarse.width),
+                     lane->memory +
+                         picture_floats(lane->coarse.channels, lane->coarse.height, lane->coarse.width),
                      &lane->coarse, scratch, floats);
         return;
     }

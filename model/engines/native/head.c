@@ -106,8 +106,7 @@ INLINE void dense_rows(const struct job *job, int first, int rows, int dy, float
     long tiles = (long)tile_rows(job) * tile_columns(job);
     for (int class = 0; class < classes; class++, logits += ROWS * TILE)
         for (int part = 0; part < PARTS; part += COLUMNS) {
-            const float *kernel =
-                head->kernel + ((long)dy * classes + class) * depth * TILE + part * LANES;
+            const float *kernel = head->kernel + ((long)dy * classes + class) * depth * TILE + part * LANES;
             const float *cells = job->cells + first;
             float bias = head->bias[class], *to = logits + part * LANES;
             /* The remainder in halves and quarters, each of fixed size. */
@@ -365,8 +364,8 @@ static void fill_between(const struct job *job, const struct band *band, int row
 }
 
 /* The output rows between one row of source pixels and the next. */
-static void fill_output_rows(const struct job *job, const struct band *band, int row, int next_row, int first_y,
-                             int last_y)
+static void fill_output_rows(const struct job *job, const struct band *band, int row, int next_row,
+                             int first_y, int last_y)
 {
     const struct region *region = &job->region;
     const uint8_t *above = band->labels + row * band->line + HALF;

@@ -15,11 +15,11 @@ struct team {
     pthread_t *threads;
     pthread_mutex_t mutex;
     pthread_cond_t woken, finished;
-    atomic_int round;    /* a new number is a new round of tasks, or the end */
-    atomic_int next;     /* the next task's number */
-    atomic_int working;  /* threads that have not finished this round */
-    atomic_int asleep;   /* threads that wait for `woken` */
-    atomic_int waiting;  /* whether the caller waits for `finished` */
+    atomic_int round;   /* a new number is a new round of tasks, or the end */
+    atomic_int next;    /* the next task's number */
+    atomic_int working; /* threads that have not finished this round */
+    atomic_int asleep;  /* threads that wait for `woken` */
+    atomic_int waiting; /* whether the caller waits for `finished` */
     int stopping, count;
     task run;
     void *context;
