@@ -10,7 +10,6 @@ installed.
 
 import argparse
 import io
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -24,7 +23,7 @@ from torch import nn
 from benchmarks.notebook import notebook_network
 from benchmarks.photos import made_photos
 from benchmarks.report import in_turns, median_ms, write
-from model.engines.base import Array, Engine, EngineName, Size
+from model.engines.base import Array, Engine, EngineName, Size, usable_cores
 from model.engines.choice import start_engine
 from model.errors import EngineError
 from model.predictor import Predictor
@@ -39,7 +38,7 @@ TRAINED_NOISE = 0.02
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="one small size, two rounds")
     arguments = parser.parse_args()

@@ -1,6 +1,8 @@
 #include "bfloat16.h"
 
 #include "memory.h"
+#include "network.h"
+#include "stem.h"
 
 #if defined(__AVX512F__) && defined(__linux__)
 
@@ -16,13 +18,9 @@
 #define TILE_VALUES (TILE_ROWS * DEPTH)
 #define GROUP 32 /* output channels of one product: two tiles */
 
-#define STEM_SIZE 7
 #define STEM_CHANNELS 64
-#define STEM_BORDER 3
+#define STEM_BORDER (STEM_SIZE / 2)
 #define BAND 8
-#define BLOCKS 8
-#define LEVELS 4
-#define PICTURES 2
 
 typedef uint16_t bfloat;
 
@@ -112,7 +110,7 @@ static void lay_out(float *memory, int height, int width, struct half_picture pi
     bfloat *next = (bfloat *)memory;
     for (int level = 0; level < LEVELS; level++)
         for (int number = 0; number < PICTURES; number++) {
-            int channels = 64 << level, h = height / (4 << level), w = width / (4 << level);
+            int channels = channels_at(level), h = side_at(level, height), w = side_at(level, width);
             pictures[level][number] = half_picture_in(next, channels, h, w);
             next += half_values(channels, h, w);
         }
@@ -122,7 +120,7 @@ long bfloat16_floats(int height, int width)
 {
     long values = 0;
     for (int level = 0; level < LEVELS; level++)
-        values += PICTURES * half_values(64 << level, height / (4 << level), width / (4 << level));
+        values += PICTURES * half_values(channels_at(level), side_at(level, height), side_at(level, width));
     return (values + 1) / 2;
 }
 
@@ -367,7 +365,7 @@ void bfloat16_run(const struct bfloat16_network *network, struct team *team, con
     struct stem_job stem = {network, canvas, x, scratch, scratch_floats};
     team_run(team, (x->height + BAND - 1) / BAND, stem_task, &stem);
     for (int b = 0; b < BLOCKS; b++) {
-        struct half_picture *identity = &pictures[b / 2][0], *middle = identity + 1;
+        struct half_picture *identity = &pictures[level_of(b)][0], *middle = identity + 1;
         convolve_halves(team, &network->first[b], x, NULL, 1, middle, NULL);
         if (network->shortcut[b].weights)
             convolve_halves(team, &network->shortcut[b], x, NULL, 0, identity, NULL);
@@ -447,7 +445,7 @@ struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float 
     int failed = pack_stem(network, tensors[0], tensors[1], levels);
     tensors += 2;
     for (int b = 0; b < BLOCKS && !failed; b++) {
-        int narrows = b > 0 && b % 2 == 0, out = 64 << b / 2, in = narrows ? out / 2 : out;
+        int narrows = has_shortcut(b), out = channels_at(level_of(b)), in = narrows ? out / 2 : out;
         failed |= pack_convolution(&network->first[b], tensors[0], tensors[1], out, in, 3, narrows ? 2 : 1);
         failed |= pack_convolution(&network->second[b], tensors[2], tensors[3], out, out, 3, 1);
         tensors += 4;

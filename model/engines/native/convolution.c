@@ -1,6 +1,7 @@
 #include "convolution.h"
 
 #include "memory.h"
+#include "product.h"
 
 /* Weights are asked for this many floats before they are needed: the processor's own prefetching stops at
    the end of each page. */
@@ -21,26 +22,12 @@ INLINE void sum_products(int rows, int step, const float *x, long block, long ro
             for (int dx = 0; dx < size; dx++) {
                 const float *from = x + b * block + dy * row + dx * LANES;
                 for (int k = 0; k < LANES; k++, weights += COLUMNS * LANES) {
-                    vec weight[COLUMNS];
-#pragma GCC unroll 4
-                    for (int c = 0; c < COLUMNS; c++)
-                        weight[c] = load(weights + c * LANES);
                     for (int c = 0; c < COLUMNS * LANES; c += LINE)
                         __builtin_prefetch(weights + AHEAD + c);
-#pragma GCC unroll 12
-                    for (int r = 0; r < rows; r++) {
-                        vec value = splat(from[r * step * LANES + k]);
-#pragma GCC unroll 4
-                        for (int c = 0; c < COLUMNS; c++)
-                            sums[r][c] += value * weight[c];
-                    }
+                    add_products(rows, sums, from + k, step * LANES, weights);
                 }
             }
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int c = 0; c < COLUMNS; c++)
-            store(to + c * column + r * LANES, sums[r][c]);
+    store_sums(rows, sums, to, LANES, column);
 }
 
 /* For `rows` pixels, `step` apart, the sums over blocks of channels and size x size neighbours, for

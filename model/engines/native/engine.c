@@ -5,11 +5,8 @@
 #include "convolution.h"
 #include "head.h"
 #include "memory.h"
+#include "network.h"
 #include "stem.h"
-
-#define BLOCKS 8
-#define LEVELS 4   /* of resolution: canvas / 4, / 8, / 16, / 32, with 64 to 512 channels */
-#define PICTURES 2 /* of each level: a block's input, which becomes its output, and its middle */
 
 /* More memory than this is given back after the call. */
 #define KEPT_BYTES (256L << 20)
@@ -43,10 +40,6 @@ struct pass {
     struct lane *lane;
     long worker_floats; /* of scratch memory, for each of the team */
 };
-
-static int level_of(int block) { return block / 2; }
-static int has_shortcut(int block) { return block > 0 && block % 2 == 0; }
-static int channels_at(int level) { return 64 << level; }
 
 /* ---- start and stop ---- */
 
@@ -143,7 +136,8 @@ static int lay_out(const struct engine *engine, struct lane *lane, int height, i
     int coarse_channels = round_up(engine->head.classes, 2 * LANES);
     long coarse_floats = picture_floats(coarse_channels, height / 32, width / 32), floats = coarse_floats;
     for (int level = 0; level < LEVELS && !engine->bfloat16; level++)
-        floats += PICTURES * picture_floats(channels_at(level), height / (4 << level), width / (4 << level));
+        floats +=
+            PICTURES * picture_floats(channels_at(level), side_at(level, height), side_at(level, width));
     if (engine->bfloat16)
         floats += bfloat16_floats(height, width);
     lane->height = lane->width = 0;
@@ -154,7 +148,7 @@ static int lay_out(const struct engine *engine, struct lane *lane, int height, i
         bfloat16_clear_borders(next, height, width);
     for (int level = 0; level < LEVELS && !engine->bfloat16; level++)
         for (int number = 0; number < PICTURES; number++) {
-            int channels = channels_at(level), h = height / (4 << level), w = width / (4 << level);
+            int channels = channels_at(level), h = side_at(level, height), w = side_at(level, width);
             lane->pictures[level][number] = picture_in(next, channels, h, w);
             clear_border(&lane->pictures[level][number]);
             next += picture_floats(channels, h, w);
@@ -174,7 +168,7 @@ static int provide_scratch(struct pass *pass, int height, int width, const struc
     int scaled = region->height != region->output_height || region->width != region->output_width;
     long floats = engine->bfloat16 ? bfloat16_scratch(width) : stem_scratch(&engine->stem, width);
     for (int b = 0; b < BLOCKS && !engine->bfloat16; b++) {
-        int h = height / (4 << level_of(b)), w = width / (4 << level_of(b));
+        int h = side_at(level_of(b), height), w = side_at(level_of(b), width);
         floats = MAX(floats, convolution_scratch(&engine->blocks[b].second, h, w, workers));
     }
     floats =

@@ -5,6 +5,7 @@
 #include "head.h"
 
 #include "memory.h"
+#include "product.h"
 
 #define TILE 32
 #define HALF (TILE / 2)
@@ -78,24 +79,9 @@ INLINE void multiply_tiles(int rows, const float *cells, long tiles, int depth, 
 #pragma GCC unroll 4
         for (int c = 0; c < COLUMNS; c++)
             sums[r][c] = splat(bias);
-    for (int k = 0; k < depth; k++, cells += tiles, kernel += TILE) {
-        vec weight[COLUMNS];
-#pragma GCC unroll 4
-        for (int c = 0; c < COLUMNS; c++)
-            weight[c] = load(kernel + c * LANES);
-#pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
-            vec value = splat(cells[r]);
-#pragma GCC unroll 4
-            for (int c = 0; c < COLUMNS; c++)
-                sums[r][c] += value * weight[c];
-        }
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int c = 0; c < COLUMNS; c++)
-            store(to + r * TILE + c * LANES, sums[r][c]);
+    for (int k = 0; k < depth; k++, cells += tiles, kernel += TILE)
+        add_products(rows, sums, cells, 1, kernel);
+    store_sums(rows, sums, to, TILE, LANES);
 }
 
 /* All classes for up to ROWS tiles, from `first` on, in row `dy`: (classes, ROWS, 32). */

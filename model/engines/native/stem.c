@@ -1,6 +1,7 @@
 #include "stem.h"
 
 #include "memory.h"
+#include "product.h"
 
 /* Output rows of one task. Between two tasks one row of the convolution is computed twice. */
 #define BAND 8
@@ -19,24 +20,9 @@ INLINE void sum_lines(int rows, const float *x, long line, const float *weights,
 {
     vec sums[ROWS][COLUMNS] = {0};
     for (int l = 0; l < 3 * STEM_SIZE; l++, x += line)
-        for (int k = 0; k < STEM_SIZE; k++, weights += COLUMNS * LANES) {
-            vec weight[COLUMNS];
-#pragma GCC unroll 4
-            for (int c = 0; c < COLUMNS; c++)
-                weight[c] = load(weights + c * LANES);
-#pragma GCC unroll 12
-            for (int r = 0; r < rows; r++) {
-                vec value = splat(x[2 * r + k]);
-#pragma GCC unroll 4
-                for (int c = 0; c < COLUMNS; c++)
-                    sums[r][c] += value * weight[c];
-            }
-        }
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int c = 0; c < COLUMNS; c++)
-            store(to + c * column + r * LANES, sums[r][c]);
+        for (int k = 0; k < STEM_SIZE; k++, weights += COLUMNS * LANES)
+            add_products(rows, sums, x + k, 2, weights);
+    store_sums(rows, sums, to, LANES, column);
 }
 
 static void sum_some_lines(int rows, const float *x, long line, const float *weights, float *to, long column)
