@@ -1,6 +1,7 @@
 """Every error that a caller can meet, as RFC 9457 problem details.
 
     Problem
+      BadRequest            400  bytes that are no HTTP/1.1 request
       ImageMissing          400  no image in the request
       BrokenImage           422  an image of a supported format that cannot be decoded
       UnsupportedType       415  a body that is no image of a supported format
@@ -8,7 +9,11 @@
       TooManyPixels         413  width x height above the limit
       NotAcceptable         406  no answer format that the caller accepts
       InvalidParameter      422  a query parameter out of its bounds
+      ReloadFailed          409  new weights that do not work; the old ones serve on
+      RequestTimeout        408  a head or a body that does not come in time
+      HeadTooLarge          431  more bytes of header fields than the limit
       NotReady              503  starting, or shutting down
+      TooManyConnections    503  more connections than the limit
       Overloaded            503  the queue is full, or the deadline cannot be met
       InferenceFailed       500  the engine raised; the caller is not to blame
 
@@ -36,12 +41,35 @@ class Problem(Exception):
     title: ClassVar[str] = "Internal error"
 
     def __init__(
-        self, detail: str, *, remedy: str, headers: Mapping[str, str] | None = None
+        self,
+        detail: str,
+        *,
+        remedy: str,
+        reason: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
+        """`reason`: for metrics and logs, where the name does not say enough."""
         super().__init__(detail)
         self.detail = detail
         self.remedy = remedy
+        self.reason = reason or self.name
         self.headers = dict(headers or {})
+
+    def response(self) -> Response:
+        return problem_response(
+            status=self.status,
+            name=self.name,
+            title=self.title,
+            detail=self.detail,
+            remedy=self.remedy,
+            headers=self.headers,
+        )
+
+
+class BadRequest(Problem):
+    status = HTTPStatus.BAD_REQUEST
+    name = "bad-request"
+    title = "Not an HTTP request"
 
 
 class ImageMissing(Problem):
@@ -86,10 +114,34 @@ class InvalidParameter(Problem):
     title = "A query parameter is out of its bounds"
 
 
+class ReloadFailed(Problem):
+    status = HTTPStatus.CONFLICT
+    name = "reload-failed"
+    title = "The new weights do not work"
+
+
+class RequestTimeout(Problem):
+    status = HTTPStatus.REQUEST_TIMEOUT
+    name = "request-timeout"
+    title = "The request did not come in time"
+
+
+class HeadTooLarge(Problem):
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    name = "head-too-large"
+    title = "The request's head has too many bytes"
+
+
 class NotReady(Problem):
     status = HTTPStatus.SERVICE_UNAVAILABLE
     name = "not-ready"
     title = "The server is starting or shutting down"
+
+
+class TooManyConnections(Problem):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    name = "too-many-connections"
+    title = "The server has too many connections"
 
 
 class Overloaded(Problem):
@@ -104,6 +156,7 @@ class InferenceFailed(Problem):
 
 
 PROBLEMS = (
+    BadRequest,
     ImageMissing,
     BrokenImage,
     UnsupportedType,
@@ -111,7 +164,11 @@ PROBLEMS = (
     TooManyPixels,
     NotAcceptable,
     InvalidParameter,
+    RequestTimeout,
+    ReloadFailed,
+    HeadTooLarge,
     NotReady,
+    TooManyConnections,
     Overloaded,
     InferenceFailed,
 )
@@ -159,15 +216,8 @@ def add_handlers(app: FastAPI) -> None:
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    request.scope["problem"] = error.name
-    return problem_response(
-        status=error.status,
-        name=error.name,
-        title=error.title,
-        detail=error.detail,
-        remedy=error.remedy,
-        headers=error.headers,
-    )
+    request.scope["problem"] = error.reason
+    return error.response()
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:

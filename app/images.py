@@ -5,7 +5,7 @@ Runs in worker threads; knows nothing of HTTP but the problems that it raises.
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -67,11 +67,18 @@ class Decoded:
     size: Size
 
 
-def decode(data: bytes, *, max_pixels: int, max_side: int = 0) -> Decoded:
+def decode(
+    data: bytes,
+    *,
+    max_pixels: int,
+    max_side: int = 0,
+    reserve: Callable[[int], None] = lambda _: None,
+) -> Decoded:
     """The first frame, upright, as RGB; scaled down if its longer side exceeds `max_side` (0: no).
 
     Transparency is dropped, 16-bit samples keep their upper eight bits. The pixel limit is checked
-    from the header, before anything is decoded. Raises UnsupportedType, TooManyPixels, BrokenImage.
+    from the header, before anything is decoded; `reserve` then gets the number of pixels, and may
+    refuse it. Raises UnsupportedType, TooManyPixels, BrokenImage.
     """
     with _open(data) as image:
         width, height = image.size
@@ -81,6 +88,7 @@ def decode(data: bytes, *, max_pixels: int, max_side: int = 0) -> Decoded:
                 f"the limit is {max_pixels}.",
                 remedy="Scale the image down before sending it.",
             )
+        reserve(width * height)
         if isinstance(image, JpegImageFile):
             _require_few_scans(data)
         stored = height, width

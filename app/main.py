@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from app import errors, images
 from app.limits import BodyLimit
-from app.routes import operations, segment
+from app.routes import operations, pages, segment
 from app.service import Service
 from app.settings import Settings
 from app.telemetry import RequestTelemetry
@@ -30,12 +30,25 @@ def create_app(settings: Settings) -> FastAPI:
         version=_version(),
         lifespan=lifespan,
     )
-    app.state.service = service
     app.include_router(segment.router)
+    app.include_router(pages.router)
+    if settings.operations_port is None:
+        app.include_router(operations.router)
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, held=service.uploads)
+    return _observed(app, service)
+
+
+def create_operations_app(service: Service) -> FastAPI:
+    """Probes and metrics alone, for a port of their own."""
+    app = FastAPI(title="FCN segmentation service: operations", docs_url=None, redoc_url=None)
     app.include_router(operations.router)
+    return _observed(app, service)
+
+
+def _observed(app: FastAPI, service: Service) -> FastAPI:
+    app.state.service = service
     errors.add_handlers(app)
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
-    app.add_middleware(RequestTelemetry, telemetry=service.telemetry)  # the last is the outermost
+    app.add_middleware(RequestTelemetry, metrics=service.metrics)  # the last is the outermost
     return app
 
 

@@ -56,6 +56,13 @@ class ModelInfo(BaseModel):
     limits: Limits
 
 
+class Reloaded(BaseModel):
+    """The weights that serve from now on."""
+
+    digest: str = Field(description="SHA-256 of the weights and their metadata")
+    engine: str
+
+
 class Health(BaseModel):
     """A probe's answer; the status code says the same."""
 

@@ -12,17 +12,24 @@ from enum import StrEnum
 from typing import TypeVar
 
 import numpy as np
+import structlog
 
+from app.admission import Admission
 from app.batching import Batcher
-from app.errors import NotReady
+from app.budget import Budget
+from app.errors import NotReady, ReloadFailed
+from app.metrics import Metrics
 from app.settings import Settings
-from app.telemetry import Telemetry
+from app.watchdog import Watchdog
+from model.errors import ModelError
 from model.predictor import Predictor, open_predictor
 
 T = TypeVar("T")
 
 # One small, one of the size of VOC's photos: the engine's libraries choose kernels by shape.
 WARM_UP_SIZES = ((64, 64), (375, 500))
+
+log = structlog.get_logger("segmentation")
 
 
 class State(StrEnum):
@@ -35,16 +42,34 @@ class State(StrEnum):
 
 
 class Service:
-    """`started` resolves when the service is ready, or has the exception that kept it from it."""
+    """`started` resolves when the service is ready, or has the exception that kept it from it.
+
+    `died` resolves when it cannot work any more: the process should end, and be replaced.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.telemetry = Telemetry()
+        self.metrics = Metrics()
         self.state = State.LOADING
         self.started: Future[None] = Future()
+        self.died: Future[None] = Future()
+        self.uploads = Budget(
+            settings.max_queue_bytes,
+            unit="bytes",
+            reason="upload-bytes",
+            gauge=self.metrics.upload_bytes,
+        )
+        self.admission = Admission(
+            max_queue=settings.max_queue,
+            max_queue_pixels=settings.max_queue_pixels,
+            metrics=self.metrics,
+        )
         self._predictor: Predictor | None = None
         self._batcher: Batcher | None = None
         self._codecs = ThreadPoolExecutor(settings.codec_threads, thread_name_prefix="codec")
+        self._reloading = asyncio.Lock()
+        self.tell_others: Callable[[], None] = lambda: None
+        """Of several processes that serve, to reload as well."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -61,30 +86,25 @@ class Service:
     async def _start(self, stack: AsyncExitStack) -> None:
         try:
             predictor = await asyncio.to_thread(self._load)
-            self._predictor = predictor
             self._batcher = Batcher(
-                predictor.predict,
                 callers=predictor.engine.callers_at_once,
-                max_queue=self.settings.max_queue,
                 max_batch_pixels=self.settings.max_batch_pixels,
                 max_batch_images=predictor.engine.images_per_call,
-                stuck_after_s=self.settings.stuck_after_s,
-                telemetry=self.telemetry,
+                watchdog=Watchdog(stuck_after_s=self.settings.stuck_after_s, on_death=self._die),
+                metrics=self.metrics,
             )
             await stack.enter_async_context(self._batcher.running())
         except Exception as error:
             self._enter(State.FAILED)
             self.started.set_exception(error)
             return
-        self.telemetry.model_info.labels(
-            predictor.metadata.digest, predictor.engine.description
-        ).set(1)
+        self._serve_with(predictor)
         if self.state is State.LOADING:
             self._enter(State.READY)
         self.started.set_result(None)
 
     def _load(self) -> Predictor:
-        """Weights, engine, warm-up and a look at what came out of it."""
+        """Weights, engine, golden mask, warm-up."""
         settings = self.settings
         predictor = open_predictor(
             settings.weights,
@@ -101,6 +121,34 @@ class Service:
         give_memory_back()
         return predictor
 
+    async def reload(self) -> Predictor:
+        """Read the weights file again and serve with it; the requests in the queue keep theirs.
+
+        Everything is made and tried beside what is running. Raises ReloadFailed where that fails,
+        and goes on with what it has.
+        """
+        async with self._reloading:
+            before = self.predictor.metadata.digest
+            try:
+                predictor = await asyncio.to_thread(self._load)
+            except Exception as error:
+                self.metrics.reloads.labels("kept").inc()
+                log.exception("reload failed", weights=before)
+                raise ReloadFailed(
+                    str(error) if isinstance(error, ModelError) else "The weights do not work.",
+                    remedy="Mend the weights file; the server goes on with the old weights.",
+                ) from error
+            self._serve_with(predictor)
+            self.metrics.reloads.labels("swapped").inc()
+            log.info("reloaded", weights=predictor.metadata.digest, before=before)
+            return predictor
+
+    def _serve_with(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self.metrics.serve_with(
+            digest=predictor.metadata.digest, engine=predictor.engine.description
+        )
+
     def drain(self) -> None:
         """Take no new requests from now on. May be called from a signal handler."""
         if self.state is not State.FAILED:
@@ -108,7 +156,13 @@ class Service:
 
     def _enter(self, state: State) -> None:
         self.state = state
-        self.telemetry.ready.set(state is State.READY)
+        self.metrics.ready.set(state is State.READY)
+
+    def _die(self) -> None:
+        assert self._batcher is not None
+        self.drain()
+        self._batcher.give_up()
+        self.died.set_result(None)
 
     @property
     def is_alive(self) -> bool:
@@ -119,7 +173,7 @@ class Service:
 
     @property
     def predictor(self) -> Predictor:
-        """Raises NotReady before it is loaded."""
+        """With the weights that serve now. Raises NotReady before they are loaded."""
         if self._predictor is None:
             raise _not_ready(self.state)
         return self._predictor

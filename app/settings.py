@@ -23,6 +23,20 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    operations_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port for /health and /metrics alone, on the same address; without it they are "
+        "on the port of everything.",
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Processes that serve; more than one are watched over, and replaced when they "
+        "end. Each has an engine of its own.",
+    )
     weights: Path = Field(SHIPPED_WEIGHTS, description="Weights file; default: the shipped one.")
     engine: EngineName = Field(
         "auto",
@@ -55,6 +69,24 @@ class Settings(BaseSettings):
     max_queue: int = Field(
         64, ge=1, le=100_000, description="Requests that are decoded, waiting or computed at once."
     )
+    max_queue_pixels: int = Field(
+        200_000_000, ge=1, le=10**11, description="Pixels of their images together."
+    )
+    max_queue_bytes: int = Field(
+        256 * 2**20, ge=1024, le=2**40, description="Bytes of all uploads that are held at once."
+    )
+    max_connections: int = Field(
+        1024, ge=0, le=10**6, description="Open connections; 0: as many as the system allows."
+    )
+    head_timeout_s: float = Field(
+        10, ge=0.1, le=3600, description="Seconds in which a request's head must have come."
+    )
+    idle_timeout_s: int = Field(
+        5, ge=1, le=3600, description="Seconds that a connection is kept open between requests."
+    )
+    send_timeout_s: float = Field(
+        10, ge=0.1, le=3600, description="Seconds in which a caller must take 64 KiB of an answer."
+    )
     deadline_s: float = Field(
         30,
         ge=0.01,
@@ -63,11 +95,11 @@ class Settings(BaseSettings):
         "met is refused at once. A caller may ask for less with X-Request-Timeout.",
     )
     stuck_after_s: float = Field(
-        30,
+        10,
         ge=0.1,
         le=3600,
         description="Seconds after which a batch that is still in the engine means that the engine "
-        "is stuck: /health/live fails.",
+        "is stuck: /health/live fails, and 3 s later the process ends with status 70.",
     )
     max_batch_pixels: int = Field(
         4 * 2**20,

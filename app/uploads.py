@@ -4,13 +4,14 @@ Knows HTTP's forms; does not look at the bytes.
 """
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from app.errors import ImageMissing, UnsupportedType
+from app.errors import ImageMissing, RequestTimeout, UnsupportedType
 from app.forms import FormError, read_file
 from app.images import SUPPORTED
 
@@ -23,11 +24,24 @@ RAW_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded"
 T = TypeVar("T")
 
 
-async def read_upload(request: Request) -> bytes:
-    """The upload's bytes, at least one.
+async def read_upload(request: Request, due: float) -> bytes:
+    """The upload's bytes, at least one, if they have come by `due`, a time of `time.perf_counter`.
 
-    Raises ImageMissing, UnsupportedType, and ClientDisconnect for a caller who left.
+    Raises ImageMissing, UnsupportedType, RequestTimeout, and ClientDisconnect for a caller who
+    left.
     """
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(due - started):
+            return await _read(request)
+    except TimeoutError as error:
+        raise RequestTimeout(
+            f"The body had not come after {time.perf_counter() - started:.2g} s.",
+            remedy="Send a smaller image, or over a faster connection.",
+        ) from error
+
+
+async def _read(request: Request) -> bytes:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
         return await _from_form(request)

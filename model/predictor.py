@@ -13,6 +13,7 @@ from PIL import Image
 
 from model.engines.base import Array, Engine, EngineName, Precision, Region, Size
 from model.engines.choice import start_engine
+from model.golden import require_golden_mask
 from model.weights import Metadata, Weights, read_weights
 
 CANVAS_MULTIPLE = 32
@@ -112,7 +113,7 @@ def open_predictor(
     precision: Precision = "float32",
     max_side: int = 0,
 ) -> Predictor:
-    """Read a weights file and start an engine for it, as `start_engine` chooses.
+    """Read a weights file, start an engine for it as `start_engine` chooses, and see that it works.
 
     Raises WeightsError for the file, EngineError for engine and device.
     """
@@ -120,6 +121,7 @@ def open_predictor(
     started = start_engine(
         weights, engine=engine, device=device, threads=threads, precision=precision
     )
+    require_golden_mask(started, weights)
     return Predictor(started, weights.metadata, max_side=max_side)
 
 

@@ -3,8 +3,7 @@
 from typing import Any
 
 from fastapi import APIRouter, Request, Response, status
-from fastapi.responses import RedirectResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.schemas import Health
 from app.service import Service, State
@@ -39,9 +38,4 @@ async def ready(request: Request, response: Response) -> Health:
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     service: Service = request.app.state.service
-    return Response(generate_latest(service.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/", include_in_schema=False)
-async def root() -> RedirectResponse:
-    return RedirectResponse("docs")
+    return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

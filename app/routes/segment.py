@@ -1,20 +1,17 @@
 """POST /v1/segment and GET /v1/model."""
 
 import math
-import time
 from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from starlette.requests import ClientDisconnect
 
 from app import images
 from app.accept import AnswerFormat, negotiate
-from app.batching import Batcher
 from app.errors import MEDIA_TYPE, PROBLEMS, Problem
 from app.schemas import ClassInfo, Limits, ModelInfo, ProblemDetails, Segmentation
 from app.service import Service
-from app.telemetry import Stages
+from app.stages import Stages
 from app.uploads import FIELD, read_upload, while_connected
 from model.predictor import Canvas
 
@@ -83,21 +80,35 @@ async def segment(
 ) -> Response:
     """Segment one image: send it as the multipart field `file` or as the raw body."""
     service: Service = request.app.state.service
+    stages: Stages = request.scope["stages"]
     batcher, predictor = service.batcher, service.predictor
     answer = format or negotiate(", ".join(request.headers.getlist("accept")))
-    due = time.perf_counter() + min(timeout or math.inf, service.settings.deadline_s)
-    batcher.require_place(due)  # before the body is read, and again when it has come
+    due = stages.started + min(timeout or math.inf, service.settings.deadline_s)
+    service.admission.require_place(due)  # before the body is read, and again when it has come
+    stages.enter("read")
+    data = await read_upload(request, due)
     side = smaller_side(max_side, predictor.max_side)
-    stages = Stages()
-    try:
-        with stages.timed("read"):
-            data = await read_upload(request)
-        work = segmented(service, batcher, data, side, answer, stages, due)
-        body = await while_connected(request, work)
-    except ClientDisconnect:
-        service.telemetry.dropped.labels(stages.current).inc()
-        raise
-    stages.observe(service.telemetry)
+
+    async def segmented() -> bytes:
+        async with service.admission.admitted(due) as pixels:
+
+            def decode() -> Canvas:
+                image = images.decode(
+                    data,
+                    max_pixels=service.settings.max_pixels,
+                    max_side=side,
+                    reserve=pixels.take,
+                )
+                return predictor.prepare(image.pixels, max_side=side, size=image.size)
+
+            stages.enter("decode")
+            canvas = await service.on_codec_thread(decode)
+            mask = await batcher.submit(predictor.predict, canvas, stages)
+            stages.enter("encode")
+            return await service.on_codec_thread(images.encode, mask, answer, predictor.metadata)
+
+    body = await while_connected(request, segmented())
+    stages.enter("send")
     return Response(
         body,
         media_type=answer.media_type,
@@ -107,34 +118,6 @@ async def segment(
             "Vary": "Accept",
         },
     )
-
-
-async def segmented(
-    service: Service,
-    batcher: Batcher,
-    data: bytes,
-    max_side: int,
-    answer: AnswerFormat,
-    stages: Stages,
-    due: float,
-) -> bytes:
-    """Decode, compute, encode; `stages` gets the times."""
-    predictor = service.predictor
-
-    def decode(data: bytes) -> Canvas:
-        image = images.decode(data, max_pixels=service.settings.max_pixels, max_side=max_side)
-        return predictor.prepare(image.pixels, max_side=max_side, size=image.size)
-
-    with batcher.admitted(due):
-        with stages.timed("decode"):
-            canvas = await service.on_codec_thread(decode, data)
-        stages.current = "queue"  # and inference
-        result = await batcher.submit(canvas, due)
-        stages.seconds |= {"queue": result.queue_s, "inference": result.inference_s}
-        with stages.timed("encode"):
-            return await service.on_codec_thread(
-                images.encode, result.mask, answer, predictor.metadata
-            )
 
 
 def smaller_side(asked: int | None, limit: int) -> int:

@@ -6,35 +6,20 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-import uvicorn
 
-from app.__main__ import Server
-from app.main import create_app
+from app.server import Server
 from app.settings import Settings
 
 
 @contextmanager
 def serving(settings: Settings, *, wait: bool = True) -> Iterator[tuple[httpx.Client, Server]]:
     """A client of a server with these settings, ready unless `wait` is False."""
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app, port=0, log_config=None, date_header=False, timeout_graceful_shutdown=30
-    )
-    server = Server(config, app.state.service)
+    server = Server(settings)
     thread = threading.Thread(target=server.run)
-    bound = threading.Event()
-    startup = server.startup
-
-    async def startup_then_tell(sockets=None):
-        await startup(sockets=sockets)
-        bound.set()
-
-    server.startup = startup_then_tell
     thread.start()
     try:
-        assert bound.wait(60)
         if wait:
-            app.state.service.started.result(60)
+            server.service.started.result(60)
         with httpx.Client(base_url=server.address, timeout=60) as client:
             yield client, server
     finally:
@@ -46,6 +31,7 @@ def serving(settings: Settings, *, wait: bool = True) -> Iterator[tuple[httpx.Cl
 @pytest.fixture(scope="session")
 def settings(weights_file) -> Settings:
     return Settings(
+        port=0,
         weights=weights_file,
         device="cpu",
         max_pixels=4_000_000,

@@ -100,7 +100,7 @@ def test_an_answer_says_what_made_it_and_how_long_it_took(client, settings):
     response = client.post("/v1/segment", content=PHOTO.read_bytes())
     assert response.headers["x-weights-digest"] == read_metadata(settings.weights).digest
     stages = [part.partition(";")[0] for part in response.headers["server-timing"].split(", ")]
-    assert stages == ["read", "decode", "queue", "inference", "encode"]
+    assert stages == ["accept", "read", "decode", "queue", "inference", "encode"]
     assert response.headers["vary"] == "Accept"
 
 

@@ -1,0 +1,194 @@
+"""The server of one process: its sockets, its signals, its end.
+
+Uvicorn does the work; knows nothing of images.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from socket import socket
+from types import FrameType
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.server import ServerState
+
+from app.connections import ConnectionLimits, LimitedConnection
+from app.errors import Problem
+from app.main import create_app, create_operations_app
+from app.service import Service
+from app.settings import Settings
+from app.sockets import address, bind
+
+FILES_BESIDE_CONNECTIONS = 128
+
+EXIT_DEAD = 70
+"""Of a process whose engine is stuck or dead (EX_SOFTWARE of sysexits.h)."""
+
+log = structlog.get_logger("segmentation")
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, which tells the service first when it is asked to stop, and then exits with 0.
+
+    It waits for that; uvicorn's own loop looks ten times a second, which an idle machine notices.
+    """
+
+    def __init__(self, settings: Settings, sockets: Sequence[socket] = ()) -> None:
+        """`sockets`: as `bind` makes them, which is done here without. Raises OSError."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._should_exit = False
+        self._operations: asyncio.Server | None = None
+        self._reloading: set[asyncio.Task[None]] = set()
+        self._sockets = list(sockets or bind(settings))
+        self.settings = settings
+        app = create_app(settings)
+        self.service: Service = app.state.service
+        super().__init__(self._config(app, max_connections=settings.max_connections))
+
+    def run(self, sockets: list[socket] | None = None) -> None:
+        """Until SIGTERM, Ctrl-C or the death of the service."""
+        super().run(sockets or self._sockets[:1])
+
+    def _config(self, app: FastAPI, *, max_connections: int) -> uvicorn.Config:
+        settings = self.settings
+        limits = ConnectionLimits(
+            max_connections=max_connections,
+            head_timeout_s=settings.head_timeout_s,
+            send_timeout_s=settings.send_timeout_s,
+        )
+        return uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            http=partial(LimitedConnection, limits=limits, metrics=self.service.metrics),  # type: ignore[arg-type]
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,  # uvicorn's is made in the loop that ours does without
+            timeout_keep_alive=settings.idle_timeout_s,
+            timeout_graceful_shutdown=settings.drain_timeout_s,
+        )
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        raise_file_limit(self.settings.max_connections)
+        if threading.current_thread() is threading.main_thread():
+            self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+        await super().startup(sockets=sockets)
+        for bound in self._sockets[1:]:
+            self._operations = await self._start_operations(bound)
+        self.service.started.add_done_callback(self._on_started)
+        self.service.died.add_done_callback(self._on_died)
+
+    async def _start_operations(self, bound: socket) -> asyncio.Server:
+        """Of its own in everything: it answers when all connections are taken, and to the end."""
+        config = self._config(create_operations_app(self.service), max_connections=0)
+        config.load()
+        state = ServerState()
+        return await asyncio.get_running_loop().create_server(
+            lambda: config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=state, app_state={}
+            ),
+            sock=bound,
+        )
+
+    async def main_loop(self) -> None:
+        if not self.should_exit:
+            await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """What was accepted is answered; probes are, until that is done."""
+        await super().shutdown(sockets=sockets)
+        if self._operations is not None:
+            self._operations.close()
+
+    @property
+    def should_exit(self) -> bool:
+        return self._should_exit
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        """From any thread or signal handler."""
+        self._should_exit = value
+        if value and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    @property
+    def address(self) -> str:
+        """Where it listens; with port 0, what the system chose."""
+        return address(self._sockets[0])
+
+    @property
+    def operations_address(self) -> str:
+        """Where probes and metrics are."""
+        return address(self._sockets[-1])
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.service.drain()
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+    def reload(self) -> None:
+        """New weights, in the background; what fails is logged and counted by the service."""
+        reloading = asyncio.ensure_future(self._reload())
+        self._reloading.add(reloading)
+        reloading.add_done_callback(self._reloading.discard)
+
+    async def _reload(self) -> None:
+        with suppress(Problem):
+            await self.service.reload()
+
+    def _on_started(self, started: Future[None]) -> None:
+        if started.exception() is not None:
+            self.should_exit = True
+        if self.should_exit:
+            return
+        predictor = self.service.predictor
+        log.info(
+            "ready",
+            address=self.address,
+            operations=self.operations_address,
+            engine=predictor.engine.description,
+            weights=predictor.metadata.digest,
+            docs=f"{self.address}/docs",
+        )
+
+    def _on_died(self, _: Future[None]) -> None:
+        self.should_exit = True
+
+
+def raise_file_limit(connections: int) -> None:
+    """So that as many connections can be open as may be, where the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + FILES_BESIDE_CONNECTIONS
+    if soft < wanted:
+        wanted = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        if wanted < connections + FILES_BESIDE_CONNECTIONS:
+            log.warning("fewer files than connections", files=wanted, connections=connections)
+
+
+def serve(server: Server) -> int:
+    """Until it ends; what the process should exit with. What kept it from starting is printed."""
+    server.run()
+    service = server.service
+    failure = service.started.exception() if service.started.done() else None
+    if failure is not None:
+        print(f"error: cannot start: {failure or type(failure).__name__}", file=sys.stderr)
+        return 1
+    if service.died.done():
+        sys.stderr.flush()
+        os._exit(EXIT_DEAD)  # an ordinary end would wait for the thread that is stuck
+    return 0

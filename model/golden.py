@@ -1,0 +1,98 @@
+"""A known answer for any weights: a small picture through the network, computed plainly by numpy.
+
+What an engine makes of the picture has to agree, before it serves. Knows no engine.
+"""
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image
+
+from model.engines import folding
+from model.engines.base import Array, Engine, Region
+from model.engines.folding import Convolution, Floats, FoldedNetwork
+from model.engines.numpy_head import NumpyHead
+from model.errors import EngineError
+from model.weights import Weights
+
+SIZE = (96, 128)
+
+SEEDS = (3031, 419, 2887, 199)
+"""Of 4000, those in which the shipped weights divide the picture most evenly."""
+
+MAX_SHARE = 0.9
+"""Of one class in the mask: a mask of one class only would prove little."""
+
+MIN_AGREEMENT = 0.98
+"""Of the picture's pixels. Float32 engines reach 1, bfloat16 loses some at the classes' borders."""
+
+
+def require_golden_mask(engine: Engine, weights: Weights) -> None:
+    """Raises EngineError where the engine's mask is not the network's, WeightsError as `fold`."""
+    image, expected = golden_pair(weights)
+    (mask,) = engine.segment([image], [Region(SIZE, SIZE)])
+    agreement = float((mask == expected).mean()) if mask.shape == expected.shape else 0.0
+    if agreement < MIN_AGREEMENT:
+        raise EngineError(
+            f"{engine.description} computes something else than the network of {weights.source}: "
+            f"{agreement:.1%} of a known mask, {MIN_AGREEMENT:.0%} are required"
+        )
+
+
+def golden_pair(weights: Weights) -> tuple[Array, Array]:
+    """A picture in which the network sees more than one class, if it does in any, and its mask.
+
+    Raises WeightsError, and EngineError for logits that are no numbers.
+    """
+    network = folding.fold(weights)
+    levels = folding.normalised_levels(weights.metadata)
+    head = NumpyHead(network)
+    for seed in SEEDS:
+        image = picture(seed)
+        coarse = coarse_logits(network, np.stack([levels[c][image[..., c]] for c in range(3)]))
+        if not np.isfinite(coarse).all():
+            raise EngineError(f"{weights.source}: the network's logits are not finite")
+        mask = head(coarse, Region(SIZE, SIZE))
+        if np.bincount(mask.ravel()).max() < MAX_SHARE * mask.size:
+            break
+    return image, mask
+
+
+def picture(seed: int) -> Array:
+    """Colours that flow into each other, (96, 128, 3)."""
+    colours = np.random.RandomState(seed).randint(0, 256, (5, 6, 3))  # its numbers never change
+    flowing = Image.fromarray(colours.astype(np.uint8)).resize(
+        SIZE[::-1], Image.Resampling.BILINEAR
+    )
+    return np.asarray(flowing)
+
+
+def coarse_logits(network: FoldedNetwork, image: Floats) -> Floats:
+    """A normalised image (3, H, W) to (C, H / 32, W / 32), by the definition."""
+    x = _maximum(_relu(_convolved(image, network.stem)))
+    for block in network.blocks:
+        identity = x if block.shortcut is None else _convolved(x, block.shortcut)
+        x = _relu(_convolved(_relu(_convolved(x, block.first)), block.second) + identity)
+    return _convolved(x, network.classifier)
+
+
+def _convolved(x: Floats, convolution: Convolution) -> Floats:
+    side = convolution.kernel.shape[-1]
+    windows = _windows(x, side, convolution.stride, fill=0)
+    y: Floats = np.tensordot(convolution.kernel, windows, ((1, 2, 3), (0, 3, 4)))
+    return y + convolution.bias[:, None, None]
+
+
+def _maximum(x: Floats) -> Floats:
+    pooled: Floats = _windows(x, 3, 2, fill=-np.inf).max((3, 4))
+    return pooled
+
+
+def _windows(x: Floats, side: int, stride: int, *, fill: float) -> Floats:
+    """Every `stride`th window, centred, (C, H / stride, W / stride, side, side)."""
+    margin = side // 2
+    padded = np.pad(x, ((0, 0), (margin, margin), (margin, margin)), constant_values=fill)
+    return sliding_window_view(padded, (side, side), (1, 2))[:, ::stride, ::stride]
+
+
+def _relu(x: Floats) -> Floats:
+    return np.maximum(x, 0)

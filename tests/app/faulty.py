@@ -1,0 +1,79 @@
+"""A real engine that misbehaves on command: the colour of a canvas' first pixel is the command.
+
+As a program, `python -m tests.app.faulty` is `python -m app` with this engine, and its workers too.
+"""
+
+import io
+import os
+import sys
+import threading
+
+import numpy as np
+from PIL import Image
+
+import app.__main__
+import app.service
+import app.supervisor
+import app.worker
+from model.predictor import open_predictor
+
+RAISE = (250, 10, 1)
+NEEDS_TOO_MUCH = (250, 10, 2)
+"""Raises MemoryError, unless it is alone."""
+STUCK = (250, 10, 3)
+"""Stays in the engine until `release` is set."""
+DIE = (250, 10, 4)
+"""Takes the process with it."""
+
+
+class FaultyEngine:
+    """Computes with the engine that it is given; in its own process it can be looked into."""
+
+    def __init__(self, engine, *, images_per_call=8, callers_at_once=1):
+        self.description = engine.description
+        self.device = engine.device
+        self.images_per_call = images_per_call
+        self.callers_at_once = callers_at_once
+        self.calls = []
+        self.computed = 0
+        self.busy = threading.Semaphore(0)
+        self.release = threading.Event()
+        self._engine = engine
+
+    def segment(self, canvases, regions):
+        self.calls.append(len(canvases))
+        commands = [tuple(canvas[0, 0].tolist()) for canvas in canvases]
+        self.busy.release()
+        if STUCK in commands:
+            self.release.wait()
+        if RAISE in commands:
+            raise RuntimeError("secret detail")
+        if NEEDS_TOO_MUCH in commands and len(commands) > 1:
+            raise MemoryError
+        if DIE in commands:
+            os.abort()
+        self.computed += len(canvases)
+        return self._engine.segment(canvases, regions)
+
+
+def command(colour, size=(64, 64)):
+    """A PNG that tells the engine what to do."""
+    file = io.BytesIO()
+    Image.fromarray(np.full((*size, 3), colour, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def open_faulty_predictor(*arguments, **options):
+    predictor = open_predictor(*arguments, **options)
+    predictor.engine = FaultyEngine(predictor.engine)
+    return predictor
+
+
+def main():
+    app.service.open_predictor = open_faulty_predictor
+    app.supervisor.WORKER = "tests.app.faulty"
+    (app.worker if len(sys.argv) > 1 else app.__main__).main()
+
+
+if __name__ == "__main__":
+    main()
