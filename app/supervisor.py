@@ -29,7 +29,8 @@ CANNOT_START = {1, 2}
 """The exit statuses of a worker that would not start the next time either."""
 
 SHORT_LIFE_S = 10
-"""A worker that lived shorter is replaced after a pause of that length."""
+PAUSE_S = 2
+"""Before a worker that lived shorter than that is replaced: its successor may do no better."""
 
 LONGER_THAN_DRAIN_S = 5
 """A worker that has not ended by then is killed."""
@@ -49,8 +50,9 @@ class Supervisor:
         self._sockets = sockets.bind(settings)
         self._folder = tempfile.mkdtemp(prefix="segmentation-metrics-")
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = self._folder
-        from app.metrics import Metrics
+        from app.metrics import SHARED, Metrics
 
+        assert SHARED, "something has imported app.metrics before"
         self._restarts = Metrics().engine_restarts
         self._has_replaced = False
         self._born: dict[subprocess.Popen[bytes], float] = {}
@@ -110,10 +112,10 @@ class Supervisor:
         multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
         self._restarts.inc()
         self._has_replaced = True
-        self._due.append(now if has_lived_s >= SHORT_LIFE_S else now + SHORT_LIFE_S)
+        self._due.append(now if has_lived_s >= SHORT_LIFE_S else now + PAUSE_S)
 
     def _stop(self) -> int:
-        """0 if all workers ended well."""
+        """0 if all workers ended well; those that have not started yet do by the signal."""
         for bound in self._sockets:
             bound.close()  # who is not accepted by a worker now shall not wait
         _tell(self._born, signal.SIGTERM)
@@ -125,7 +127,7 @@ class Supervisor:
                 log.error("worker killed", worker=worker.pid)
                 worker.kill()
                 worker.wait()
-        return int(any(worker.returncode for worker in self._born))
+        return int(any(worker.returncode not in (0, -signal.SIGTERM) for worker in self._born))
 
 
 def _tell(workers: Iterable[subprocess.Popen[bytes]], number: signal.Signals) -> None:

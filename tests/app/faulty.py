@@ -11,10 +11,6 @@ import threading
 import numpy as np
 from PIL import Image
 
-import app.__main__
-import app.service
-import app.supervisor
-import app.worker
 from model.predictor import open_predictor
 
 RAISE = (250, 10, 1)
@@ -36,15 +32,15 @@ class FaultyEngine:
         self.callers_at_once = callers_at_once
         self.calls = []
         self.computed = 0
-        self.busy = threading.Semaphore(0)
+        self.is_stuck = threading.Event()
         self.release = threading.Event()
         self._engine = engine
 
     def segment(self, canvases, regions):
         self.calls.append(len(canvases))
         commands = [tuple(canvas[0, 0].tolist()) for canvas in canvases]
-        self.busy.release()
         if STUCK in commands:
+            self.is_stuck.set()
             self.release.wait()
         if RAISE in commands:
             raise RuntimeError("secret detail")
@@ -70,9 +66,19 @@ def open_faulty_predictor(*arguments, **options):
 
 
 def main():
-    app.service.open_predictor = open_faulty_predictor
-    app.supervisor.WORKER = "tests.app.faulty"
-    (app.worker if len(sys.argv) > 1 else app.__main__).main()
+    if int(os.environ["SEG_WORKERS"]) > 1 and not sys.argv[1:]:
+        # The supervisor computes nothing, and must not have imported anything that counts.
+        from app import __main__ as program
+        from app import supervisor
+
+        supervisor.WORKER = "tests.app.faulty"
+    else:
+        from app import __main__ as program
+        from app import service, worker
+
+        service.open_predictor = open_faulty_predictor
+        program = worker if sys.argv[1:] else program
+    program.main()
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ from tests.conftest import PHOTO, REPOSITORY
 
 
 @contextmanager
-def program(**variables):
+def program(*, module="app", **variables):
+    """A process with these settings and no others."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SEG_")}
     environment |= {f"SEG_{name.upper()}": str(value) for name, value in variables.items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "app"], cwd=REPOSITORY, env=environment, text=True,
+        [sys.executable, "-m", module], cwd=REPOSITORY, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:

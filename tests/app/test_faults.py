@@ -1,0 +1,184 @@
+"""Faults inside: a real engine that misbehaves on command, behind the real server."""
+
+import re
+import signal
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from app.service import WARM_UP_SIZES
+from tests.app import faulty
+from tests.app.conftest import serving
+from tests.app.faulty import DIE, NEEDS_TOO_MUCH, RAISE, STUCK, command
+from tests.app.test_program import logged, program
+
+GOOD = (10, 200, 30)
+WARM_UP = len(WARM_UP_SIZES)
+
+
+@pytest.fixture
+def faulty_server(settings, monkeypatch):
+    monkeypatch.setattr("app.service.open_predictor", faulty.open_faulty_predictor)
+    with serving(settings) as (client, server):
+        engine = server.service.predictor.engine
+        yield client, server, engine
+        engine.release.set()
+
+
+def held(engine, client):
+    """A request that keeps the engine until `release`; what comes now will share a batch."""
+    stuck = threading.Thread(target=post, args=(client, STUCK))
+    stuck.start()
+    assert engine.is_stuck.wait(30)
+    return stuck
+
+
+def post(client, colour):
+    return client.post("/v1/segment", content=command(colour))
+
+
+def waiting_for(client, server, *colours):
+    """Answers to requests that all wait in the queue before this returns."""
+    threads = ThreadPoolExecutor(len(colours))
+    answers = []
+    for number, colour in enumerate(colours, start=1):
+        answers.append(threads.submit(post, client, colour))
+        while queue_depth(server) < number:
+            assert not answers[-1].done(), answers[-1].result().text
+    return answers
+
+
+def queue_depth(server):
+    return metric(server.service.metrics.exposition().decode(), "seg_queue_depth")
+
+
+def metric(text, name):
+    return float(re.search(rf"^{re.escape(name)} (.*)$", text, re.M)[1])
+
+
+def test_an_engine_that_raises_fails_the_culprit_only(faulty_server):
+    client, server, engine = faulty_server
+    stuck = held(engine, client)
+    colours = (GOOD, GOOD, RAISE, GOOD, GOOD)
+    answers = waiting_for(client, server, *colours)
+    engine.release.set()
+    statuses = [answer.result().status_code for answer in answers]
+    stuck.join()
+    assert statuses == [200, 200, 500, 200, 200]
+    assert engine.calls[WARM_UP:] == [1, 5, 2, 3, 1, 2]
+    assert "secret" not in answers[2].result().text
+    text = client.get("/metrics").text
+    assert metric(text, "seg_engine_failures_total") == 3
+    assert client.get("/health/live").status_code == 200
+
+
+def test_a_batch_that_needs_too_much_memory_is_halved(faulty_server):
+    client, server, engine = faulty_server
+    stuck = held(engine, client)
+    answers = waiting_for(client, server, NEEDS_TOO_MUCH, GOOD, GOOD, GOOD)
+    engine.release.set()
+    assert [answer.result().status_code for answer in answers] == [200] * 4
+    stuck.join()
+    assert engine.calls[WARM_UP:] == [1, 4, 2, 1, 1, 2]
+
+
+def test_of_a_thousand_callers_of_whom_most_hang_up_only_the_others_are_computed(
+    settings, monkeypatch
+):
+    monkeypatch.setattr("app.service.open_predictor", faulty.open_faulty_predictor)
+    many = settings.model_copy(update={"max_queue": 2000, "max_connections": 0})
+    with serving(many) as (client, server):
+        engine = server.service.predictor.engine
+        body = command(GOOD, (32, 32))
+        request = b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+        stuck = held(engine, client)
+        opened = [connected(server) for _ in range(1000)]
+        for connection in opened:
+            connection.sendall(request + body)
+        while queue_depth(server) < 1000:
+            pass
+        stayed, left = opened[::10], [c for i, c in enumerate(opened) if i % 10]
+        for connection in left:
+            connection.close()
+        while queue_depth(server) > 100:
+            pass
+        engine.release.set()
+        for connection in stayed:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+            connection.close()
+        stuck.join()
+        assert engine.computed == WARM_UP + 1 + 100
+        assert metric(client.get("/metrics").text, 'seg_dropped_total{stage="queue"}') == 900
+
+
+def connected(server):
+    url = httpx.URL(server.address)
+    return socket.create_connection((url.host, url.port), timeout=60)
+
+
+def test_a_caller_who_leaves_while_computed_is_not_encoded(faulty_server, monkeypatch):
+    client, server, engine = faulty_server
+    encoded = []
+    monkeypatch.setattr("app.images.encode", lambda *_: encoded.append(1))
+    body = command(STUCK)
+    with connected(server) as connection:
+        connection.sendall(
+            b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        assert engine.is_stuck.wait(30)
+    while 'seg_dropped_total{stage="inference"} 1' not in client.get("/metrics").text:
+        pass
+    engine.release.set()
+    while engine.computed < WARM_UP + 1:
+        pass
+    server.service._codecs.submit(lambda: None).result()
+    assert not encoded
+
+
+def faulty_program(**variables):
+    variables = {"workers": 1, "log_format": "json", "port": 0, "device": "cpu"} | variables
+    return program(module="tests.app.faulty", **variables)
+
+
+def test_a_stuck_engine_is_noticed_and_the_process_ends(weights_file):
+    with (
+        faulty_program(weights=weights_file, stuck_after_s=0.5) as process,
+        ThreadPoolExecutor() as threads,
+    ):
+        address = logged(process, "ready")["address"]
+        with httpx.Client(base_url=address, timeout=60) as client:
+            stuck = threads.submit(post, client, STUCK)
+            logged(process, "stuck")
+            assert stuck.result().status_code == 500
+            assert client.get("/health/live").status_code == 503
+            assert client.get("/health/ready").status_code == 503
+            waits = threads.submit(post, client, GOOD)
+            logged(process, "dead")
+            assert waits.result().status_code in (500, 503)
+        assert process.wait(30) == 70
+
+
+@pytest.mark.parametrize("fault", [STUCK, DIE])
+def test_a_worker_that_is_stuck_or_dead_is_replaced(weights_file, fault):
+    settings = {"weights": weights_file, "stuck_after_s": 0.5, "workers": 2, "threads": 1}
+    with faulty_program(**settings) as process, ThreadPoolExecutor() as threads:
+        first = [logged(process, "worker started")["worker"] for _ in range(2)]
+        address = logged(process, "ready")["address"]
+        logged(process, "ready")
+        answer = threads.submit(httpx.post, f"{address}/v1/segment", content=command(fault))
+        ended = logged(process, "worker ended")
+        assert ended["worker"] in first
+        assert ended["status"] == (70 if fault is STUCK else -signal.SIGABRT)
+        if fault is STUCK:
+            assert answer.result().status_code == 500
+        # The other one serves on, and counts for both.
+        with httpx.Client(base_url=address, timeout=60) as client:
+            assert post(client, GOOD).status_code == 200
+            text = client.get("/metrics").text
+        assert metric(text, "seg_engine_restarts_total") == 1
+        assert metric(text, "seg_ready") == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
