@@ -3,11 +3,14 @@
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
@@ -109,3 +112,95 @@ def test_settings_are_frozen_and_bounded():
     for name in ("max_pixels", "max_queue", "codec_threads", "max_body_bytes"):
         with pytest.raises(ValueError, match=name):
             Settings(**{name: 0})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_under_load_loses_nothing_and_leaves_nothing(weights_file, workers):
+    body = PHOTO.read_bytes()
+    head = (
+        f"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        "Expect: 100-continue\r\n\r\n"
+    )
+    settings = {"workers": workers, "port": 0, "operations_port": 0, "log_format": "json"}
+    with program(weights=weights_file, device="cpu", **settings) as process, ExitStack() as stack:
+        for _ in range(workers):
+            ready = logged(process, "ready")
+        children = descendants(process.pid)
+        assert len(children) == (0 if workers == 1 else workers)
+        address = httpx.URL(ready["address"])
+        begun = []
+        for _ in range(40):
+            connection = socket.create_connection((address.host, address.port), timeout=60)
+            begun.append(stack.enter_context(connection))
+            connection.sendall(head.encode())
+            assert connection.recv(1000).startswith(b"HTTP/1.1 100")
+        probe = stack.enter_context(httpx.Client(base_url=ready["operations"]))
+        assert probe.get("/health/ready").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        logged(process, "Shutting down")
+        assert probe.get("/health/ready").status_code == 503
+        assert probe.get("/health/live").status_code == 200
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((address.host, address.port), timeout=60)
+        for connection in begun:
+            connection.sendall(body)
+        for connection in begun:
+            answer = b"".join(iter(partial(connection.recv, 65536), b""))
+            assert answer.startswith(b"HTTP/1.1 200")
+        assert process.wait(60) == 0
+        assert not [pid for pid in children if os.path.exists(f"/proc/{pid}")]
+        assert "Traceback" not in process.stderr.read()
+
+
+def descendants(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return file.read().split()
+
+
+def test_workers_do_not_outlive_their_supervisor(weights_file):
+    settings = {"workers": 2, "port": 0, "log_format": "json"}
+    with program(weights=weights_file, device="cpu", **settings) as process:
+        for _ in range(2):
+            logged(process, "ready")
+        children = [os.pidfd_open(int(pid)) for pid in descendants(process.pid)]
+        process.kill()
+        for child in children:
+            assert select.select([child], [], [], 60)[0], "it has ended"
+            os.close(child)
+
+
+def test_several_workers_count_together_and_reload_together(weights_file, tmp_path):
+    current = tmp_path / "current"
+    current.write_bytes(weights_file.read_bytes())
+    settings = {"workers": 2, "port": 0, "log_format": "json"}
+    with program(weights=current, device="cpu", **settings) as process:
+        for _ in range(2):
+            address = logged(process, "ready")["address"]
+        for number in range(1, 100):
+            answer = httpx.post(f"{address}/v1/segment", content=PHOTO.read_bytes(), timeout=60)
+            assert answer.status_code == 200
+            text = httpx.get(f"{address}/metrics").text
+            counted = re.search(
+                r'seg_requests_total\{route="/v1/segment",status="200"\} (.*)', text
+            )
+            assert float(counted[1]) == number, "whichever worker is asked"
+            files = Path(metrics_folder(process.pid)).glob("counter_*.db")
+            served = [file for file in files if b"/v1/segment" in file.read_bytes()]
+            if len(served) == 2:
+                break
+        assert len(served) == 2, "both have served"
+        for name in ("seg_in_flight", "seg_queue_depth", "seg_queue_oldest_age_seconds"):
+            assert f"\n{name} 0" in text
+        process.send_signal(signal.SIGHUP)
+        for _ in range(2):
+            logged(process, "reloaded")
+        text = httpx.get(f"{address}/metrics").text
+        assert 'seg_reloads_total{outcome="swapped"} 2.0' in text
+
+
+def metrics_folder(pid):
+    """Where the workers of that supervisor count."""
+    (child, *_) = descendants(pid)
+    with open(f"/proc/{child}/environ", "rb") as file:
+        environ = dict(entry.split(b"=", 1) for entry in file.read().split(b"\0") if b"=" in entry)
+    return environ[b"PROMETHEUS_MULTIPROC_DIR"].decode()

@@ -1,0 +1,205 @@
+"""New weights under a running server."""
+
+import asyncio
+import hashlib
+import io
+import os
+import re
+import shutil
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.errors import ReloadFailed
+from model.predictor import open_predictor
+from model.weights import read_weights, write_weights
+from tests.app.conftest import serving
+from tests.app.test_program import logged, program
+from tests.conftest import PHOTO
+
+RELOADS = 50
+
+
+@pytest.fixture(scope="module")
+def two(weights_file, tmp_path_factory):
+    """Two weights files whose masks differ, and where the server looks for one."""
+    folder = tmp_path_factory.mktemp("two")
+    shutil.copy(weights_file, folder / "first")
+    weights = read_weights(weights_file)
+    bias = weights.tensors["final_conv.bias"] + np.linspace(-0.5, 0.5, 21, dtype=np.float32)
+    write_weights(folder / "second", {**weights.tensors, "final_conv.bias": bias}, weights.metadata)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(two):
+    """The masks of the photo by the weights' digests."""
+    photo = np.asarray(Image.open(PHOTO).convert("RGB"))
+    found = {}
+    for name in ("first", "second"):
+        predictor = open_predictor(two / name, device="cpu")
+        found[predictor.metadata.digest] = predictor(photo)
+    first, second = found.values()
+    assert (first != second).any()
+    return found
+
+
+def put(two, name):
+    """Atomically, as one should."""
+    shutil.copy(two / name, two / "new")
+    (two / "new").rename(two / "current")
+
+
+def reload(server):
+    """In the server's own thread."""
+    return asyncio.run_coroutine_threadsafe(server.service.reload(), server._loop).result(60)
+
+
+def segment(client):
+    answer = client.post("/v1/segment", content=PHOTO.read_bytes())
+    assert answer.status_code == 200
+    mask = np.asarray(Image.open(io.BytesIO(answer.content)))
+    return answer.headers["x-weights-digest"], mask
+
+
+def metric(text, name):
+    return float(re.search(rf"^{re.escape(name)} (.*)$", text, re.M)[1])
+
+
+@contextmanager
+def serving_current(settings, two):
+    put(two, "first")
+    with serving(settings.model_copy(update={"weights": two / "current"})) as (client, server):
+        yield client, server
+
+
+def test_new_weights_serve_from_then_on(settings, two, expected):
+    first, second = expected
+    with serving_current(settings, two) as (client, server):
+        digest, mask = segment(client)
+        assert digest == first
+        assert (mask == expected[first]).all()
+        put(two, "second")
+        reload(server)
+        digest, mask = segment(client)
+        assert digest == second == client.get("/v1/model").json()["digest"]
+        assert (mask == expected[second]).all()
+        text = client.get("/metrics").text
+        assert metric(text, 'seg_reloads_total{outcome="swapped"}') == 1
+        assert re.findall(r'seg_model_info\{digest="(\w+)"', text) == [second]
+
+
+def test_what_waits_is_computed_with_the_weights_that_it_came_for(settings, two, expected):
+    first, second = expected
+    with serving_current(settings, two) as (client, server), ThreadPoolExecutor() as threads:
+        engine = server.service.predictor.engine
+        gate, busy = threading.Event(), threading.Event()
+        segment_canvases = engine.segment
+
+        def gated(*arguments):
+            busy.set()
+            assert gate.wait(30)
+            return segment_canvases(*arguments)
+
+        engine.segment = gated
+        waits = [threads.submit(segment, client) for _ in range(5)]
+        assert busy.wait(30)
+        while metric(client.get("/metrics").text, "seg_queue_depth") < 2:
+            pass
+        put(two, "second")
+        reload(server)
+        waits.append(threads.submit(segment, client))
+        while metric(client.get("/metrics").text, "seg_queue_depth") < 3:
+            pass
+        gate.set()
+        for wait, wanted in zip(waits, [first] * 5 + [second], strict=True):
+            digest, mask = wait.result()
+            assert digest == wanted
+            assert (mask == expected[wanted]).all()
+
+
+def other_engine(two, monkeypatch):
+    """The file is well, but what computes is not."""
+    put(two, "second")
+    wrong = open_predictor(two / "first", device="cpu").engine
+    monkeypatch.setattr("model.predictor.start_engine", lambda *_, **__: wrong)
+
+
+def damaged(two, _):
+    data = bytearray((two / "second").read_bytes())
+    data[-1] ^= 1
+    (two / "current").write_bytes(data)
+
+
+def missing(two, _):
+    (two / "current").unlink()
+
+
+@pytest.mark.parametrize("harm", [damaged, missing, other_engine])
+def test_weights_that_do_not_work_are_not_taken(settings, two, expected, monkeypatch, harm):
+    first, _ = expected
+    with serving_current(settings, two) as (client, server):
+        harm(two, monkeypatch)
+        if harm is other_engine:
+            monkeypatch.setattr("model.golden.MIN_AGREEMENT", 1.01)
+        with pytest.raises(ReloadFailed):
+            reload(server)
+        digest, mask = segment(client)
+        assert digest == first
+        assert (mask == expected[first]).all()
+        assert metric(client.get("/metrics").text, 'seg_reloads_total{outcome="kept"}') == 1
+        assert client.get("/health/ready").status_code == 200
+
+
+def resident_bytes(pid):
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def descriptors(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_fifty_reloads_under_load_harm_nobody_and_leave_nothing(two, expected):
+    put(two, "first")
+    settings = {"weights": two / "current", "port": 0, "device": "cpu", "log_format": "json"}
+    digests = {digest: hashlib.sha256(mask.tobytes()).digest() for digest, mask in expected.items()}
+    over = threading.Event()
+
+    def load(address):
+        seen = set()
+        with httpx.Client(base_url=address, timeout=60) as client:
+            while not over.is_set():
+                digest, mask = segment(client)
+                assert hashlib.sha256(mask.tobytes()).digest() == digests[digest]
+                seen.add(digest)
+        return seen
+
+    with program(**settings) as process, ThreadPoolExecutor() as threads:
+        address = logged(process, "ready")["address"]
+        callers = [threads.submit(load, address) for _ in range(2)]
+        try:
+            memory = []
+            for number in range(RELOADS):
+                put(two, ("second", "first")[number % 2])
+                process.send_signal(signal.SIGHUP)
+                logged(process, "reloaded")
+                memory.append(resident_bytes(process.pid))
+                if number == RELOADS // 5:
+                    files = descriptors(process.pid)
+        finally:
+            over.set()
+        assert all(caller.result() == set(digests) for caller in callers)
+        text = httpx.get(f"{address}/metrics").text
+        assert metric(text, 'seg_reloads_total{outcome="swapped"}') == RELOADS
+        assert 'status="5' not in text
+        assert descriptors(process.pid) <= files
+        assert max(memory[-10:]) < 1.1 * max(memory[5:15])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
