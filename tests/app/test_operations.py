@@ -53,6 +53,23 @@ def test_metrics_count_what_happened(client, server):
     assert any(name.startswith("seg_model_info{") for name in after)
 
 
+def test_the_stages_add_up_to_the_request(client):
+    before = samples(client)
+    client.post("/v1/segment", content=PHOTO.read_bytes())
+    client.post("/v1/segment?format=json", content=PHOTO.read_bytes())
+    client.post("/v1/segment", content=b"hello")
+    client.post("/v1/segment?format=gif", content=b"hello")
+    after = samples(client)
+
+    def grown(names):
+        return sum(after[name] - before.get(name, 0) for name in after if names in name)
+
+    stages = grown("seg_stage_seconds_sum{")
+    request = grown('seg_request_seconds_sum{route="/v1/segment"}')
+    assert stages > 0
+    assert abs(stages - request) < 0.05 * request
+
+
 def test_a_request_id_is_kept_or_made(client):
     assert client.get("/health/live", headers={"X-Request-ID": "abc-1"}).headers[
         "x-request-id"
