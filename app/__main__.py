@@ -8,6 +8,7 @@ from concurrent.futures import Future
 import structlog
 from pydantic import ValidationError
 
+from app.keys import KeysError
 from app.logs import configure_logging
 from app.settings import PREFIX, Settings, unknown_variables
 
@@ -27,6 +28,8 @@ def main() -> None:
         sys.exit(supervised(settings) if settings.workers > 1 else alone(settings))
     except OSError as error:
         sys.exit(f"error: cannot listen on {settings.host}: {error}")
+    except KeysError as error:
+        sys.exit(f"error: cannot start: {error}")
 
 
 def configured() -> Settings:

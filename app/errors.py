@@ -3,6 +3,8 @@
     Problem
       BadRequest            400  bytes that are no HTTP/1.1 request
       ImageMissing          400  no image in the request
+      Unauthorized          401  no API key, or none that the server knows
+      Forbidden             403  the caller's key lacks the role
       BrokenImage           422  an image of a supported format that cannot be decoded
       UnsupportedType       415  a body that is no image of a supported format
       BodyTooLarge          413  more bytes than the limit, declared or counted
@@ -28,6 +30,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:segmentation:problem:"
@@ -76,6 +79,18 @@ class ImageMissing(Problem):
     status = HTTPStatus.BAD_REQUEST
     name = "image-missing"
     title = "No image in the request"
+
+
+class Unauthorized(Problem):
+    status = HTTPStatus.UNAUTHORIZED
+    name = "unauthorized"
+    title = "A valid API key is needed"
+
+
+class Forbidden(Problem):
+    status = HTTPStatus.FORBIDDEN
+    name = "forbidden"
+    title = "The caller may not do this"
 
 
 class BrokenImage(Problem):
@@ -158,6 +173,8 @@ class InferenceFailed(Problem):
 PROBLEMS = (
     BadRequest,
     ImageMissing,
+    Unauthorized,
+    Forbidden,
     BrokenImage,
     UnsupportedType,
     BodyTooLarge,
@@ -214,10 +231,15 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
 
 
+def answer_to(problem: Problem, scope: Scope) -> Response:
+    """The answer, and in the scope what metrics and logs call it."""
+    scope["problem"] = problem.reason
+    return problem.response()
+
+
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    request.scope["problem"] = error.reason
-    return error.response()
+    return answer_to(error, request.scope)
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:

@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 
 from app import errors, images
+from app.access import KeyCheck, describe_keys
+from app.keys import Keyring
 from app.limits import BodyLimit
 from app.routes import operations, pages, segment
 from app.service import Service
@@ -15,7 +17,10 @@ from app.telemetry import RequestTelemetry
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; its service, under `app.state.service`, starts with the lifespan."""
+    """The application; its service, under `app.state.service`, starts with the lifespan.
+
+    Raises KeysError for a keys file that cannot be used.
+    """
     images.drop_pillows_limit()
     service = Service(settings)
 
@@ -34,7 +39,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(pages.router)
     if settings.operations_port is None:
         app.include_router(operations.router)
+    # From the innermost to the outermost; what is not configured is not there.
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, held=service.uploads)
+    if settings.keys_file is not None:
+        app.add_middleware(KeyCheck, keyring=Keyring(settings.keys_file))
+        describe_keys(app)
     return _observed(app, service)
 
 
@@ -48,7 +57,7 @@ def create_operations_app(service: Service) -> FastAPI:
 def _observed(app: FastAPI, service: Service) -> FastAPI:
     app.state.service = service
     errors.add_handlers(app)
-    app.add_middleware(RequestTelemetry, metrics=service.metrics)  # the last is the outermost
+    app.add_middleware(RequestTelemetry, metrics=service.metrics)
     return app
 
 

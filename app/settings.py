@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         le=2**31,
         description="Pixels of one forward pass; an image larger than that goes alone.",
     )
+    keys_file: Path | None = Field(
+        None,
+        description="File of API keys, one a line, made by python -m app.keys; without it "
+        "everybody may call.",
+    )
     drain_timeout_s: int = Field(
         30, ge=0, le=3600, description="Seconds that accepted requests have after SIGTERM."
     )

@@ -78,6 +78,7 @@ class RequestTelemetry:
             path=scope["path"],
             status=watched.status,
             milliseconds=round(1000 * seconds, 2),
+            **({"caller": scope["caller"].name} if "caller" in scope else {}),
             **({"problem": problem} if problem else {}),
         )
 

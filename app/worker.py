@@ -10,13 +10,17 @@ from functools import partial
 from socket import socket
 
 from app.__main__ import configured
+from app.keys import KeysError
 from app.server import Server, serve
 
 
 def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = configured()
-    server = Server(settings, [socket(fileno=int(number)) for number in sys.argv[1:]])
+    try:
+        server = Server(settings, [socket(fileno=int(number)) for number in sys.argv[1:]])
+    except KeysError as error:
+        sys.exit(f"error: cannot start: {error}")
     server.service.tell_others = partial(os.kill, os.getppid(), signal.SIGHUP)
     sys.exit(serve(server))
 
