@@ -14,6 +14,7 @@
       ReloadFailed          409  new weights that do not work; the old ones serve on
       RequestTimeout        408  a head or a body that does not come in time
       HeadTooLarge          431  more bytes of header fields than the limit
+      TooManyRequests       429  more requests of one caller than the rate limit
       NotReady              503  starting, or shutting down
       TooManyConnections    503  more connections than the limit
       Overloaded            503  the queue is full, or the deadline cannot be met
@@ -147,6 +148,12 @@ class HeadTooLarge(Problem):
     title = "The request's head has too many bytes"
 
 
+class TooManyRequests(Problem):
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    name = "too-many-requests"
+    title = "The caller sends more requests than the rate limit"
+
+
 class NotReady(Problem):
     status = HTTPStatus.SERVICE_UNAVAILABLE
     name = "not-ready"
@@ -184,6 +191,7 @@ PROBLEMS = (
     RequestTimeout,
     ReloadFailed,
     HeadTooLarge,
+    TooManyRequests,
     NotReady,
     TooManyConnections,
     Overloaded,

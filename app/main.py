@@ -10,9 +10,10 @@ from app import errors, images
 from app.access import KeyCheck, describe_keys
 from app.keys import Keyring
 from app.limits import BodyLimit
+from app.rates import RateLimit
 from app.routes import operations, pages, segment
 from app.service import Service
-from app.settings import Settings
+from app.settings import Settings, parse_rates
 from app.telemetry import RequestTelemetry
 
 
@@ -41,6 +42,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(operations.router)
     # From the innermost to the outermost; what is not configured is not there.
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, held=service.uploads)
+    if settings.rate_limit:
+        app.add_middleware(RateLimit, rates=parse_rates(settings.rate_limit))
     if settings.keys_file is not None:
         app.add_middleware(KeyCheck, keyring=Keyring(settings.keys_file))
         describe_keys(app)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from limits import RateLimitItem, parse_many
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.engines.base import EngineName, Precision
@@ -112,6 +113,11 @@ class Settings(BaseSettings):
         description="File of API keys, one a line, made by python -m app.keys; without it "
         "everybody may call.",
     )
+    rate_limit: str = Field(
+        "",
+        description="Requests of one key, or of one address where there are no keys, such as "
+        "10/second or 600/minute;20/second; empty: no limit.",
+    )
     drain_timeout_s: int = Field(
         30, ge=0, le=3600, description="Seconds that accepted requests have after SIGTERM."
     )
@@ -121,6 +127,24 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field(
         "console", description="console for people, json for machines: one object per line."
     )
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _can_be_parsed(cls, value: str) -> str:
+        if value:
+            parse_rates(value)
+        return value
+
+
+def parse_rates(text: str) -> list[RateLimitItem]:
+    """`10/second`, `600/minute;20/second`. Raises ValueError."""
+    try:
+        rates = parse_many(text)
+    except ValueError:
+        rates = []
+    if not rates or any(rate.amount == 0 for rate in rates):
+        raise ValueError("expected something like 10/second or 600/minute;20/second")
+    return rates
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
