@@ -15,6 +15,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import BadRequest, HeadTooLarge, Problem, RequestTimeout, TooManyConnections
+from app.headers import SECURITY_HEADERS
 from app.metrics import Metrics
 from app.telemetry import http_date
 
@@ -145,7 +146,9 @@ class LimitedConnection(HttpToolsProtocol):
         response = problem.response()
         response.headers["Date"] = http_date(int(time.time()))
         response.headers["Connection"] = "close"
-        fields = b"".join(b"%b: %b\r\n" % field for field in response.raw_headers)
+        fields = b"".join(
+            b"%b: %b\r\n" % field for field in (*response.raw_headers, *SECURITY_HEADERS)
+        )
         self.transport.write(STATUS_LINE[problem.status] + fields + b"\r\n" + response.body)
         if self.transport.can_write_eof():
             self.transport.write_eof()

@@ -8,12 +8,13 @@ from fastapi import FastAPI
 
 from app import errors, images
 from app.access import KeyCheck, describe_keys
+from app.headers import SecurityHeaders, allow_origins
 from app.keys import Keyring
 from app.limits import BodyLimit
 from app.rates import RateLimit
 from app.routes import operations, pages, segment
 from app.service import Service
-from app.settings import Settings, parse_rates
+from app.settings import Settings, parse_origins, parse_rates
 from app.telemetry import RequestTelemetry
 
 
@@ -35,6 +36,8 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Semantic segmentation of photos: an upload in, its mask out.",
         version=_version(),
         lifespan=lifespan,
+        docs_url=None,  # ours, with a policy for browsers
+        redoc_url=None,
     )
     app.include_router(segment.router)
     app.include_router(pages.router)
@@ -47,6 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.keys_file is not None:
         app.add_middleware(KeyCheck, keyring=Keyring(settings.keys_file))
         describe_keys(app)
+    if settings.cors_origins:
+        allow_origins(app, parse_origins(settings.cors_origins))
     return _observed(app, service)
 
 
@@ -61,6 +66,7 @@ def _observed(app: FastAPI, service: Service) -> FastAPI:
     app.state.service = service
     errors.add_handlers(app)
     app.add_middleware(RequestTelemetry, metrics=service.metrics)
+    app.add_middleware(SecurityHeaders)
     return app
 
 

@@ -3,6 +3,7 @@
 Read once, when the program starts; knows nothing of what they are used for.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,8 @@ from model.engines.base import EngineName, Precision
 from model.weights import SHIPPED_WEIGHTS
 
 PREFIX = "SEG_"
+
+ORIGIN = re.compile(r"\*|https?://[^\s/,;*]+")
 
 
 class Settings(BaseSettings):
@@ -118,6 +121,11 @@ class Settings(BaseSettings):
         description="Requests of one key, or of one address where there are no keys, such as "
         "10/second or 600/minute;20/second; empty: no limit.",
     )
+    cors_origins: str = Field(
+        "",
+        description="Origins of the web pages that may use the API, such as "
+        "https://app.example,https://other.example, or *; empty: none.",
+    )
     drain_timeout_s: int = Field(
         30, ge=0, le=3600, description="Seconds that accepted requests have after SIGTERM."
     )
@@ -130,9 +138,16 @@ class Settings(BaseSettings):
 
     @field_validator("rate_limit")
     @classmethod
-    def _can_be_parsed(cls, value: str) -> str:
+    def _holds_rates(cls, value: str) -> str:
         if value:
             parse_rates(value)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _holds_origins(cls, value: str) -> str:
+        if value:
+            parse_origins(value)
         return value
 
 
@@ -145,6 +160,17 @@ def parse_rates(text: str) -> list[RateLimitItem]:
     if not rates or any(rate.amount == 0 for rate in rates):
         raise ValueError("expected something like 10/second or 600/minute;20/second")
     return rates
+
+
+def parse_origins(text: str) -> list[str]:
+    """`https://a.example,https://b.example` or `*`. Raises ValueError."""
+    origins = [part.strip() for part in text.split(",")]
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise ValueError(
+                f"{origin!r} is no origin: expected something like https://app.example, or *"
+            )
+    return origins
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
