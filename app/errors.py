@@ -269,7 +269,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         status=status,
         name=request.scope["problem"],
         title=status.phrase,
-        detail=f"{request.method} {request.url.path}: {error.detail}",
+        detail=f"{request.method} {request.url.path[:200]}: {error.detail}",
         remedy="See /docs for the endpoints and their methods.",
         headers=error.headers,
     )
