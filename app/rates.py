@@ -159,10 +159,16 @@ def counted_caller(scope: Scope) -> str:
     if "caller" in scope:
         return str(scope["caller"].name)
     host = scope["client"][0] if scope.get("client") else "unknown"
+    return network_of(host) if ":" in host else host[:64]
+
+
+def network_of(host: str) -> str:
+    """An IPv6 address's 64 bits, or the IPv4 address that a socket for both shows as IPv6."""
     try:
-        return str(IPv6Address(int(IPv6Address(host)) >> 64 << 64)) if ":" in host else host[:64]
+        address = IPv6Address(host)
     except ValueError:  # a proxy may forward anything
         return "unknown"
+    return str(address.ipv4_mapped or IPv6Address(int(address) >> 64 << 64))
 
 
 def _too_many(exhausted: Sequence[Quota], caller: str) -> TooManyRequests:
