@@ -4,7 +4,9 @@ Runs in worker threads; knows nothing of HTTP but the problems that it raises.
 """
 
 import io
+import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,10 +16,13 @@ import orjson
 import simplejpeg
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TILELENGTH, TILEWIDTH, TiffImageFile
 
 from app.accept import AnswerFormat
+from app.containers import essential, orientation
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
 from app.png import indexed_png
 from model.engines.base import Array, Size
@@ -46,6 +51,16 @@ SCAN = re.compile(rb"\xff\xda\0")
 MAX_SCANS = 100
 """A progressive JPEG has about ten. Each goes over the whole picture, and 65 bytes make one that
 takes 25 ms in a flat picture of 40 megapixels: a file of 32 MiB could take hours.
+"""
+
+MAX_RUN_LENGTH_PIXELS = 2_000_000
+"""Of a run-length coded BMP. Pillow decodes these in Python: 0.12 s and 20 MB a megapixel, from a
+file of 60 bytes.
+"""
+
+MAX_COVER = 2
+"""A TIFF's strips and tiles may cover so many times the pixel limit, for they may stick out. But
+one tile of 30000 x 30000 pixels takes 900 MB, though the picture in it has 16 x 16.
 """
 
 DRAFT_MARGIN = 2
@@ -80,6 +95,7 @@ def decode(
     from the header, before anything is decoded; `reserve` then gets the number of pixels, and may
     refuse it. Raises UnsupportedType, TooManyPixels, BrokenImage.
     """
+    data = essential(data)
     with _open(data) as image:
         width, height = image.size
         if width * height > max_pixels:
@@ -89,8 +105,7 @@ def decode(
                 remedy="Scale the image down before sending it.",
             )
         reserve(width * height)
-        if isinstance(image, JpegImageFile):
-            _require_few_scans(data)
+        _require_modest(image, data, max_pixels)
         stored = height, width
         content = content_size(stored, max_side)
         try:
@@ -101,18 +116,23 @@ def decode(
                 picture = _loaded(image)
             else:
                 picture = _scaled(image, content)
-            orientation = _orientation(image)
-            if orientation in UPRIGHT:
-                picture = picture.transpose(UPRIGHT[orientation])
-            upright = stored[::-1] if orientation in ON_ITS_SIDE else stored
+            turn = _orientation(image)
+            if turn in UPRIGHT:
+                picture = picture.transpose(UPRIGHT[turn])
+            upright = stored[::-1] if turn in ON_ITS_SIDE else stored
             return Decoded(np.asarray(picture), upright)
         except Exception as error:  # see _broken
             raise _broken(error) from error
 
 
-def drop_pillows_limit() -> None:
-    """Pillow's own pixel limit, 179 million, gives way to `max_pixels`; once, at the start."""
+def prepare_pillow() -> None:
+    """Once, at the start: Pillow's own pixel limit, 179 million, gives way to `max_pixels`.
+
+    And it warns of nothing, for Python remembers every warning's text: with the numbers of damaged
+    files in it, that is memory which grows.
+    """
     Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _open(data: bytes) -> Image.Image:
@@ -137,11 +157,46 @@ def _broken(error: Exception) -> BrokenImage:
     )
 
 
+def _require_modest(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Refuses what would cost its decoder much more than its pixels do."""
+    if isinstance(image, JpegImageFile):
+        _require_few_scans(data)
+    elif isinstance(image, TiffImageFile):
+        _require_little_cover(image, MAX_COVER * max_pixels)
+    elif isinstance(image, BmpImageFile) and image.tile[0].codec_name == "bmp_rle":
+        pixels = image.width * image.height
+        if pixels > MAX_RUN_LENGTH_PIXELS:
+            raise TooManyPixels(
+                f"The run-length coded BMP has {pixels} pixels, "
+                f"the limit is {MAX_RUN_LENGTH_PIXELS}.",
+                remedy="Save it without run-length coding, or as PNG.",
+            )
+
+
 def _require_few_scans(data: bytes) -> None:
     if next(islice(SCAN.finditer(data), MAX_SCANS, None), None) is not None:
         raise BrokenImage(
             f"The JPEG has more than {MAX_SCANS} scans.",
             remedy="Save it anew, as a baseline or a common progressive JPEG.",
+        )
+
+
+def _require_little_cover(image: TiffImageFile, limit: int) -> None:
+    """Each strip and tile is decoded whole, wherever it lies: beyond the picture, over others."""
+    if image.tile[0].codec_name == "libtiff":
+        sides = [image.tag_v2.get(tag, 1) for tag in (TILEWIDTH, TILELENGTH)]
+        if not all(isinstance(side, int) and side > 0 for side in sides):
+            raise BrokenImage("The TIFF's tiles have no size.", remedy="Save it anew, or as PNG.")
+        stored = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+        covered = math.prod(-(-of // side) * side for of, side in zip(stored, sides, strict=True))
+    else:
+        boxes = (tile.extents or (0, 0, 0, 0) for tile in image.tile)
+        planes = len(image.getbands())  # may be stored one behind the other
+        covered = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes) // planes
+    if covered > limit:
+        raise TooManyPixels(
+            f"The TIFF's strips or tiles cover {covered} pixels, the limit is {limit}.",
+            remedy="Save it with smaller tiles, or as PNG.",
         )
 
 
@@ -183,25 +238,28 @@ def _scaled(image: Image.Image, content: Size) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """As EXIF says; EXIF that cannot be read says nothing. Ask after `load`: PNG's may be last.
+    """As EXIF says; a TIFF's is Pillow's affair. Ask after `load`: PNG's may be last.
 
-    Not `ImageOps.exif_transpose`: it also writes the EXIF anew, and fails where that fails.
+    Not `ImageOps.exif_transpose`: it also writes the EXIF anew, and fails where that fails. Nor
+    `getexif`, which makes 250 bytes of objects of eight bytes of file.
     """
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # as many kinds as there are ways to damage a file
-        return 1
-    return orientation if isinstance(orientation, int) else 1
+    return orientation(image.info.get("exif", b""))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return _grey(np.asarray(image).astype(np.uint32) >> 8)
+        return _grey(np.asarray(image) >> 8)
     if image.mode == "I":  # 32-bit integers; what files hold in them are 16-bit samples
-        return _grey(np.asarray(image).astype(np.int64).clip(0, 65535) >> 8)
+        integers = np.array(image)
+        np.clip(integers, 0, 65535, out=integers)
+        integers >>= 8
+        return _grey(integers)
     if image.mode == "F":
-        samples = np.nan_to_num(np.asarray(image))
-        return _grey((samples * 255 if samples.max() <= 1 else samples).clip(0, 255))
+        samples = np.array(image)
+        np.nan_to_num(samples, copy=False)
+        if samples.max() <= 1:
+            samples *= 255
+        return _grey(np.clip(samples, 0, 255, out=samples))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -23,7 +23,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     Raises KeysError for a keys file that cannot be used.
     """
-    images.drop_pillows_limit()
+    images.prepare_pillow()
     service = Service(settings)
 
     @asynccontextmanager

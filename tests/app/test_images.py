@@ -1,6 +1,7 @@
 import io
 import json
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -15,17 +16,19 @@ from app.errors import BrokenImage, TooManyPixels, UnsupportedType
 from app.images import (
     DRAFT_MARGIN,
     FORMATS,
+    MAX_RUN_LENGTH_PIXELS,
     MAX_SCANS,
     SCAN,
     UPRIGHT,
     decode,
-    drop_pillows_limit,
     encode,
     encode_png,
+    prepare_pillow,
     present_classes,
 )
 from model.predictor import content_size, scale_down
 from model.weights import Metadata, colormap
+from tests.app.corpus import bmp, tiff
 
 LIMIT = 1_000_000
 
@@ -40,7 +43,7 @@ def saved(image, **options):
 def _our_limit(monkeypatch):
     """As `create_app` leaves it; undone for other tests."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    drop_pillows_limit()
+    prepare_pillow()
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +230,56 @@ def test_a_jpeg_of_very_many_scans_is_refused_unread():
     assert decode(most, max_pixels=LIMIT).pixels.shape == (64, 64, 3)
     with pytest.raises(BrokenImage, match=f"more than {MAX_SCANS} scans"):
         decode(scans_added(MAX_SCANS - usual + 1), max_pixels=LIMIT)
+
+
+def test_a_large_run_length_coded_bmp_is_refused():
+    row = {"height": 1, "bits": 8, "compression": 1, "pixels": b"\1\0\0\0\0\1"}
+    most = decode(bmp(MAX_RUN_LENGTH_PIXELS, **row), max_pixels=10**9, max_side=64)
+    assert most.size == (1, MAX_RUN_LENGTH_PIXELS)
+    with pytest.raises(TooManyPixels, match=f"has {MAX_RUN_LENGTH_PIXELS + 1} pixels, the limit"):
+        decode(bmp(MAX_RUN_LENGTH_PIXELS + 1, **row), max_pixels=10**9)
+
+
+def tiled(width, height, *, side):
+    tile = zlib.compress(bytes(side * side))
+    tiles = -(-width // side) * -(-height // side)
+    return tiff(
+        {
+            256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1, 273: None, 279: None,
+            322: side, 323: side, 324: [8] * tiles, 325: [len(tile)] * tiles,
+        },
+        pixels=tile,
+    )  # fmt: skip
+
+
+def test_a_tiffs_tiles_count_with_what_sticks_out():
+    assert decode(tiled(16, 20, side=1408), max_pixels=LIMIT).size == (20, 16)
+    with pytest.raises(TooManyPixels, match="cover 20070400 pixels, the limit is 2000000"):
+        decode(tiled(16, 20, side=4480), max_pixels=LIMIT)
+    assert decode(tiled(999, 999, side=64), max_pixels=LIMIT).size == (999, 999)
+    for side in (0, 2**31):
+        data = tiff({322: side, 323: side, 324: 8, 325: 9, 259: 8, 273: None, 279: None})
+        with pytest.raises((BrokenImage, TooManyPixels)):
+            decode(data, max_pixels=LIMIT)
+
+
+def test_a_tiffs_strips_do_not_lie_over_each_other():
+    grey = {256: 1000, 257: 1000, 258: 1, 262: 1, 277: 1}
+    most = tiff(grey | {278: 999, 273: [8] * 4, 279: [125_000] * 4}, pixels=bytes(125_000))
+    assert decode(most, max_pixels=LIMIT).size == (1000, 1000)
+    over = tiff(grey | {278: 999, 273: [8] * 5, 279: [125_000] * 5}, pixels=bytes(125_000))
+    with pytest.raises(TooManyPixels, match="strips or tiles cover 2999000 pixels"):
+        decode(over, max_pixels=LIMIT)
+
+
+def test_pillow_warns_of_nothing():
+    """Each text of a warning is remembered for good, and here each file has another."""
+    with warnings.catch_warnings(record=True) as caught:
+        prepare_pillow()
+        for count in (2, 3):
+            tag_twice = tiff({256: [16] * count})
+            decode(tag_twice, max_pixels=LIMIT)
+    assert not caught
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
