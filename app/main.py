@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -13,9 +14,23 @@ from app.keys import Keyring
 from app.limits import BodyLimit
 from app.rates import RateLimit
 from app.routes import operations, pages, segment
+from app.schemas import ProblemDetails
 from app.service import Service
 from app.settings import Settings, parse_origins, parse_rates
 from app.telemetry import RequestTelemetry
+
+
+class Application(FastAPI):
+    """FastAPI, whose description has the problem details, too.
+
+    It would add them by itself where a response names them as its model, but as application/json.
+    """
+
+    def openapi(self) -> dict[str, Any]:
+        if not self.openapi_schema:
+            schemas = super().openapi()["components"]["schemas"]
+            schemas[ProblemDetails.__name__] = ProblemDetails.model_json_schema()
+        return super().openapi()
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -31,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with service.running():
             yield
 
-    app = FastAPI(
+    app = Application(
         title="FCN segmentation service",
         summary="Semantic segmentation of photos: an upload in, its mask out.",
         version=_version(),

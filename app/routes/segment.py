@@ -8,8 +8,8 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from app import images
 from app.accept import AnswerFormat, negotiate
-from app.errors import MEDIA_TYPE, PROBLEMS, Problem
-from app.schemas import ClassInfo, Limits, ModelInfo, ProblemDetails, Segmentation
+from app.errors import MEDIA_TYPE, PROBLEMS, NotReady, Problem
+from app.schemas import ClassInfo, Limits, ModelInfo, Segmentation
 from app.service import Service
 from app.stages import Stages
 from app.uploads import FIELD, read_upload, while_connected
@@ -50,7 +50,6 @@ MASK: dict[int | str, dict[str, Any]] = {
         "description": "The mask, at the upload's size",
         "content": {"image/png": {"schema": BINARY}, "application/x-npy": {"schema": BINARY}},
     },
-    "default": {"model": ProblemDetails, "description": "Any other problem"},
 }
 
 
@@ -127,7 +126,7 @@ def smaller_side(asked: int | None, limit: int) -> int:
     return min(asked, limit) if limit else asked
 
 
-@router.get("/model")
+@router.get("/model", responses=described([NotReady]))
 async def model(request: Request) -> ModelInfo:
     """The weights that serve: classes, colours, scores, digest, device and limits."""
     service: Service = request.app.state.service
