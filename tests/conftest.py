@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,9 @@ PHOTO = REPOSITORY / "docs" / "images" / "cat.jpg"
 
 def pytest_configure() -> None:
     torch.set_num_threads(2)
+    # The same examples in every run; `make fuzz` is what looks for new ones.
+    hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+    hypothesis.settings.load_profile("repeatable")
 
 
 def build_notebook_network(seed: int = 0) -> nn.Sequential:

@@ -150,7 +150,7 @@ STARTS = (
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(start=st.sampled_from(STARTS), rest=st.binary(max_size=200))
 def test_any_bytes_give_bytes_or_a_problem(start, rest):
     with contextlib.suppress(BrokenImage):

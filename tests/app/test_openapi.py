@@ -44,9 +44,7 @@ schema = schemathesis.openapi.from_dict(DESCRIPTION, config=schemathesis.Config.
 
 
 @schema.parametrize()
-@settings(
-    max_examples=100, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 def test_the_server_does_what_its_description_says(server, case):
     case.call_and_validate(base_url=server.address)
 
