@@ -122,9 +122,9 @@ def animated() -> Iterator[Entry]:
 
 def truncated() -> Iterator[Entry]:
     for name, data in ordinary():
-        for kept in (0, 1, 2, 4, 10, 20, 40):
+        for kept in (1, 2, 4, 10, 20, 40):
             yield f"{kept}-bytes-of-{name}", data[:kept]
-        for tenths in range(1, 10):
+        for tenths in (1, 3, 5, 7, 9):
             yield f"{tenths}-tenths-of-{name}", data[: len(data) * tenths // 10]
         for lost in (1, 2, 13):
             yield f"{lost}-lost-of-{name}", data[:-lost]
@@ -134,7 +134,7 @@ def damaged() -> Iterator[Entry]:
     """Bytes changed at random: in the header, everywhere, in runs; and pieces lost or repeated."""
     rng = random.Random(4)
     for name, data in ordinary():
-        for turn in range(6):
+        for turn in range(3):
             header, anywhere, runs = bytearray(data), bytearray(data), bytearray(data)
             for _ in range(3):
                 header[rng.randrange(8, min(200, len(data)))] = rng.randrange(256)
@@ -160,7 +160,7 @@ def damaged() -> Iterator[Entry]:
 def polyglots() -> Iterator[Entry]:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("evil.txt", b"\0" * 10_000_000)
+        archive.writestr(zipfile.ZipInfo("evil.txt"), b"\0" * 1_000_000)
     page = b"<html><script>alert(document.domain)</script></html>"
     jpeg, gif = saved(picture(), "JPEG"), saved(picture(), "GIF")
     yield "jpeg-and-zip.jpeg", jpeg + file.getvalue()
@@ -176,7 +176,7 @@ def polyglots() -> Iterator[Entry]:
 
 def foreign() -> Iterator[Entry]:
     """Formats that are not on the list, real or by their first bytes."""
-    for kind in ("ICO", "PPM", "TGA", "PCX", "SGI", "DIB", "XBM", "PDF", "EPS", "IM", "DDS", "QOI"):
+    for kind in ("ICO", "PPM", "TGA", "PCX", "SGI", "DIB", "XBM", "EPS", "DDS", "QOI"):
         image = picture().convert("1") if kind == "XBM" else picture()
         yield kind.lower(), saved(image, kind)
     for kind, feature in (("JPEG2000", "jpg_2000"), ("AVIF", "avif")):
@@ -190,6 +190,7 @@ def foreign() -> Iterator[Entry]:
     yield "laughs.svg", f"<!DOCTYPE svg [{laughs}]><svg>&l9;</svg>".encode()
     yield "script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%id) (w) file\n"
     yield "magick.mvg", b"push graphic-context\nfill 'url(https://127.0.0.1/|id)'\n"
+    yield "pdf", b"%PDF-1.7\n1 0 obj<</OpenAction<</S/JavaScript/JS(app.alert(1))>>>>endobj\n"
     yield "heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 200
     yield "psd", b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 9, 9, 8, 3) + bytes(300)
     yield "pickle", pickle.dumps({"image": [1, 2, 3]})
@@ -337,7 +338,7 @@ def tiffs() -> Iterator[Entry]:
         )  # fmt: skip
         for tag in (282, 274, 258, 339, 338, 320, 530):
             for kind in (3, 5, 12):
-                values = [1] * 100_000
+                values = [1] * 20_000
                 yield (
                     f"{name}-tag-{tag}-kind-{kind}.tiff",
                     tiff({tag: values}, kinds={tag: kind}, big=big),
