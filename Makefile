@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 REQUIREMENTS := deploy/requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test native lint types lock clean
+.PHONY: help serve test fuzz native lint types lock clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ serve: $(VENV)/$(SERVING).done native  ## serve the shipped weights on http://12
 
 test: $(VENV)/dev.done native  ## run the tests
 	$(RUN) -m pytest
+
+fuzz: $(VENV)/dev.done  ## look for uploads that break the decoding, for ten minutes (needs atheris)
+	mkdir -p build/fuzz
+	$(RUN) -m tests.fuzz.upload build/fuzz -max_total_time=600 -artifact_prefix=build/
 
 native:  ## compile the native engine (without a C compiler, ncnn computes instead)
 	-$(PYTHON) -m model.engines.native.library

@@ -16,6 +16,7 @@ from PIL import Image
 
 from app.errors import Problem
 from app.images import decode
+from benchmarks.memory import ProcessTree
 from tests.app.corpus import FAMILIES, corpus, metadata, saved, tiffs
 from tests.app.test_program import logged, program
 from tests.conftest import PHOTO
@@ -44,21 +45,6 @@ PEAK_BYTES = 192 * 2**20
 the bombs took 257 MB (a PNG's texts), 859 MB (a TIFF's tile) and 4 GB (a GIF's disposal); the PNG
 of 361 megapixels would take more than a gigabyte.
 """
-
-
-class Memory:
-    """Of another process, as Linux tells it."""
-
-    def __init__(self, pid: int) -> None:
-        self._folder = Path(f"/proc/{pid}")
-
-    def forget_peak(self) -> None:
-        (self._folder / "clear_refs").write_text("5")
-
-    def read_bytes(self, name: str) -> int:
-        lines = (self._folder / "status").read_text().splitlines()
-        (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
-        return 1024 * int(kilobytes)
 
 
 @pytest.fixture(scope="module")
@@ -172,15 +158,15 @@ def pass_over(client: httpx.Client, files: dict[str, bytes]) -> dict[str, Answer
 def test_hostile_images_harm_neither_the_server_nor_their_neighbours(
     running, client, files, expected
 ):
-    memory = Memory(running.process.pid)
+    memory = ProcessTree(running.process.pid)
     pass_over(client, dict.fromkeys(map(str, range(50)), small_photo()))
-    usual = memory.read_bytes("VmRSS")
-    memory.forget_peak()
+    usual = memory.resident_bytes()
+    memory.reset_peak()
     after = []
     for turn in range(PASSES):
         assert pass_over(client, files) == expected, f"pass {turn}"
-        after.append(memory.read_bytes("VmRSS"))
-    peak = memory.read_bytes("VmHWM") - usual
+        after.append(memory.resident_bytes())
+    peak = memory.peak_bytes() - usual
 
     assert running.process.poll() is None
     assert client.get("/health/live").json() == {"status": "alive"}
