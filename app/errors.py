@@ -23,9 +23,9 @@
 Knows nothing of images or engines: who finds an error raises one of these.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -197,6 +197,20 @@ PROBLEMS = (
     Overloaded,
     InferenceFailed,
 )
+
+
+def described(problems: Iterable[type[Problem]]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's responses, one for each status; problems that share one share its description."""
+    titles: dict[int, list[str]] = {}
+    for problem in problems:
+        titles.setdefault(int(problem.status), []).append(problem.title)
+    return {
+        status: {
+            "description": "; ".join(lines),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+        }
+        for status, lines in titles.items()
+    }
 
 
 def problem_response(

@@ -13,7 +13,7 @@ from app.headers import SecurityHeaders, allow_origins
 from app.keys import Keyring
 from app.limits import BodyLimit
 from app.rates import RateLimit
-from app.routes import operations, pages, segment
+from app.routes import admin, operations, pages, segment
 from app.schemas import ProblemDetails
 from app.service import Service
 from app.settings import Settings, parse_origins, parse_rates
@@ -55,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.include_router(segment.router)
+    app.include_router(admin.router)
     app.include_router(pages.router)
     if settings.operations_port is None:
         app.include_router(operations.router)

@@ -1,14 +1,13 @@
 """POST /v1/segment and GET /v1/model."""
 
 import math
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from app import images
 from app.accept import AnswerFormat, negotiate
-from app.errors import MEDIA_TYPE, PROBLEMS, NotReady, Problem
+from app.errors import PROBLEMS, Forbidden, NotReady, ReloadFailed, described
 from app.schemas import ClassInfo, Limits, ModelInfo, Segmentation
 from app.service import Service
 from app.stages import Stages
@@ -30,19 +29,8 @@ REQUEST_BODY = {
 }
 
 
-def described(problems: Iterable[type[Problem]]) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's responses, one for each status; problems that share one share its description."""
-    titles: dict[int, list[str]] = {}
-    for problem in problems:
-        titles.setdefault(int(problem.status), []).append(problem.title)
-    return {
-        status: {
-            "description": "; ".join(lines),
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
-        }
-        for status, lines in titles.items()
-    }
-
+OTHERS = (Forbidden, ReloadFailed)
+"""Problems of other routes."""
 
 MASK: dict[int | str, dict[str, Any]] = {
     200: {
@@ -56,7 +44,7 @@ MASK: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/segment",
     response_class=Response,
-    responses=MASK | described(PROBLEMS),
+    responses=MASK | described(problem for problem in PROBLEMS if problem not in OTHERS),
     openapi_extra={"requestBody": REQUEST_BODY},
 )
 async def segment(

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from app.errors import ReloadFailed
+from app.keys import line_of, new_key
 from model.predictor import open_predictor
 from model.weights import read_weights, write_weights
 from tests.app.conftest import serving
@@ -155,6 +156,34 @@ def test_weights_that_do_not_work_are_not_taken(settings, two, expected, monkeyp
         assert (mask == expected[first]).all()
         assert metric(client.get("/metrics").text, 'seg_reloads_total{outcome="kept"}') == 1
         assert client.get("/health/ready").status_code == 200
+
+
+def test_an_admin_may_reload_and_nobody_else(settings, two, expected, tmp_path):
+    _, second = expected
+    admin, user = new_key(), new_key()
+    keys = tmp_path / "keys.txt"
+    keys.write_text(f"{line_of('op', admin, admin=True)}\n{line_of('anna', user)}\n")
+    with serving_current(settings.model_copy(update={"keys_file": keys}), two) as (client, _):
+        put(two, "second")
+
+        def ask(**headers):
+            return client.post("/v1/admin/reload", headers=headers)
+
+        assert ask().status_code == 401
+        assert ask(Authorization=f"Bearer {user}").status_code == 403
+        reloaded = ask(Authorization=f"Bearer {admin}")
+        assert reloaded.status_code == 200
+        assert reloaded.json()["digest"] == second
+        (two / "current").write_bytes(b"nonsense")
+        failed = ask(Authorization=f"Bearer {admin}")
+        assert failed.status_code == 409
+        assert failed.json()["type"] == "urn:segmentation:problem:reload-failed"
+        assert client.get("/v1/model", headers={"X-API-Key": user}).json()["digest"] == second
+
+
+def test_without_keys_nobody_reloads_over_http(settings, two):
+    with serving_current(settings, two) as (client, _):
+        assert client.post("/v1/admin/reload").status_code == 403
 
 
 def resident_bytes(pid):
