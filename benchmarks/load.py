@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -120,11 +120,13 @@ def upload_request(path: str, data: bytes, *, media_type: str = "image/jpeg") ->
         f"Content-Type: {media_type}\r\n\r\n"
     ).encode()
     body = opening + data + f"\r\n--{BOUNDARY}--\r\n".encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: benchmark\r\n"
-        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    return post_request(path, body, headers=headers)
+
+
+def post_request(path: str, body: bytes, *, headers: Mapping[str, str]) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST {path} HTTP/1.1\r\nHost: benchmark\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
@@ -141,7 +143,7 @@ class Connection:
             reader, writer = await self._opened()
             # Not drained: an overloaded server may answer before it has read all of it.
             writer.write(request)
-            answer = await _read_answer(reader)
+            answer = await read_answer(reader)
         except BaseException:
             self.close()
             raise
@@ -166,14 +168,15 @@ def _ended(reader: asyncio.StreamReader) -> bool:
     return reader.at_eof() or reader.exception() is not None
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> Answer:
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    """Raises OSError or EOFError where the server breaks off. `100 Continue` is an answer, too."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     status_line, *lines = head.rstrip().split("\r\n")
     headers = {}
     for line in lines:
         name, _, value = line.partition(":")
         headers[name.lower()] = value.strip()
-    body = await reader.readexactly(int(headers["content-length"]))
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
     return Answer(int(status_line.split(" ", 2)[1]), headers, body)
 
 

@@ -77,6 +77,12 @@ class ProcessTree:
         for pid in self.pids:
             Path(f"/proc/{pid}/clear_refs").write_text("5")  # proc(5): 5 resets VmHWM
 
+    def descriptors(self) -> int:
+        return sum(_entries(pid, "fd") for pid in self.pids)
+
+    def threads(self) -> int:
+        return sum(_entries(pid, "task") for pid in self.pids)
+
     def cpu_s(self) -> float:
         """Processor time so far, user and system, to the nanosecond: /proc has 10 ms ticks."""
         return sum(time.clock_gettime(_cpu_clock(pid)) for pid in self.pids)
@@ -96,6 +102,10 @@ def _status_bytes(pid: int, name: str) -> int:
         if line.startswith(f"{name}:"):
             return 1024 * int(line.split()[1])
     raise AssertionError(f"/proc/{pid}/status has no {name}")
+
+
+def _entries(pid: int, folder: str) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/{folder}").iterdir())
 
 
 def _cpu_clock(pid: int) -> int:

@@ -53,8 +53,18 @@ def machine() -> dict[str, Cell]:
     }
 
 
-def write(name: str, title: str, rows: Sequence[Mapping[str, Cell]], **facts: object) -> None:
-    """Print the rows as a table; write `results/<name>.md` and, with the facts, `<name>.json`."""
+def write(
+    name: str,
+    title: str,
+    rows: Sequence[Mapping[str, Cell]],
+    *,
+    sections: Mapping[str, Sequence[Mapping[str, Cell]]] | None = None,
+    **facts: object,
+) -> None:
+    """Print the rows as a table; write `results/<name>.md` and, with the facts, `<name>.json`.
+
+    `sections`: more tables, by their headings.
+    """
     about = machine()
     lines = [
         f"# {title}",
@@ -63,11 +73,14 @@ def write(name: str, title: str, rows: Sequence[Mapping[str, Cell]], **facts: ob
         "",
         table(rows),
     ]
+    for heading, more in (sections or {}).items():
+        lines += ["", f"## {heading}", "", table(more)]
     text = "\n".join(lines) + "\n"
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text)
     document = {"benchmark": name, "machine": about, **facts, "rows": [dict(row) for row in rows]}
+    document |= {heading: [dict(row) for row in more] for heading, more in (sections or {}).items()}
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 

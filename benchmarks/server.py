@@ -69,11 +69,16 @@ Row = Mapping[str, Cell]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A server in a process of its own."""
+    """A server in a process of its own. What it logs can be read when it has ended."""
 
-    pid: int
+    process: subprocess.Popen[bytes]
     address: Address
     seconds_to_ready: float
+    log: IO[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,7 @@ def _started(
         )
         try:
             asyncio.run(_ready(process, address, ready_path, log))
-            yield Program(process.pid, address, time.perf_counter() - started)
+            yield Program(process, address, time.perf_counter() - started, log)
         finally:
             _stop(process)
 
