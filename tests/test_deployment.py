@@ -40,7 +40,9 @@ def test_the_images_run_as_nobody_in_particular():
 
 
 def test_compose_builds_stages_that_exist_and_sets_settings_that_exist():
-    assert set(COMPOSE["services"]) == {"segmentation-cpu", "segmentation-gpu", "prometheus"}
+    assert set(COMPOSE["services"]) == {
+        "segmentation-cpu", "segmentation-gpu", "prometheus", "grafana",
+    }  # fmt: skip
     for name in ("segmentation-cpu", "segmentation-gpu"):
         service = COMPOSE["services"][name]
         assert service["build"]["target"] in STAGES
@@ -52,7 +54,8 @@ def test_compose_builds_stages_that_exist_and_sets_settings_that_exist():
         grace_s = int(service["stop_grace_period"].removesuffix("s"))
         assert grace_s > Settings().drain_timeout_s
     assert set(re.findall(r"\bSEG_\w+", DOCKERFILE)) <= KNOWN
-    assert COMPOSE["services"]["prometheus"]["profiles"] == ["cpu", "gpu"]
+    for name in ("prometheus", "grafana"):
+        assert COMPOSE["services"][name]["profiles"] == ["cpu", "gpu"]
 
 
 def test_prometheus_scrapes_the_service():
