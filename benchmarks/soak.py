@@ -34,6 +34,7 @@ from model.weights import SHIPPED_WEIGHTS, read_metadata, read_weights, write_we
 SERVER_RELOADS = False
 """SIGHUP still ends the server. True when it takes the weights anew."""
 
+RELOAD_TIMEOUT_S = 60
 END_TIMEOUT_S = 60
 
 SERVER = {"device": "cpu", "log_level": "warning", "log_format": "json"}
@@ -91,6 +92,7 @@ class Report:
     trends: Sequence[Trend] = ()
     overloads: list[tuple[float, float]] = field(default_factory=list)
     reloads: list[float] = field(default_factory=list)
+    missed_reloads: int = 0
     exit_status: int | None = None
     errors: list[str] = field(default_factory=list)
     """Lines of the server's log."""
@@ -104,6 +106,8 @@ class Report:
         found += [f"{trend.name}: grown by {trend.growth:.3g}" for trend in self._growing()]
         if not self.account.of(Outcome.MASK):
             found.append("no mask at all")
+        if self.missed_reloads:
+            found.append(f"{self.missed_reloads} reloads did not come")
         if self.exit_status != 0:
             found.append(f"exit status {self.exit_status}")
         return found + [f"the server's log: {line}" for line in self.errors]
@@ -313,17 +317,20 @@ class Soak:
             shutil.copyfile(file, beside)
             os.replace(beside, self.served)
             self.program.process.send_signal(signal.SIGHUP)
-            await self.until_served(read_metadata(file).digest)
-            self.report.reloads.append(self.report.watch.now_s)
+            try:
+                await self.until_served(read_metadata(file).digest)
+                self.report.reloads.append(self.report.watch.now_s)
+            except TimeoutError:
+                self.report.missed_reloads += 1
 
     async def until_served(self, digest: str) -> None:
-        async with asyncio.timeout(END_TIMEOUT_S):
-            while digest != await self.served_digest():
-                await asyncio.sleep(0.05)  # another process has no event that we could wait for
-
-    async def served_digest(self) -> str:
-        answer = await ask_once(self.program.address, get_request("/v1/model"))
-        return str(json.loads(answer.body)["digest"])
+        """Asks again and again: another process has no event that we could wait for."""
+        async with asyncio.timeout(RELOAD_TIMEOUT_S):
+            while True:
+                answer = await ask_once(self.program.address, get_request("/v1/model"))
+                if json.loads(answer.body).get("digest") == digest:
+                    return
+                await asyncio.sleep(0.05)
 
     async def at_rest(self, before: Sample) -> Sample:
         """All connections are closed here; the server still has to see that, and to finish."""

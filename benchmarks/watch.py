@@ -8,6 +8,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,8 @@ MAX_GROWTH = {RESIDENT: 24.0, DESCRIPTORS: 8.0, THREADS: 4.0}
 """Between the medians of those two parts. More is a leak."""
 
 GROWS = "GROWS"
+
+LOOKS = 3
 
 SECONDS_PER_HOUR = 3600
 
@@ -97,6 +100,13 @@ class Watch:
             await asyncio.sleep(period_s)
 
     def look(self) -> Sample:
+        """Raises ProcessLookupError when the process has ended."""
+        for _ in range(LOOKS):
+            with suppress(FileNotFoundError, ProcessLookupError):  # a child has ended meanwhile
+                return self._look()
+        raise ProcessLookupError(f"process {self.pid} has ended")
+
+    def _look(self) -> Sample:
         tree = ProcessTree(self.pid)
         values = {
             RESIDENT: tree.resident_bytes() / MIB,
@@ -154,7 +164,7 @@ def draw(
         for event in events:
             axes.axvline(event, color="C3", lw=0.5, alpha=0.5)
         axes.set_ylim(bottom=0)
-        axes.legend(loc="lower right")
-    memory.set_title("Grey: overload. Red: other weights.", fontsize=10)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+    memory.set_title("grey: overload; red: other weights", loc="right", fontsize=9)
     rate.set_xlabel("seconds")
     figure.savefig(path, dpi=90)

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -11,7 +13,7 @@ from benchmarks.callers import SLOW, Account, Callers, Judge, Leaving, Outcome
 from benchmarks.catalogue import Request
 from benchmarks.load import Answer, Connection, post_request
 from benchmarks.soak import SERVER_RELOADS, SHORT, errors_in, soak, trend_rows, two_weights
-from benchmarks.watch import DESCRIPTORS, GROWS, RESIDENT, Sample, draw, trend
+from benchmarks.watch import DESCRIPTORS, GROWS, RESIDENT, Sample, Watch, draw, trend
 from model.predictor import open_predictor
 from tests.benchmarks.test_server import TinyServer
 
@@ -173,3 +175,10 @@ def test_errors_are_found_in_a_log():
 def test_the_two_weights_give_other_masks_for_everything(tmp_path, photo):
     shipped, turned = (open_predictor(file, device="cpu")(photo) for file in two_weights(tmp_path))
     assert not np.any(shipped == turned)
+
+
+def test_a_process_that_has_ended_is_noticed():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    with pytest.raises(ProcessLookupError, match=f"process {process.pid} has ended"):
+        Watch(process.pid, ended=lambda: 0).look()
