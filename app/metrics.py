@@ -75,6 +75,8 @@ class Metrics:
         self.engine_failures = self._counter("engine_failures", "Engine calls that failed")
         self.engine_restarts = self._counter("engine_restarts", "Processes that were replaced")
         self.reloads = self._counter("reloads", "Reloads of the weights", "outcome")
+        for outcome in ("swapped", "kept"):
+            self.reloads.labels(outcome)  # Prometheus sees no increase in what begins with 1
         self._served: set[tuple[str, str]] = set()
         self.ready = self._gauge("ready", "1 while the server takes requests", mode="livemax")
         self.model_info = self._gauge(

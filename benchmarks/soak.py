@@ -31,9 +31,6 @@ from benchmarks.server import OVERLOAD, Program, asked, our_server
 from benchmarks.watch import DESCRIPTORS, GROWS, Sample, Trend, Watch, draw
 from model.weights import SHIPPED_WEIGHTS, read_metadata, read_weights, write_weights
 
-SERVER_RELOADS = False
-"""SIGHUP still ends the server. True when it takes the weights anew."""
-
 RELOAD_TIMEOUT_S = 60
 END_TIMEOUT_S = 60
 
@@ -54,7 +51,7 @@ class Plan:
     slow_s: float = 5
     overload_every_s: float = 60
     overload_s: float = 5
-    reload_every_s: float = 45 if SERVER_RELOADS else 0
+    reload_every_s: float = 45
     max_queue: int = 64
     capacity_callers: int = 16
     capacity_s: float = 5
@@ -65,7 +62,7 @@ class Plan:
 
 SHORT = Plan(
     seconds=8, sample_every_s=0.2, slow_s=1, overload_every_s=3, overload_s=1,
-    reload_every_s=1 if SERVER_RELOADS else 0, max_queue=8, capacity_callers=4,
+    reload_every_s=1, max_queue=8, capacity_callers=4,
     capacity_s=1, last_s=0.5, large=False,
 )  # fmt: skip
 

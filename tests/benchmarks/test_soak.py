@@ -12,7 +12,7 @@ import pytest
 from benchmarks.callers import SLOW, Account, Callers, Judge, Leaving, Outcome
 from benchmarks.catalogue import Request
 from benchmarks.load import Answer, Connection, post_request
-from benchmarks.soak import SERVER_RELOADS, SHORT, errors_in, soak, trend_rows, two_weights
+from benchmarks.soak import SHORT, errors_in, soak, trend_rows, two_weights
 from benchmarks.watch import DESCRIPTORS, GROWS, RESIDENT, Sample, Watch, draw, trend
 from model.predictor import open_predictor
 from tests.benchmarks.test_server import TinyServer
@@ -25,7 +25,7 @@ def test_a_short_soak_loses_nothing_and_gets_nothing_wrong(tmp_path):
     report = soak(SHORT)
     assert report.failures() == []
     assert report.exit_status == 0
-    assert (len(report.reloads) > 0) == SERVER_RELOADS
+    assert report.reloads
     rows = {row["caller"]: row for row in report.account.rows()}
     assert set(Leaving) | {SLOW, "overload", "asks until the end"} <= set(rows)
     assert rows["keeps its connection"]["mask"] > 0
