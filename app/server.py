@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.server import ServerState
 
+from app import allocator
 from app.connections import ConnectionLimits, LimitedConnection
 from app.errors import Problem
 from app.main import create_app, create_operations_app
@@ -182,6 +183,7 @@ def raise_file_limit(connections: int) -> None:
 
 def serve(server: Server) -> int:
     """Until it ends; what the process should exit with. What kept it from starting is printed."""
+    allocator.restrain()
     server.run()
     service = server.service
     failure = service.started.exception() if service.started.done() else None

@@ -4,16 +4,16 @@ One object, one owner of the state; knows nothing of HTTP.
 """
 
 import asyncio
-import ctypes
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
 from typing import TypeVar
 
 import numpy as np
 import structlog
 
+from app import allocator
 from app.admission import Admission
 from app.batching import Batcher
 from app.budget import Budget
@@ -118,7 +118,7 @@ class Service:
             mask = predictor(np.zeros((height, width, 3), np.uint8))
             assert mask.shape == (height, width)
             assert mask.max() < len(predictor.metadata.classes)
-        give_memory_back()
+        allocator.give_back()
         return predictor
 
     async def reload(self) -> Predictor:
@@ -189,12 +189,6 @@ class Service:
         """Decode or encode, away from the event loop."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._codecs, function, *arguments)
-
-
-def give_memory_back() -> None:
-    """What loading needed and freed, the allocator would keep: 50 MB of weights in another form."""
-    with suppress(AttributeError, OSError):  # another C library than GNU's
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _not_ready(state: State) -> NotReady:
