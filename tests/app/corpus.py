@@ -5,6 +5,7 @@ FOLDER` writes the files out, as seeds for a fuzzer or for another server.
 """
 
 import io
+import lzma
 import pickle
 import random
 import struct
@@ -221,6 +222,8 @@ def sizes() -> Iterator[Entry]:
         yield f"{width}x{height}.bmp", bmp(width, height, pixels=bytes(99))
         yield f"{width}x{height}.tiff", tiff({256: width, 257: height}, pixels=bytes(99))
         yield f"{width}x{height}.big.tiff", tiff({256: width, 257: height}, big=True)
+    yield "overlong.png", png(20, 20, pixels=bytes(20 << 20))
+    yield "overlong-interlaced.png", png(20, 20, pixels=bytes(20 << 20), interlaced=True)
     yield "negative.bmp", bmp(-(2**31), -(2**31), pixels=bytes(99))
     yield "rle.bmp", bmp(1_000_000, 1, bits=8, compression=1, pixels=b"\1\0\0\0\0\1")
     yield "rle4.bmp", bmp(1000, 1000, bits=8, compression=2, pixels=b"\xff\1\0\0" * 2000 + b"\0\1")
@@ -391,6 +394,24 @@ def tiffs() -> Iterator[Entry]:
             f"old-jpeg-{name}.tiff",
             tiff(size | {259: 6, 262: 6, 513: 8, 514: len(jpeg), 279: len(jpeg)}, pixels=jpeg),
         )
+    for progressive in (False, True):
+        tall = taller(saved(Image.new("RGB", (5000, 16)), "JPEG", progressive=progressive), 65_000)
+        kind = "progressive" if progressive else "baseline"
+        tags = {256: 5000, 257: 16, 262: 6, 278: 16, 279: len(tall)}
+        yield f"tall-{kind}-jpeg.tiff", tiff(tags | {259: 7}, pixels=tall)
+        yield (
+            f"tall-{kind}-old-jpeg.tiff",
+            tiff(tags | {259: 6, 513: 8, 514: len(tall)}, pixels=tall),
+        )
+    dictionary = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 30}]
+    packed = {
+        8: zlib.compress(bytes(20 << 20), 9),
+        34925: lzma.compress(bytes(768), filters=dictionary),
+        50000: b"\x28\xb5\x2f\xfd\0\xa8" + struct.pack("<I", 768 << 3 | 1)[:3] + bytes(768),
+    }
+    for compression, pixels in packed.items():
+        tags = {259: compression, 279: len(pixels)}
+        yield f"greedy-{compression}.tiff", tiff(tags, pixels=pixels)
     for planar, predictor, photometric, bits in (
         (2, 1, 2, 8), (1, 2, 2, 8), (1, 3, 2, 8), (1, 1, 5, 8), (1, 1, 8, 8), (1, 1, 6, 8),
         (1, 1, 3, 8), (1, 2, 1, 16), (1, 1, 1, 32), (1, 1, 1, 12), (2, 3, 1, 64), (9, 9, 9, 9),
@@ -534,6 +555,12 @@ def flat_png(width: int, height: int, *, depth: int) -> bytes:
 
 def jpeg_segment(marker: int, content: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, 2 + len(content)) + content
+
+
+def taller(jpeg: bytes, height: int) -> bytes:
+    """The same file, whose frame says that it is of that height."""
+    (frame,) = (at for at in (jpeg.find(b"\xff\xc0"), jpeg.find(b"\xff\xc2")) if at > 0)
+    return jpeg[: frame + 5] + struct.pack(">H", height) + jpeg[frame + 7 :]
 
 
 def bmp(

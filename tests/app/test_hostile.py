@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,16 +36,18 @@ FORMATS = ("png", "json", "npy")
 
 PASSES = 3
 GROWTH_BYTES = 8 * 2**20
-"""Of resident memory in one of the passes after the first. The allocator may take a step of 30 MB
-in any of them, where large images meet; over nine passes, the other steps were 1 to 2 MB and came
-to an end.
+"""Of resident memory in one of the passes after the first. There is one step of 16 MB in some pass,
+where large images meet; apart from it, 1 MB was seen.
 """
 
-PEAK_BYTES = 192 * 2**20
-"""Above what the program has after photos: it was seen to be 105 to 120 MB. Decoded, the largest of
-the bombs took 257 MB (a PNG's texts), 859 MB (a TIFF's tile) and 4 GB (a GIF's disposal); the PNG
-of 361 megapixels would take more than a gigabyte.
+PEAK_BYTES = 160 * 2**20
+"""Above what the program has after photos: 62 to 77 MB were seen. Decoded, the largest of the bombs
+took 257 MB (a PNG's texts), 859 MB (a TIFF's tile) and 4 GB (a GIF's disposal); the PNG of 361
+megapixels would take more than a gigabyte.
 """
+
+ALLOCATOR = {"ARENA_MAX": "1", "MMAP_THRESHOLD_": "131072", "TRIM_THRESHOLD_": "131072"}
+"""The C library gives back what is freed: otherwise its pools take steps of 10 to 30 MB."""
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +79,16 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(weights_file) -> Iterator[Running]:
-    with program(
-        weights=weights_file, port=0, device="cpu", max_pixels=MAX_PIXELS, deadline_s=300,
-        log_format="json",
-    ) as process:  # fmt: skip
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in ALLOCATOR.items():
+            patch.setenv(f"MALLOC_{name}", value)
+        process = stack.enter_context(
+            program(
+                weights=weights_file, port=0, device="cpu", max_pixels=MAX_PIXELS, deadline_s=300,
+                log_format="json",
+            )
+        )  # fmt: skip
         running = Running(process, logged(process, "ready")["address"], [])
         # A log that nobody reads would stop the program when the pipe is full.
         reading = threading.Thread(target=lambda: running.log.extend(process.stderr))

@@ -28,7 +28,7 @@ from app.images import (
 )
 from model.predictor import content_size, scale_down
 from model.weights import Metadata, colormap
-from tests.app.corpus import bmp, tiff
+from tests.app.corpus import bmp, taller, tiff
 
 LIMIT = 1_000_000
 
@@ -270,6 +270,14 @@ def test_a_tiffs_strips_do_not_lie_over_each_other():
     over = tiff(grey | {278: 999, 273: [8] * 5, 279: [125_000] * 5}, pixels=bytes(125_000))
     with pytest.raises(TooManyPixels, match="strips or tiles cover 2999000 pixels"):
         decode(over, max_pixels=LIMIT)
+
+
+def test_a_jpeg_in_a_tiff_is_not_larger_than_the_limit():
+    jpeg = saved(Image.new("RGB", (500, 16)), format="JPEG", progressive=True)
+    tags = {256: 500, 257: 16, 259: 7, 262: 6, 278: 16, 279: len(jpeg)}
+    assert decode(tiff(tags, pixels=taller(jpeg, 2000)), max_pixels=LIMIT).size == (16, 500)
+    with pytest.raises(TooManyPixels, match="JPEG in the TIFF has 500 x 2001 = 1000500 pixels"):
+        decode(tiff(tags, pixels=taller(jpeg, 2001)), max_pixels=LIMIT)
 
 
 def test_pillow_warns_of_nothing():
