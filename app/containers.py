@@ -1,6 +1,6 @@
 """What of an image file its first picture's pixels need; the rest is left out before it is decoded.
 
-A reader's costs are not in a file's pixels alone: 40 bytes of a GIF can ask for 4 GB, a megabyte of
+A reader's costs are not in a file's pixels alone: 43 bytes of a GIF can ask for 4 GB, a megabyte of
 empty JPEG segments becomes 40 MB of Python objects, a TIFF can show one strip a million times. So a
 decoder gets neither metadata nor further pictures, and a file of very many parts is refused after a
 walk over the first of them. Knows how the formats are put together; decodes nothing.
@@ -41,8 +41,8 @@ TIFF_TAGS = TIFF_OFFSETS | {
     292, 293, 317, TIFF_COLOURS, 322, 323, 332, 338, 339,  # how they are stored
     TIFF_JPEG_TABLES, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532,  # JPEG
 }  # fmt: skip
-TIFF_INTEGERS = {3: 2, 4: 4, 16: 8}
-"""The types SHORT, LONG and LONG8, with their bytes."""
+TIFF_INTEGERS = frozenset({3, 4, 16})
+"""The types SHORT, LONG and LONG8."""
 
 ORIENTATION = 274
 

@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TILELENGTH, TILEWIDTH, 
 
 from app.accept import AnswerFormat
 from app.containers import essential, orientation
-from app.errors import BrokenImage, TooManyPixels, UnsupportedType
+from app.errors import BrokenImage, Problem, TooManyPixels, UnsupportedType
 from app.png import indexed_png
 from model.engines.base import Array, Size
 from model.predictor import content_size, scale_down
@@ -108,10 +108,10 @@ def decode(
                 remedy="Scale the image down before sending it.",
             )
         reserve(width * height)
-        _require_modest(image, data, max_pixels)
         stored = height, width
         content = content_size(stored, max_side)
         try:
+            _require_modest(image, data, max_pixels)
             if content == stored:
                 pixels = _straight(data, image)
                 if pixels is not None:
@@ -124,6 +124,8 @@ def decode(
                 picture = picture.transpose(UPRIGHT[turn])
             upright = stored[::-1] if turn in ON_ITS_SIDE else stored
             return Decoded(np.asarray(picture), upright)
+        except Problem:
+            raise
         except Exception as error:  # see _broken
             raise _broken(error) from error
 
