@@ -10,7 +10,6 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -21,6 +20,7 @@ from app.errors import InferenceFailed
 from app.metrics import Metrics
 from app.stages import Stages
 from app.telemetry import current_request_id
+from app.threads import work_threads
 from app.watchdog import Watchdog
 from model.engines.base import Array, Size
 from model.predictor import Canvas
@@ -66,7 +66,7 @@ class Batcher:
 
         `max_batch_images`: as many as one call computes together; more would only wait.
         """
-        self._threads = ThreadPoolExecutor(callers, thread_name_prefix="engine")
+        self._threads = work_threads(callers, "engine")
         self._free_callers = asyncio.Semaphore(callers)
         self._max_batch_pixels = max_batch_pixels
         self._max_batch_images = max_batch_images

@@ -5,7 +5,7 @@ One object, one owner of the state; knows nothing of HTTP.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
 from typing import TypeVar
@@ -20,6 +20,7 @@ from app.budget import Budget
 from app.errors import NotReady, ReloadFailed
 from app.metrics import Metrics
 from app.settings import Settings
+from app.threads import work_threads
 from app.watchdog import Watchdog
 from model.errors import ModelError
 from model.predictor import Predictor, open_predictor
@@ -66,7 +67,7 @@ class Service:
         )
         self._predictor: Predictor | None = None
         self._batcher: Batcher | None = None
-        self._codecs = ThreadPoolExecutor(settings.codec_threads, thread_name_prefix="codec")
+        self._codecs = work_threads(settings.codec_threads, "codec")
         self._reloading = asyncio.Lock()
         self.tell_others: Callable[[], None] = lambda: None
         """Of several processes that serve, to reload as well."""
@@ -85,7 +86,7 @@ class Service:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         try:
-            predictor = await asyncio.to_thread(self._load)
+            predictor = await self._loaded()
             self._batcher = Batcher(
                 callers=predictor.engine.callers_at_once,
                 max_batch_pixels=self.settings.max_batch_pixels,
@@ -102,6 +103,10 @@ class Service:
         if self.state is State.LOADING:
             self._enter(State.READY)
         self.started.set_result(None)
+
+    async def _loaded(self) -> Predictor:
+        with work_threads(1, "load") as threads:
+            return await asyncio.get_running_loop().run_in_executor(threads, self._load)
 
     def _load(self) -> Predictor:
         """Weights, engine, golden mask, warm-up."""
@@ -130,7 +135,7 @@ class Service:
         async with self._reloading:
             before = self.predictor.metadata.digest
             try:
-                predictor = await asyncio.to_thread(self._load)
+                predictor = await self._loaded()
             except Exception as error:
                 self.metrics.reloads.labels("kept").inc()
                 log.exception("reload failed", weights=before)
