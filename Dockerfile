@@ -40,7 +40,7 @@ USER 10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('SEG_PORT', '8000') + '/health/ready', timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('SEG_OPERATIONS_PORT') or os.environ.get('SEG_PORT', '8000')) + '/health/ready', timeout=2)"]
 CMD ["python", "-m", "app"]
 
 FROM service AS cuda

@@ -67,11 +67,17 @@ def test_prometheus_scrapes_the_service():
         assert aliases == ["segmentation"]
 
 
-def test_the_health_check_tells_a_ready_server_from_another(weights_file, monkeypatch):
+@pytest.mark.parametrize("operations_port", [None, 0])
+def test_the_health_check_tells_a_ready_server_from_another(
+    weights_file, monkeypatch, operations_port
+):
     (code,) = re.findall(r'CMD \["python", "-c", "(.*)"\]$', DOCKERFILE, re.M)
-    settings = Settings(weights=weights_file, device="cpu")
+    settings = Settings(weights=weights_file, device="cpu", port=0, operations_port=operations_port)
     with serving(settings) as (_, server):
         monkeypatch.setenv("SEG_PORT", str(httpx.URL(server.address).port))
+        if operations_port is not None:
+            port = httpx.URL(server.operations_address).port
+            monkeypatch.setenv("SEG_OPERATIONS_PORT", str(port))
         exec(code, {})
         server.service.drain()
         with pytest.raises(urllib.error.HTTPError, match="503"):

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from app import images
 from app.service import WARM_UP_SIZES
 from tests.app import faulty
 from tests.app.conftest import serving
@@ -117,6 +118,30 @@ def test_of_a_thousand_callers_of_whom_most_hang_up_only_the_others_are_computed
 def connected(server):
     url = httpx.URL(server.address)
     return socket.create_connection((url.host, url.port), timeout=60)
+
+
+def test_a_caller_who_leaves_while_decoded_is_not_computed(faulty_server, monkeypatch):
+    client, server, engine = faulty_server
+    decode, begun, goes_on = images.decode, threading.Event(), threading.Event()
+
+    def gated(*arguments, **options):
+        begun.set()
+        assert goes_on.wait(30)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(images, "decode", gated)
+    body = command(GOOD)
+    with connected(server) as connection:
+        connection.sendall(
+            b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        assert begun.wait(30)
+    while 'seg_dropped_total{stage="decode"} 1' not in client.get("/metrics").text:
+        pass
+    goes_on.set()
+    monkeypatch.setattr(images, "decode", decode)
+    assert post(client, GOOD).status_code == 200
+    assert engine.computed == WARM_UP + 1
 
 
 def test_a_caller_who_leaves_while_computed_is_not_encoded(faulty_server, monkeypatch):

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import torch
 
+from app.keys import line_of, new_key
 from app.settings import Settings, unknown_variables
 from tests.conftest import PHOTO, REPOSITORY
 
@@ -196,6 +197,21 @@ def test_several_workers_count_together_and_reload_together(weights_file, tmp_pa
             logged(process, "reloaded")
         text = httpx.get(f"{address}/metrics").text
         assert 'seg_reloads_total{outcome="swapped"} 2.0' in text
+
+
+def test_an_admin_who_asks_one_worker_to_reload_has_asked_all(weights_file, tmp_path):
+    current, keys, key = tmp_path / "current", tmp_path / "keys.txt", new_key()
+    current.write_bytes(weights_file.read_bytes())
+    keys.write_text(line_of("operator", key, admin=True))
+    settings = {"workers": 2, "port": 0, "log_format": "json", "keys_file": keys}
+    with program(weights=current, device="cpu", **settings) as process:
+        for _ in range(2):
+            address = logged(process, "ready")["address"]
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = httpx.post(f"{address}/v1/admin/reload", headers=headers, timeout=60)
+        assert answer.status_code == 200
+        for _ in range(1 + 2):  # who was asked tells both
+            logged(process, "reloaded")
 
 
 def metrics_folder(pid):
