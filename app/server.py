@@ -34,6 +34,8 @@ FILES_BESIDE_CONNECTIONS = 128
 EXIT_DEAD = 70
 """Of a process whose engine is stuck or dead (EX_SOFTWARE of sysexits.h)."""
 
+LAST_ANSWERS_S = 1
+
 log = structlog.get_logger("segmentation")
 
 
@@ -85,12 +87,20 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         raise_file_limit(self.settings.max_connections)
         if threading.current_thread() is threading.main_thread():
-            self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+            self._take_signals(self._loop)
         await super().startup(sockets=sockets)
         for bound in self._sockets[1:]:
             self._operations = await self._start_operations(bound)
         self.service.started.add_done_callback(self._on_started)
         self.service.died.add_done_callback(self._on_died)
+
+    def _take_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the loop, between two of its steps. Uvicorn's handlers run in the middle of one, where
+        somebody may hold the lock that we need: of a metric, for example.
+        """
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
 
     async def _start_operations(self, bound: socket) -> asyncio.Server:
         """Of its own in everything: it answers when all connections are taken, and to the end."""
@@ -167,6 +177,8 @@ class Server(uvicorn.Server):
         )
 
     def _on_died(self, _: Future[None]) -> None:
+        """Everybody has an answer; it only has to be sent."""
+        self.config.timeout_graceful_shutdown = LAST_ANSWERS_S
         self.should_exit = True
 
 
@@ -190,7 +202,7 @@ def serve(server: Server) -> int:
     if failure is not None:
         print(f"error: cannot start: {failure or type(failure).__name__}", file=sys.stderr)
         return 1
-    if service.died.done():
+    if service.is_stuck:
         sys.stderr.flush()
-        os._exit(EXIT_DEAD)  # an ordinary end would wait for the thread that is stuck
+        os._exit(EXIT_DEAD)  # an ordinary end would wait for the thread
     return 0

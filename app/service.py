@@ -65,6 +65,7 @@ class Service:
             max_queue_pixels=settings.max_queue_pixels,
             metrics=self.metrics,
         )
+        self._watchdog = Watchdog(stuck_after_s=settings.stuck_after_s, on_death=self._die)
         self._predictor: Predictor | None = None
         self._batcher: Batcher | None = None
         self._codecs = work_threads(settings.codec_threads, "codec")
@@ -91,7 +92,7 @@ class Service:
                 callers=predictor.engine.callers_at_once,
                 max_batch_pixels=self.settings.max_batch_pixels,
                 max_batch_images=predictor.engine.images_per_call,
-                watchdog=Watchdog(stuck_after_s=self.settings.stuck_after_s, on_death=self._die),
+                watchdog=self._watchdog,
                 metrics=self.metrics,
             )
             await stack.enter_async_context(self._batcher.running())
@@ -155,7 +156,7 @@ class Service:
         )
 
     def drain(self) -> None:
-        """Take no new requests from now on. May be called from a signal handler."""
+        """Take no new requests from now on."""
         if self.state is not State.FAILED:
             self._enter(State.DRAINING)
 
@@ -175,6 +176,11 @@ class Service:
         if self._batcher is None:
             return self.state is not State.FAILED
         return self._batcher.is_alive
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a thread is in the engine and does not come back."""
+        return not self._watchdog.is_content
 
     @property
     def predictor(self) -> Predictor:

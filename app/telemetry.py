@@ -25,8 +25,8 @@ STATUS_CLIENT_LEFT = 499
 # A caller's own id is kept if it cannot be anything but an id.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-
 SEGMENT_ROUTE = "/v1/segment"
+"""Whose stages are counted; the others have but one."""
 
 log = structlog.get_logger("segmentation")
 

@@ -21,7 +21,7 @@ class Watchdog:
     def __init__(self, *, stuck_after_s: float, on_death: Callable[[], None]) -> None:
         self._stuck_after_s = stuck_after_s
         self._on_death = on_death
-        self._stuck = 0
+        self._stuck: set[object] = set()
         self._is_dead = False
 
     @property
@@ -32,23 +32,28 @@ class Watchdog:
     def watching(self, work: str, on_stuck: Callable[[], None]) -> Iterator[None]:
         """`on_stuck` is called if the block takes longer than work may take."""
         loop = asyncio.get_running_loop()
-        is_stuck = False
+        watched = object()
 
         def bark() -> None:
-            nonlocal is_stuck
-            is_stuck = True
-            self._stuck += 1
+            self._stuck.add(watched)
             log.critical("stuck", work=work, seconds=self._stuck_after_s)
             on_stuck()
 
         barks = loop.call_later(self._stuck_after_s, bark)
         ends = loop.call_later(self._stuck_after_s + GRACE_S, self.give_up, work)
+        is_over = True
         try:
             yield
+        except asyncio.CancelledError:  # who waited for it has gone; the work goes on
+            is_over = False
+            raise
         finally:
             barks.cancel()
             ends.cancel()
-            self._stuck -= is_stuck
+            if is_over:
+                self._stuck.discard(watched)
+            else:
+                self._stuck.add(watched)
 
     def give_up(self, work: str) -> None:
         """The work has ended for good, one way or the other."""

@@ -186,6 +186,18 @@ def test_a_stuck_engine_is_noticed_and_the_process_ends(weights_file):
         assert process.wait(30) == 70
 
 
+def test_a_process_that_is_told_to_end_does_so_though_its_engine_is_stuck(weights_file):
+    settings = {"weights": weights_file, "stuck_after_s": 0.5, "drain_timeout_s": 30}
+    with faulty_program(**settings) as process, ThreadPoolExecutor() as threads:
+        address = logged(process, "ready")["address"]
+        with httpx.Client(base_url=address, timeout=60) as client:
+            stuck = threads.submit(post, client, STUCK)
+            logged(process, "stuck")
+            assert stuck.result().status_code == 500
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 70
+
+
 @pytest.mark.parametrize("fault", [STUCK, DIE])
 def test_a_worker_that_is_stuck_or_dead_is_replaced(weights_file, fault):
     settings = {"weights": weights_file, "stuck_after_s": 0.5, "workers": 2, "threads": 1}

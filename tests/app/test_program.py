@@ -220,3 +220,30 @@ def metrics_folder(pid):
     with open(f"/proc/{child}/environ", "rb") as file:
         environ = dict(entry.split(b"=", 1) for entry in file.read().split(b"\0") if b"=" in entry)
     return environ[b"PROMETHEUS_MULTIPROC_DIR"].decode()
+
+
+def test_a_signal_waits_for_its_turn(weights_file):
+    """A handler that runs while its own thread holds a metric's lock would wait for ever."""
+    script = f"""
+import os, signal, threading
+from app.server import Server, serve
+from app.settings import Settings
+
+server = Server(Settings(port=0, weights={str(weights_file)!r}, device="cpu"))
+lock, drain = threading.Lock(), server.service.drain
+
+def locked_drain():
+    with lock:
+        drain()
+
+def terminate():
+    with lock:
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(10_000))
+
+server.service.drain = locked_drain
+server.service.started.add_done_callback(lambda _: server._loop.call_soon_threadsafe(terminate))
+raise SystemExit(serve(server))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, timeout=60, check=False)
+    assert ended.returncode == 0
