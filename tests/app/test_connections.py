@@ -180,6 +180,20 @@ def test_a_chunked_body_is_counted_while_it_arrives(settings):
         assert problem_in(connection) == "body-too-large"
 
 
+def test_requests_may_follow_each_other_without_waiting_but_not_without_end(impatient):
+    client, server = impatient
+    ask = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connected(server) as connection:
+        connection.sendall(10 * ask)
+        received = b""
+        while received.count(b"HTTP/1.1 200") < 10:
+            received += connection.recv(65536)
+    with connected(server) as connection:
+        connection.sendall(1000 * ask)
+        assert everything(connection).count(b"HTTP/1.1 200") <= connections.MAX_PIPELINED + 1
+    assert metric(client, 'seg_rejections_total{reason="bad-request"}') >= 1
+
+
 def test_what_is_no_http_is_a_problem_as_well(impatient):
     _, server = impatient
     with connected(server) as connection:
