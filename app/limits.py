@@ -1,12 +1,13 @@
-"""Limits that hold while a request arrives: its bytes, declared or counted, and those of all.
+"""Limits that hold while a request arrives: a place for it, its bytes, and the bytes of all.
 
 Plain ASGI, so that it sees the body before anybody has read it. Knows nothing of images.
 """
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.admission import Admission
 from app.budget import Budget, Share
-from app.errors import BodyTooLarge
+from app.errors import BodyTooLarge, Overloaded, answer_to
 
 
 class BodyLimit:
@@ -27,6 +28,28 @@ class BodyLimit:
         with self.held.share() as held:
             body = _CountedBody(receive, held, declared_bytes(scope), self.max_body_bytes)
             await self.app(scope, body.receive, send)
+
+
+class AdmissionGate:
+    """Refuses an image that cannot be answered in time, before anything is made of its request.
+
+    The handler would as well; but under overload most requests end here, in two thirds of the time.
+    """
+
+    def __init__(self, app: ASGIApp, *, path: str, admission: Admission, deadline_s: float) -> None:
+        self.app = app
+        self.path = path
+        self.admission = admission
+        self.deadline_s = deadline_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == self.path:
+            try:
+                self.admission.require_place(scope["stages"].started + self.deadline_s)
+            except Overloaded as problem:
+                await answer_to(problem, scope)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 class _CountedBody:

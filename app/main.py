@@ -11,13 +11,13 @@ from app import errors, images
 from app.access import KeyCheck, describe_keys
 from app.headers import SecurityHeaders, allow_origins
 from app.keys import Keyring
-from app.limits import BodyLimit
+from app.limits import AdmissionGate, BodyLimit
 from app.rates import RateLimit
 from app.routes import admin, operations, pages, segment
 from app.schemas import ProblemDetails
 from app.service import Service
 from app.settings import Settings, parse_origins, parse_rates
-from app.telemetry import RequestTelemetry
+from app.telemetry import SEGMENT_PATH, RequestTelemetry
 
 
 class Application(FastAPI):
@@ -61,6 +61,12 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(operations.router)
     # From the innermost to the outermost; what is not configured is not there.
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, held=service.uploads)
+    app.add_middleware(
+        AdmissionGate,
+        path=SEGMENT_PATH,
+        admission=service.admission,
+        deadline_s=settings.deadline_s,
+    )
     if settings.rate_limit:
         app.add_middleware(RateLimit, rates=parse_rates(settings.rate_limit))
     if settings.keys_file is not None:

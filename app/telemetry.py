@@ -25,7 +25,7 @@ STATUS_CLIENT_LEFT = 499
 # A caller's own id is kept if it cannot be anything but an id.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-SEGMENT_ROUTE = "/v1/segment"
+SEGMENT_PATH = "/v1/segment"
 """Whose stages are counted; the others have but one."""
 
 log = structlog.get_logger("segmentation")
@@ -61,13 +61,14 @@ class RequestTelemetry:
         stages: Stages = scope["stages"]
         stages.enter("over")
         seconds = sum(stages.seconds.values())
-        route = getattr(scope.get("route"), "path", "unmatched")
+        is_image = scope["path"] == SEGMENT_PATH
+        route = SEGMENT_PATH if is_image else getattr(scope.get("route"), "path", "unmatched")
         self.metrics.requests.labels(route, watched.status).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
         problem = "client-left" if watched.status == STATUS_CLIENT_LEFT else scope.get("problem")
         if "problem" in scope:
             self.metrics.rejections.labels(scope["problem"]).inc()
-        if route == SEGMENT_ROUTE:
+        if is_image:
             for stage, stage_seconds in stages.seconds.items():
                 self.metrics.stage_seconds.labels(stage).observe(stage_seconds)
         quiet = route.startswith("/health") or route == "/metrics"

@@ -132,6 +132,21 @@ def test_a_full_queue_is_503_with_retry_after(settings):
         assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
 
 
+def test_a_refusal_needs_no_body(settings):
+    with serving(settings) as (client, server):
+        server.service.admission._admitted = settings.max_queue
+        with connected(server) as connection:
+            connection.sendall(
+                b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+            )
+            assert connection.recv(65536).startswith(b"HTTP/1.1 503")
+        server.service.admission._admitted = 0
+        after = samples(client)
+        assert after['seg_requests_total{route="/v1/segment",status="503"}'] == 1
+        assert after['seg_rejections_total{reason="queue-full"}'] == 1
+        assert after['seg_stage_seconds_count{stage="accept"}'] == 1
+
+
 def test_a_callers_own_deadline_is_kept(settings):
     with serving(settings) as (client, server):
         body = PHOTO.read_bytes()
