@@ -42,13 +42,9 @@ def main() -> None:
 
 
 def measured(name: str, data: bytes) -> dict[str, Cell]:
-    """In a process of its own, whose parent has done nothing: it has no freed memory to use."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload([decode_once.__module__])
-    ours, theirs = context.Pipe()
-    process = context.Process(target=decode_once, args=(theirs, data))
+    ours, theirs = get_context("fork").Pipe()
+    process = get_context("fork").Process(target=decode_once, args=(theirs, data))
     process.start()
-    theirs.close()  # a process that dies ends the waiting for its answer
     seconds, memory_bytes, outcome = ours.recv()
     process.join()
     return {
