@@ -1,5 +1,7 @@
 """A real server in a thread, on a free port: what the tests ask is what users ask."""
 
+import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,19 @@ def serving(settings: Settings, *, wait: bool = True) -> Iterator[tuple[httpx.Cl
         server.should_exit = True
         thread.join(60)
         assert not thread.is_alive()
+
+
+def connected(server: Server) -> socket.socket:
+    """A bare connection: clients that misbehave are not made with a client library."""
+    url = httpx.URL(server.address)
+    return socket.create_connection((url.host, url.port), timeout=60)
+
+
+def metric(text: str, name: str) -> float:
+    """The value of that name, labels included, in Prometheus' text format."""
+    found = re.search(rf"^{re.escape(name)} (.*)$", text, re.M)
+    assert found, name
+    return float(found[1])
 
 
 @pytest.fixture(scope="session")

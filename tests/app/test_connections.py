@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from app import connections
-from tests.app.conftest import serving
+from tests.app.conftest import connected, metric, serving
 from tests.conftest import PHOTO
 
 SHORT_S = 0.5
@@ -27,11 +27,6 @@ def impatient(settings):
     with serving(settings.model_copy(update=short)) as (client, server):
         yield client, server
     patience.undo()
-
-
-def connected(server):
-    url = httpx.URL(server.address)
-    return socket.create_connection((url.host, url.port), timeout=30)
 
 
 def everything(connection):
@@ -53,11 +48,6 @@ def problem(answer):
     details = json.loads(body)
     assert b"HTTP/1.1 %d " % details["status"] in head
     return details["type"].rpartition(":")[2]
-
-
-def metric(client, name):
-    text = client.get("/metrics").text
-    return float(re.search(rf"^{re.escape(name)} (.*)$", text, re.M)[1])
 
 
 def post(length):
@@ -107,8 +97,11 @@ def test_a_body_that_does_not_come_by_the_deadline_is_answered(settings):
         with connected(server) as connection:
             connection.sendall(post(1000) + b"some")
             assert problem_in(connection) == "request-timeout"
-        assert metric(client, 'seg_rejections_total{reason="request-timeout"}') == 1
-        assert metric(client, "seg_upload_bytes") == 0
+        assert (
+            metric(client.get("/metrics").text, 'seg_rejections_total{reason="request-timeout"}')
+            == 1
+        )
+        assert metric(client.get("/metrics").text, "seg_upload_bytes") == 0
 
 
 def problem_in(connection):
@@ -191,7 +184,7 @@ def test_requests_may_follow_each_other_without_waiting_but_not_without_end(impa
     with connected(server) as connection:
         connection.sendall(1000 * ask)
         assert everything(connection).count(b"HTTP/1.1 200") <= connections.MAX_PIPELINED + 1
-    assert metric(client, 'seg_rejections_total{reason="bad-request"}') >= 1
+    assert metric(client.get("/metrics").text, 'seg_rejections_total{reason="bad-request"}') >= 1
 
 
 def test_what_is_no_http_is_a_problem_as_well(impatient):
@@ -203,7 +196,7 @@ def test_what_is_no_http_is_a_problem_as_well(impatient):
 
 def test_an_answer_that_nobody_takes_is_not_kept(impatient):
     client, server = impatient
-    before = metric(client, "seg_connections")
+    before = metric(client.get("/metrics").text, "seg_connections")
     url = httpx.URL(server.address)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -217,7 +210,7 @@ def test_an_answer_that_nobody_takes_is_not_kept(impatient):
         connection.settimeout(30)
         closed = threading.Event()
         while not closed.is_set():
-            if metric(client, "seg_connections") == before:
+            if metric(client.get("/metrics").text, "seg_connections") == before:
                 closed.set()
 
 
@@ -229,7 +222,7 @@ def test_more_connections_than_the_limit_are_told_so(settings):
                 stack.enter_context(connected(server))
             refused = stack.enter_context(connected(server))
             assert problem(everything(refused)) == "too-many-connections"
-            assert metric(client, "seg_connections_refused_total") == 1
+            assert metric(client.get("/metrics").text, "seg_connections_refused_total") == 1
         assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
 
 
@@ -251,13 +244,16 @@ def test_uploads_are_bounded_together(settings):
     with serving(settings.model_copy(update=limits)) as (client, server):
         with connected(server) as holding:
             holding.sendall(post(len(body)) + body[:4000])
-            while metric(client, "seg_upload_bytes") < 4000:
+            while metric(client.get("/metrics").text, "seg_upload_bytes") < 4000:
                 pass
             refused = client.post("/v1/segment", content=body)
             assert refused.status_code == 503
             assert refused.headers["retry-after"] == "1"
-            assert metric(client, 'seg_rejections_total{reason="upload-bytes"}') == 1
+            assert (
+                metric(client.get("/metrics").text, 'seg_rejections_total{reason="upload-bytes"}')
+                == 1
+            )
             holding.sendall(body[4000:])
             assert holding.recv(100).startswith(b"HTTP/1.1 200")
         assert client.post("/v1/segment", content=body).status_code == 200
-        assert metric(client, "seg_upload_bytes") == 0
+        assert metric(client.get("/metrics").text, "seg_upload_bytes") == 0

@@ -1,8 +1,6 @@
 """Faults inside: a real engine that misbehaves on command, behind the real server."""
 
-import re
 import signal
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +10,7 @@ import pytest
 from app import images
 from app.service import WARM_UP_SIZES
 from tests.app import faulty
-from tests.app.conftest import serving
+from tests.app.conftest import connected, metric, serving
 from tests.app.faulty import DIE, NEEDS_TOO_MUCH, RAISE, STUCK, command
 from tests.app.test_program import logged, program
 
@@ -54,10 +52,6 @@ def waiting_for(client, server, *colours):
 
 def queue_depth(server):
     return metric(server.service.metrics.exposition().decode(), "seg_queue_depth")
-
-
-def metric(text, name):
-    return float(re.search(rf"^{re.escape(name)} (.*)$", text, re.M)[1])
 
 
 def test_an_engine_that_raises_fails_the_culprit_only(faulty_server):
@@ -113,11 +107,6 @@ def test_of_a_thousand_callers_of_whom_most_hang_up_only_the_others_are_computed
         stuck.join()
         assert engine.computed == WARM_UP + 1 + 100
         assert metric(client.get("/metrics").text, 'seg_dropped_total{stage="queue"}') == 900
-
-
-def connected(server):
-    url = httpx.URL(server.address)
-    return socket.create_connection((url.host, url.port), timeout=60)
 
 
 def test_a_caller_who_leaves_while_decoded_is_not_computed(faulty_server, monkeypatch):

@@ -1,12 +1,11 @@
 import asyncio
 import re
-import socket
 import threading
 
 import httpx
 
 from app.telemetry import RequestTelemetry
-from tests.app.conftest import serving
+from tests.app.conftest import connected, serving
 from tests.conftest import PHOTO
 
 
@@ -15,12 +14,6 @@ def samples(client):
     lines = client.get("/metrics").text.splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name: float(value) for name, value in pairs}
-
-
-def connected(server):
-    """A bare connection: clients that misbehave are not made with a client library."""
-    url = httpx.URL(server.address)
-    return socket.create_connection((url.host, url.port), timeout=30)
 
 
 def test_probes_answer(client):

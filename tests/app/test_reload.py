@@ -20,7 +20,7 @@ from app.errors import ReloadFailed
 from app.keys import line_of, new_key
 from model.predictor import open_predictor
 from model.weights import read_weights, write_weights
-from tests.app.conftest import serving
+from tests.app.conftest import metric, serving
 from tests.app.test_program import logged, program
 from tests.conftest import PHOTO
 
@@ -67,10 +67,6 @@ def segment(client):
     assert answer.status_code == 200
     mask = np.asarray(Image.open(io.BytesIO(answer.content)))
     return answer.headers["x-weights-digest"], mask
-
-
-def metric(text, name):
-    return float(re.search(rf"^{re.escape(name)} (.*)$", text, re.M)[1])
 
 
 @contextmanager
