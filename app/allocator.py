@@ -6,6 +6,7 @@ libraries are left as they are.
 """
 
 import ctypes
+import os
 from contextlib import suppress
 
 M_MMAP_THRESHOLD = -3
@@ -19,11 +20,13 @@ LARGE_BYTES = 2 * 2**20
 
 
 def restrain() -> None:
-    """Once, before the threads begin."""
+    """Once, before the threads begin. What the operator has set by glibc's own variables stays."""
     with suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_ARENA_MAX, MAX_ARENAS)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        if "MALLOC_ARENA_MAX" not in os.environ:
+            libc.mallopt(M_ARENA_MAX, MAX_ARENAS)
+        if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+            libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def give_back() -> None:
