@@ -33,6 +33,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from app.methods import with_head
+
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:segmentation:problem:"
 
@@ -285,5 +287,5 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         title=status.phrase,
         detail=f"{request.method} {request.url.path[:200]}: {error.detail}",
         remedy="See /docs for the endpoints and their methods.",
-        headers=error.headers,
+        headers=with_head(error.headers),
     )

@@ -12,6 +12,7 @@ from app.access import KeyCheck, describe_keys
 from app.headers import SecurityHeaders, allow_origins
 from app.keys import Keyring
 from app.limits import AdmissionGate, BodyLimit
+from app.methods import HeadAsGet
 from app.rates import RateLimit
 from app.routes import admin, operations, pages, segment
 from app.schemas import ProblemDetails
@@ -87,6 +88,7 @@ def create_operations_app(service: Service) -> FastAPI:
 def _observed(app: FastAPI, service: Service) -> FastAPI:
     app.state.service = service
     errors.add_handlers(app)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestTelemetry, metrics=service.metrics)
     app.add_middleware(SecurityHeaders)
     return app

@@ -30,7 +30,10 @@ FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 SHARED = FOLDER_VARIABLE in os.environ
 """prometheus_client decides when it is imported, too."""
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10, 15, 20, 25, 30),
+    *(60, 120),  # a deadline longer than the default's 30 s, or an answer that is taken slowly
+)
 FILL_RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1)
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 

@@ -32,7 +32,10 @@ log = structlog.get_logger("segmentation")
 
 
 class RequestTelemetry:
-    """Middleware, the outermost: request id, metrics, one log line, and an answer to a crash."""
+    """Middleware: request id, metrics, one log line, and an answer to a crash.
+
+    Around everything that can crash; only SecurityHeaders is outside, for this answer needs them.
+    """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self.app = app

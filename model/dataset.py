@@ -4,6 +4,7 @@ Knows the folder's layout and the files' formats; knows nothing of networks or o
 """
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ class VOCImages:
         self.dropped = dropped
         self.class_presence: NDArray[np.bool_] = np.zeros((len(samples), num_classes), np.bool_)
         self._decoded: dict[int, tuple[Array, Array]] = {}
+        self._memory_lock = threading.Lock()
         # Data-parallel processes on one machine share its memory.
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._memory_left_bytes = _available_memory_bytes() // 2 // processes
@@ -107,11 +109,17 @@ class VOCImages:
             return str(error)
         present = [label for label in indices_in(target) if label < self.num_classes]
         self.class_presence[index, present] = True
-        size_bytes = image.nbytes + target.nbytes
-        if size_bytes <= self._memory_left_bytes:
-            self._memory_left_bytes -= size_bytes
+        if self._takes_memory(image.nbytes + target.nbytes):
             self._decoded[index] = image, target
         return None
+
+    def _takes_memory(self, size_bytes: int) -> bool:
+        """Whether so much is left; it is not any more. From any thread."""
+        with self._memory_lock:
+            fits = size_bytes <= self._memory_left_bytes
+            if fits:
+                self._memory_left_bytes -= size_bytes
+        return fits
 
 
 def open_voc(

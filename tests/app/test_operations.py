@@ -1,9 +1,13 @@
 import asyncio
 import re
 import threading
+from itertools import pairwise
 
 import httpx
+import pytest
 
+from app.metrics import SECONDS
+from app.settings import Settings
 from app.telemetry import RequestTelemetry
 from tests.app.conftest import connected, serving
 from tests.conftest import PHOTO
@@ -20,6 +24,43 @@ def test_probes_answer(client):
     assert client.get("/health/live").json() == {"status": "alive"}
     assert client.get("/health/ready").json() == {"status": "ready"}
     assert client.get("/health/ready").status_code == 200
+
+
+READABLE = ("/health/live", "/health/ready", "/metrics", "/v1/model", "/", "/docs", "/openapi.json")
+
+
+@pytest.mark.parametrize("path", READABLE)
+def test_head_is_answered_like_get_without_a_body(client, path):
+    got, headed = client.get(path), client.head(path)
+    assert headed.status_code == got.status_code < 400
+    assert headed.content == b""
+    assert headed.headers.get("content-type") == got.headers.get("content-type")
+    if path != "/metrics":  # whose body grows with what is asked
+        assert headed.headers["content-length"] == got.headers["content-length"]
+
+
+def test_every_path_that_is_read_has_head(server, client):
+    described = client.get("/openapi.json").json()["paths"]
+    assert {path for path, methods in described.items() if "get" in methods} <= set(READABLE)
+    refused = client.delete("/health/ready")
+    assert refused.status_code == 405
+    assert refused.headers["allow"] == "GET, HEAD"
+    assert client.head("/v1/segment").status_code == 405
+    assert client.head("/v1/segment").headers["allow"] == "POST"
+    assert client.head("/nothing").status_code == 404
+
+
+def test_a_head_is_counted_by_its_route(client):
+    name = 'seg_requests_total{route="/health/ready",status="200"}'
+    before = samples(client).get(name, 0)
+    client.head("/health/ready")
+    assert samples(client)[name] == before + 1
+
+
+def test_a_time_between_ten_seconds_and_the_deadline_is_told_apart():
+    steps = [seconds for seconds in SECONDS if 10 <= seconds <= Settings().deadline_s]
+    assert steps[-1] == Settings().deadline_s
+    assert all(later <= 1.5 * earlier for earlier, later in pairwise(steps))
 
 
 def test_metrics_count_what_happened(client, server):

@@ -1,4 +1,7 @@
+import os
 import shutil
+import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -59,6 +62,30 @@ def test_missing_files_are_named_before_anything_is_read(folder):
     assert "2 files of the image set 'train' are missing" in str(caught.value)
     assert "train_0002.jpg" in str(caught.value)
     assert "train_0005.png" in str(caught.value)
+
+
+class MeetingPoint(int):
+    """Bytes that are left. Who takes of them waits for a second thread that does, if one can."""
+
+    meeting = threading.Barrier(2)
+
+    def __floordiv__(self, _):
+        return self
+
+    def __sub__(self, other):
+        with suppress(threading.BrokenBarrierError):
+            self.meeting.wait(0.5)
+        return MeetingPoint(int(self) - other)
+
+
+def test_threads_that_decode_together_share_the_memory(voc_folder, monkeypatch):
+    bytes_free = 1_000_000
+    monkeypatch.setattr("model.dataset._available_memory_bytes", lambda: MeetingPoint(bytes_free))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)  # of which the pool makes its threads
+    images = open_voc(voc_folder, "train")
+    kept = [array.nbytes for pair in images._decoded.values() for array in pair]
+    assert len(kept) == 2 * len(images)
+    assert images._memory_left_bytes == bytes_free - sum(kept)
 
 
 def test_broken_files_are_all_named_at_once(folder):
