@@ -5,6 +5,7 @@ Predicts by the pace of the last requests; knows nothing of HTTP, of images, or 
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ class Admission:
             max_queue_pixels, unit="pixels", reason="pixels", gauge=metrics.pixels
         )
         self._admitted = 0
+        self._lock = threading.Lock()
         self._seconds_per_place = 0.0
 
     @property
@@ -54,15 +56,15 @@ class Admission:
     async def admitted(self, due: float) -> AsyncIterator[Share]:
         """A place, and a share of the pixels. Raises as `require_place`, and Overloaded at `due`.
 
-        What still runs in the block at `due` is cancelled.
+        What still runs in the block at `due` is cancelled. The place is taken until the share is
+        free: work that outlives its request, as a decoding in C may, keeps both.
         """
         self.require_place(due)
         since = time.perf_counter()
-        self._admitted += 1
-        self._metrics.in_flight.set(self._admitted)
+        self._count(1)
         places = self._admitted
         try:
-            with self._pixels.share() as pixels:
+            with self._pixels.share(on_free=lambda: self._count(-1)) as pixels:
                 async with asyncio.timeout(due - since) as deadline:
                     yield pixels
             self._note_pace((time.perf_counter() - since) / places)
@@ -72,8 +74,11 @@ class Admission:
             raise overloaded(
                 "The time for this request is over.", "expired", self.predicted_wait_s
             ) from error
-        finally:
-            self._admitted -= 1
+
+    def _count(self, change: int) -> None:
+        """From any thread."""
+        with self._lock:
+            self._admitted += change
             self._metrics.in_flight.set(self._admitted)
 
     def _note_pace(self, seconds_per_place: float) -> None:

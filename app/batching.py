@@ -16,6 +16,7 @@ from itertools import chain
 
 import structlog
 
+from app.budget import Share
 from app.errors import InferenceFailed
 from app.metrics import Metrics
 from app.stages import Stages
@@ -38,12 +39,22 @@ class _Waiting:
     answer: asyncio.Future[Array]
     since: float
     """Unix time."""
+    held: Share | None = None
     request_id: str = field(default_factory=current_request_id)
 
     @property
     def kind(self) -> tuple[Predict, Size]:
         """Those of one kind may share a batch."""
         return self.predict, self.canvas.size
+
+    def keep(self) -> None:
+        if self.held is not None:
+            self.held.keep()
+
+    def let_go(self) -> None:
+        """Once, out of the queue or out of the engine."""
+        if self.held is not None:
+            self.held.let_go()
 
 
 _Queue = OrderedDict[_Waiting, None]
@@ -95,14 +106,18 @@ class Batcher:
         """Whether batches are formed, and none is in the engine for longer than one can take."""
         return self._task is not None and not self._task.done() and self._watchdog.is_content
 
-    async def submit(self, predict: Predict, canvas: Canvas, stages: Stages) -> Array:
+    async def submit(
+        self, predict: Predict, canvas: Canvas, stages: Stages, *, held: Share | None = None
+    ) -> Array:
         """The canvas' mask by `predict`, when its batch is computed.
 
-        The request enters the stage `queue`, then `inference`. Cancelled, it leaves the queue.
-        Raises InferenceFailed.
+        The request enters the stage `queue`, then `inference`. Cancelled, it leaves the queue;
+        in a batch that is computed it keeps what is `held` until that has ended. Raises
+        InferenceFailed.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(predict, canvas, stages, loop.create_future(), time.time())
+        waiting = _Waiting(predict, canvas, stages, loop.create_future(), time.time(), held)
+        waiting.keep()
         stages.enter("queue")
         self._queues.setdefault(waiting.kind, OrderedDict())[waiting] = None
         self._arrived.set()
@@ -125,6 +140,7 @@ class Batcher:
             if not queue:
                 del self._queues[waiting.kind]
             self._count_queue()
+            waiting.let_go()
 
     def _count_queue(self) -> None:
         firsts = [next(iter(queue)).since for queue in self._queues.values()]
@@ -154,7 +170,10 @@ class Batcher:
 
     def _finish(self, computing: asyncio.Task[None]) -> None:
         """However the batch ended, everybody in it is answered."""
-        _fail(self._computing.pop(computing))
+        batch = self._computing.pop(computing)
+        _fail(batch)
+        for waiting in batch:
+            waiting.let_go()
         self._free_callers.release()
 
     def _next_batch(self) -> list[_Waiting]:

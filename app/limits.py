@@ -26,6 +26,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         with self.held.share() as held:
+            scope["upload_share"] = held  # whoever works on the bytes keeps it meanwhile
             body = _CountedBody(receive, held, declared_bytes(scope), self.max_body_bytes)
             await self.app(scope, body.receive, send)
 

@@ -4,7 +4,7 @@ One object, one owner of the state; knows nothing of HTTP.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
@@ -16,7 +16,8 @@ import structlog
 from app import allocator
 from app.admission import Admission
 from app.batching import Batcher
-from app.budget import Budget
+from app.budget import Budget, Share
+from app.codecs import CodecThreads
 from app.errors import NotReady, ReloadFailed
 from app.metrics import Metrics
 from app.settings import Settings
@@ -68,7 +69,7 @@ class Service:
         self._watchdog = Watchdog(stuck_after_s=settings.stuck_after_s, on_death=self._die)
         self._predictor: Predictor | None = None
         self._batcher: Batcher | None = None
-        self._codecs = work_threads(settings.codec_threads, "codec")
+        self._codecs = CodecThreads(settings.codec_threads, gauge=self.metrics.codec_tasks)
         self._reloading = asyncio.Lock()
         self.tell_others: Callable[[], None] = lambda: None
         """Of several processes that serve, to reload as well."""
@@ -196,10 +197,11 @@ class Service:
             raise _not_ready(self.state)
         return self._batcher
 
-    async def on_codec_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        """Decode or encode, away from the event loop."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._codecs, function, *arguments)
+    async def on_codec_thread(
+        self, function: Callable[..., T], *arguments: object, held: Sequence[Share] = ()
+    ) -> T:
+        """Decode or encode, away from the event loop; `held` is counted until that has ended."""
+        return await self._codecs.run(function, *arguments, held=held)
 
 
 def _not_ready(state: State) -> NotReady:

@@ -81,7 +81,7 @@ async def _from_form(request: Request) -> bytes:
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled as soon as the caller leaves.
+    """The result of `work`, which is cancelled as soon as the caller leaves, and has ended after.
 
     To be called when the body has been read. Raises ClientDisconnect for a caller who left.
     """
@@ -94,7 +94,11 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         return working.result()
     finally:
         leaving.cancel()
-        working.cancel()
+        if working.cancel():
+            await asyncio.wait((working,))
+        # An exception has this frame in its traceback, and the task has the exception: without
+        # this they would hold the upload until the garbage collector runs.
+        del working, leaving
 
 
 async def _disconnected(request: Request) -> None:

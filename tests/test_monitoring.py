@@ -39,6 +39,7 @@ METRICS = {
     "seg_in_flight": ("gauge", set()),
     "seg_upload_bytes": ("gauge", set()),
     "seg_pixels": ("gauge", set()),
+    "seg_codec_tasks": ("gauge", set()),
     "seg_connections": ("gauge", set()),
     "seg_rejections_total": ("counter", {"reason"}),
     "seg_connections_refused_total": ("counter", set()),

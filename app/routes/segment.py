@@ -7,6 +7,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from app import images
 from app.accept import AnswerFormat, negotiate
+from app.budget import Share
 from app.errors import PROBLEMS, Forbidden, NotReady, ReloadFailed, described
 from app.schemas import ClassInfo, Limits, ModelInfo, Segmentation
 from app.service import Service
@@ -74,25 +75,28 @@ async def segment(
     service.admission.require_place(due)  # before the body is read, and again when it has come
     stages.enter("read")
     data = await read_upload(request, due)
+    upload: Share = request.scope["upload_share"]
     side = smaller_side(max_side, predictor.max_side)
 
     async def segmented() -> bytes:
-        async with service.admission.admitted(due) as pixels:
+        async with service.admission.admitted(due) as place:
 
             def decode() -> Canvas:
                 image = images.decode(
                     data,
                     max_pixels=service.settings.max_pixels,
                     max_side=side,
-                    reserve=pixels.take,
+                    reserve=place.take,
                 )
                 return predictor.prepare(image.pixels, max_side=side, size=image.size)
 
             stages.enter("decode")
-            canvas = await service.on_codec_thread(decode)
-            mask = await batcher.submit(predictor.predict, canvas, stages)
+            canvas = await service.on_codec_thread(decode, held=(place, upload))
+            mask = await batcher.submit(predictor.predict, canvas, stages, held=place)
             stages.enter("encode")
-            return await service.on_codec_thread(images.encode, mask, answer, predictor.metadata)
+            return await service.on_codec_thread(
+                images.encode, mask, answer, predictor.metadata, held=(place,)
+            )
 
     body = await while_connected(request, segmented())
     stages.enter("send")

@@ -3,6 +3,7 @@
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,6 +29,33 @@ def serving(settings: Settings, *, wait: bool = True) -> Iterator[tuple[httpx.Cl
         server.should_exit = True
         thread.join(60)
         assert not thread.is_alive()
+    assert held_by(server) == {}, "after the end"
+
+
+HELD = (
+    "seg_in_flight",
+    "seg_pixels",
+    "seg_upload_bytes",
+    "seg_queue_depth",
+    "seg_codec_tasks",
+)
+"""What is held for requests: nothing when all are over and no thread works for one."""
+
+
+def held_by(server: Server) -> dict[str, float]:
+    """The gauges of `HELD` that are not at zero."""
+    registry = server.service.metrics.registry
+    values = {name: registry.get_sample_value(name) for name in HELD}
+    return {name: value for name, value in values.items() if value}
+
+
+def wait_for_rest(server: Server) -> None:
+    """Until nothing is held any more. Fails after a minute, for then something has leaked."""
+    last = time.monotonic() + 60
+    with httpx.Client(base_url=server.operations_address, timeout=60) as client:
+        while held := held_by(server):
+            assert time.monotonic() < last, held
+            client.get("/health/live")
 
 
 def connected(server: Server) -> socket.socket:
@@ -59,6 +87,14 @@ def settings(weights_file) -> Settings:
 def server(settings) -> Iterator[Server]:
     with serving(settings) as (_, running):
         yield running
+
+
+@pytest.fixture(autouse=True)
+def everything_is_given_back(request) -> Iterator[None]:
+    """After each test that asks the shared server."""
+    yield
+    if "server" in request.fixturenames:
+        wait_for_rest(request.getfixturevalue("server"))
 
 
 @pytest.fixture(scope="session")

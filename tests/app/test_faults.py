@@ -148,7 +148,8 @@ def test_a_caller_who_leaves_while_computed_is_not_encoded(faulty_server, monkey
     engine.release.set()
     while engine.computed < WARM_UP + 1:
         pass
-    server.service._codecs.submit(lambda: None).result()
+    while metric(client.get("/metrics").text, "seg_in_flight"):
+        pass
     assert not encoded
 
 

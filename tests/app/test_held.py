@@ -1,0 +1,144 @@
+"""What a request holds is counted until it is free, however the request ends, and no longer."""
+
+import io
+import socket
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app import images
+from tests.app.conftest import connected, held_by, serving, wait_for_rest
+from tests.conftest import PHOTO
+
+PHOTO_PIXELS = 300 * 451
+
+
+@pytest.fixture
+def lone(settings):
+    """A server with one codec thread."""
+    with serving(settings.model_copy(update={"codec_threads": 1})) as (client, server):
+        yield client, server
+
+
+@contextmanager
+def gated(monkeypatch):
+    """Decoding waits, before it has looked at the file; `begun` and `goes_on`."""
+    decode, begun, goes_on = images.decode, threading.Event(), threading.Event()
+
+    def waits(*arguments, **options):
+        begun.set()
+        assert goes_on.wait(60)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(images, "decode", waits)
+    try:
+        yield begun, goes_on
+    finally:
+        goes_on.set()
+
+
+def post(body: bytes) -> bytes:
+    return b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def until(client, name, value):
+    while f"\n{name} {value}.0\n" not in client.get("/metrics").text:
+        pass
+
+
+def test_a_decoding_that_outlives_its_request_takes_no_pixels(lone, monkeypatch):
+    client, server = lone
+    photo = PHOTO.read_bytes()
+    with gated(monkeypatch) as (begun, goes_on):
+        for timeout_s in (0.05, 0.5, 5, 20):  # a busy machine may not come to decoding so soon
+            headers = {"X-Request-Timeout": str(timeout_s)}
+            late = client.post("/v1/segment", content=photo, headers=headers)
+            assert late.status_code in (408, 503)
+            if begun.is_set():
+                break
+        held = held_by(server)
+        assert held == {"seg_in_flight": 1, "seg_codec_tasks": 1, "seg_upload_bytes": len(photo)}
+        goes_on.set()
+        wait_for_rest(server)
+    assert client.post("/v1/segment", content=photo).status_code == 200
+
+
+def test_the_pixels_of_a_decoding_are_counted_until_it_has_ended(lone, monkeypatch):
+    client, server = lone
+    loaded, begun, goes_on = images._straight, threading.Event(), threading.Event()
+
+    def waits(*arguments):
+        begun.set()
+        assert goes_on.wait(60)
+        return loaded(*arguments)
+
+    monkeypatch.setattr(images, "_straight", waits)
+    with connected(server) as caller:
+        caller.sendall(post(PHOTO.read_bytes()))
+        assert begun.wait(60)
+    until(client, 'seg_dropped_total{stage="decode"}', 1)
+    assert held_by(server)["seg_pixels"] == PHOTO_PIXELS
+    assert held_by(server)["seg_in_flight"] == 1
+    goes_on.set()
+    wait_for_rest(server)
+
+
+def test_uploads_of_callers_who_left_the_queue_are_free_at_once(lone, monkeypatch):
+    client, server = lone
+    photo = PHOTO.read_bytes()
+    with gated(monkeypatch) as (begun, _):
+        with connected(server) as first:
+            first.sendall(post(photo))
+            assert begun.wait(60)
+            for number in range(1, 9):
+                with connected(server) as leaver:
+                    leaver.sendall(post(photo))
+                    until(client, "seg_in_flight", 2)
+                until(client, 'seg_dropped_total{stage="decode"}', number)
+                assert held_by(server)["seg_upload_bytes"] == len(photo)
+                assert len(server.service._codecs._waiting) == 0
+        until(client, 'seg_dropped_total{stage="decode"}', 9)
+        assert held_by(server)["seg_upload_bytes"] == len(photo)  # its decoding still runs
+
+
+def test_running_decodings_whose_callers_left_take_their_places(settings, monkeypatch):
+    """So that who keeps coming and leaving is refused, and nothing piles up."""
+    limits = {"codec_threads": 1, "max_queue": 1}
+    with (
+        serving(settings.model_copy(update=limits)) as (client, server),
+        gated(monkeypatch) as (begun, goes_on),
+    ):
+        with connected(server) as caller:
+            caller.sendall(post(PHOTO.read_bytes()))
+            assert begun.wait(60)
+        until(client, 'seg_dropped_total{stage="decode"}', 1)
+        assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 503
+        goes_on.set()
+        wait_for_rest(server)
+        assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
+
+
+def heavy_jpeg() -> bytes:
+    """Two megapixels behind 65,000 empty segments: its parts take longer than its head."""
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((1000, 2000, 3), np.uint8)).save(file, "JPEG")
+    data = file.getvalue()
+    return data[:2] + 65_000 * b"\xff\xe1\0\x02" + data[2:]
+
+
+def test_nothing_leaks_however_early_a_request_ends(lone):
+    """The attack, as it was: each of these may end in another step of the decoding."""
+    client, server = lone
+    body = heavy_jpeg()
+    for milliseconds in range(1, 120, 5):
+        client.post(
+            "/v1/segment", content=body, headers={"X-Request-Timeout": str(milliseconds / 1000)}
+        )
+        with connected(server) as leaver:
+            leaver.sendall(post(body))
+            leaver.shutdown(socket.SHUT_RDWR)
+    wait_for_rest(server)
+    assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
