@@ -40,7 +40,8 @@ class PixelLoss(nn.Module):
             coarse = self.network.coarse_logits(images)
         known = (target != IGNORE_INDEX).sum()
         measure = self._tiled if images.device.type == "cpu" else self._dense
-        total, hits = measure(coarse.float(), target)
+        # bfloat16 is for the network alone; float64 stays what it is.
+        total, hits = measure(coarse.to(torch.promote_types(coarse.dtype, torch.float32)), target)
         # Void has no loss, but an image's mean is over all of its pixels, as PyTorch's is.
         is_sum = self.recipe.loss_reduction == "image_sum"
         pixels = target[0].numel() if is_sum else known.clamp(min=1)

@@ -80,6 +80,9 @@ def settings(weights_file) -> Settings:
         max_pixels=4_000_000,
         max_body_bytes=8 * 2**20,
         max_side=1024,
+        # Of the defaults, 30 and 10, neither holds on one core beside many busy neighbours.
+        deadline_s=300,
+        stuck_after_s=120,
     )
 
 

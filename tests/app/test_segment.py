@@ -11,6 +11,7 @@ from PIL import Image
 from app.routes.segment import smaller_side
 from model.weights import read_metadata
 from tests.app.conftest import serving
+from tests.app.differences import explain_differences
 from tests.app.test_images import png_of_claimed_size, saved
 from tests.conftest import PHOTO
 from tests.model.test_engines import reference_logits
@@ -120,12 +121,18 @@ def test_a_caller_asks_for_a_smaller_side_only():
     assert smaller_side(512, 0) == 512
 
 
-def test_concurrent_callers_get_the_masks_they_would_get_alone(client, server, photo):
+def test_concurrent_callers_get_the_masks_they_would_get_alone(client, server, photo, tmp_path):
     images = [png(np.roll(photo, 37 * i, axis=1)[: 96 + 32 * (i % 2)]) for i in range(12)]
-    alone = [client.post("/v1/segment", content=image).content for image in images]
+
+    def ask(data, by=client):
+        answer = by.post("/v1/segment", content=data)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    alone = [ask(image) for image in images]
     with ThreadPoolExecutor(12) as pool, httpx.Client(base_url=server.address, timeout=60) as many:
-        together = list(pool.map(lambda data: many.post("/v1/segment", content=data), images))
-    assert [response.content for response in together] == alone
+        together = list(pool.map(lambda data: ask(data, many), images))
+    assert not explain_differences(images, alone, together, again=ask, folder=tmp_path)
 
 
 def test_another_engine_gives_the_same_masks(client, settings):

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from model import train
 from model.checkpoint import read_checkpoint
-from model.classes import CLASSES, PALETTE
+from model.classes import CLASSES
 from model.errors import CheckpointError
 from model.loss import PixelLoss
 from model.network import FCN
@@ -254,57 +253,6 @@ def test_the_loss_in_tiles_is_the_loss_of_full_logits(preset, void):
     with torch.no_grad():
         assert torch.equal(loss._tiled(coarse, target)[0], found)
         assert loss._tiled(1000 * coarse, target)[0].isfinite()
-
-
-def book_losses(network, images, targets, *, steps):
-    """The book's training loop in its plainest form, on one batch that is the whole set."""
-    network.train()
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.001, weight_decay=1e-3)
-    losses, accuracies = [], []
-    for _ in range(steps):
-        optimiser.zero_grad()
-        logits = network(images)
-        loss = F.cross_entropy(logits, targets, reduction="none").mean(1).mean(1)
-        loss.sum().backward()
-        optimiser.step()
-        losses.append(loss.sum().item() / len(images))
-        accuracies.append((logits.argmax(1) == targets).float().mean().item())
-    return losses, accuracies
-
-
-def test_the_first_steps_of_d2l_are_the_books(tmp_path, weights_file, notebook_network):
-    import copy
-
-    names = write_voc(tmp_path, [(96, 128)] * 4)
-    root = tmp_path / "VOCdevkit" / "VOC2012"
-    images = np.stack(
-        [np.asarray(Image.open(root / "JPEGImages" / f"{name}.jpg")) for name in names]
-    )
-    colours = np.stack(
-        [
-            np.asarray(Image.open(root / "SegmentationClass" / f"{name}.png").convert("RGB"))
-            for name in names
-        ]
-    )
-    targets = np.zeros(colours.shape[:3], np.int64)  # a colour of no class, void, is background
-    for index in range(21):
-        targets[(colours == PALETTE[index]).all(axis=-1)] = index
-    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    inputs = torch.from_numpy((images / 255 - mean) / std).float().permute(0, 3, 1, 2)
-    losses, accuracies = book_losses(
-        copy.deepcopy(notebook_network), inputs, torch.from_numpy(targets), steps=5
-    )
-
-    output = tmp_path / "w.safetensors"
-    run("--data", tmp_path, "--preset", "d2l", "--init", weights_file, "--output", output,
-        "--batch-size", 4, "--crop", 96, 128, "--workers", 0,
-        "--val-image-set", "train")  # fmt: skip
-    rows = read_rows(tmp_path / "w.history.csv")
-    assert losses[0] > 1.2 * losses[-1], "a start from which something is learnt"
-    np.testing.assert_allclose([float(row["loss"]) for row in rows], losses, rtol=0.01)
-    np.testing.assert_allclose(
-        [float(row["train_accuracy"]) for row in rows], accuracies, atol=0.01
-    )
 
 
 def test_presets_say_what_mission_asks_for():
