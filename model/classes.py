@@ -32,6 +32,9 @@ CLASSES: tuple[str, ...] = (
 IGNORE_INDEX = 255
 """The void border of a VOC mask: in the target it means "unknown"; it is never predicted."""
 
+MAX_CLASSES = IGNORE_INDEX
+"""A mask has one byte a pixel: classes 0 to 254, and void. The native engine has the same limit."""
+
 
 def voc_colormap(entries: int = 256) -> NDArray[np.uint8]:
     """The VOC colormap as an array of shape (entries, 3), RGB.

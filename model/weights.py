@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,38 +18,32 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from model.classes import CLASSES, PALETTE
+from model.classes import PALETTE
 from model.errors import WeightsError
+from model.metadata import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    REMEDY,
+    Metadata,
+    parse_metadata,
+    shown,
+)
 
-FORMAT_VERSION = "1"
-ARCHITECTURE = "fcn_resnet18"
-
-# ImageNet's, as torchvision's ResNet18_Weights.IMAGENET1K_V1 documents them: RGB in 0..1.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "SHIPPED_WEIGHTS",
+    "Metadata",
+    "Weights",
+    "atomic_write",
+    "colormap",
+    "read_metadata",
+    "read_weights",
+    "widened",
+    "write_weights",
+]
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "fcn_resnet18_voc.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """What a weights file says of itself. `palette` has one RGB triple per class."""
-
-    classes: tuple[str, ...] = CLASSES
-    palette: tuple[tuple[int, int, int], ...] = ()
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-    scores: Mapping[str, Any] = field(default_factory=dict)
-    architecture: str = ARCHITECTURE
-    format_version: str = FORMAT_VERSION
-    digest: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.palette:
-            colours = tuple(tuple(int(v) for v in PALETTE[i]) for i in range(len(self.classes)))
-            object.__setattr__(self, "palette", colours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +59,22 @@ class Weights:
 def read_metadata(path: Path) -> Metadata:
     """What the file says of itself, from its header alone; the tensors are not read or checked."""
     with _opened(path) as file:
-        return _parse_metadata(path, file.metadata())
+        return _parsed(path, file.metadata())
 
 
 def read_weights(path: Path) -> Weights:
     """The whole file, its digest checked. Raises WeightsError."""
     with _opened(path) as file:
-        metadata = _parse_metadata(path, file.metadata())
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        metadata = _parsed(path, file.metadata())
+        stored = {name: _read_tensor(path, file, name) for name in file.keys()}  # noqa: SIM118
     digest = _digest(stored, metadata)
     if digest != metadata.digest:
         raise WeightsError(
             f"{path}: damaged or edited: its content has digest {digest}, its metadata says "
             f"{metadata.digest}. Copy the file again"
         )
+    for name, array in stored.items():
+        _require_finite(path, name, array)
     return Weights(widened(stored), metadata, source=str(path))
 
 
@@ -123,6 +119,8 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="np") as file:
             yield file
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise WeightsError(
             f"{path}: expected a safetensors file, found something else ({error}). A state dict "
@@ -130,49 +128,31 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def _parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
-    header = header or {}
-    version = header.get("format_version")
-    if version != FORMAT_VERSION:
-        raise WeightsError(
-            f"{path}: expected a weights file of format version {FORMAT_VERSION}, found "
-            f"{'no format version' if version is None else f'version {version}'}. Other "
-            "state dicts are converted with: python -m model.convert FILE --output OUT"
-        )
-    known = {entry.name for entry in fields(Metadata)}
-    missing = sorted(known - header.keys())
-    if missing:
-        raise WeightsError(f"{path}: its metadata lacks {', '.join(missing)}")
+def _parsed(path: Path, header: Mapping[str, str] | None) -> Metadata:
     try:
-        metadata = Metadata(
-            classes=tuple(json.loads(header["classes"])),
-            palette=tuple((r, g, b) for r, g, b in json.loads(header["palette"])),
-            mean=_triple(header["mean"]),
-            std=_triple(header["std"]),
-            recipe=json.loads(header["recipe"]),
-            data=json.loads(header["data"]),
-            scores=json.loads(header["scores"]),
-            architecture=header["architecture"],
-            format_version=version,
-            digest=header["digest"],
-        )
-    except (ValueError, TypeError) as error:
-        raise WeightsError(f"{path}: its metadata cannot be read: {error}") from error
-    if metadata.architecture != ARCHITECTURE:
-        raise WeightsError(
-            f"{path}: expected the architecture {ARCHITECTURE}, found {metadata.architecture}"
-        )
-    if len(metadata.classes) != len(metadata.palette):
-        raise WeightsError(
-            f"{path}: expected one colour for each of its {len(metadata.classes)} classes, found "
-            f"{len(metadata.palette)}"
-        )
-    return metadata
+        return parse_metadata(header or {})
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
 
 
-def _triple(text: str) -> tuple[float, float, float]:
-    red, green, blue = json.loads(text)
-    return float(red), float(green), float(blue)
+def _read_tensor(path: Path, file: Any, name: str) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = file.get_tensor(name)
+    except (TypeError, AttributeError) as error:  # a type that numpy does not have
+        raise WeightsError(f"{path}: {shown(name, str)}: {error}. Store it as float32") from error
+    return array
+
+
+def _require_finite(path: Path, name: str, array: NDArray[Any]) -> None:
+    if array.dtype.kind not in "fiu":
+        raise WeightsError(
+            f"{path}: {shown(name, str)}: expected numbers, found {array.dtype.name}. {REMEDY}"
+        )
+    if not np.isfinite(array).all():
+        raise WeightsError(
+            f"{path}: {shown(name, str)}: expected finite numbers, found an infinity or NaN. Train "
+            "the weights again, with a lower learning rate if the loss was no number"
+        )
 
 
 def _as_values(metadata: Metadata) -> dict[str, Any]:

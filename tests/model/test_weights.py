@@ -5,7 +5,10 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
+import torch
 
+from model.classes import PALETTE
 from model.errors import WeightsError
 from model.weights import (
     Metadata,
@@ -135,3 +138,109 @@ def test_weights_are_read_without_torch(tmp_path):
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert output.stdout.split() == ["3", "cat"]
+
+
+def rewritten(path, **entries):
+    """A weights file with these entries in its header, and the digest that belongs to them."""
+    write_weights(path, TENSORS, Metadata())
+    with safetensors.safe_open(path, framework="np") as file:
+        header = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header |= entries
+    safetensors.numpy.save_file(tensors, path, header)
+    return path
+
+
+def palette_with(colour):
+    colours = [list(map(int, colour)) for colour in PALETTE[:21]]
+    return json.dumps([*colours[:-1], colour])
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"palette": palette_with([999, 0, 0])}, r"metadata palette\[20\]: .*0 to 255, .*999"),
+        ({"palette": palette_with([-1, 0, 0])}, r"palette\[20\]: .*-1"),
+        ({"palette": palette_with([1.5, 0, 0])}, r"palette\[20\]: .*1\.5"),
+        ({"palette": palette_with([True, 0, 0])}, r"palette\[20\]: .*True"),
+        ({"palette": palette_with([0, 0])}, r"palette\[20\]: expected three integers"),
+        ({"palette": palette_with("red")}, r"palette\[20\]: expected three integers"),
+        ({"palette": "[]"}, "metadata palette: expected one colour for each class, found 'none'"),
+        ({"palette": "{}"}, "metadata palette: expected a list"),
+        ({"classes": '"background"'}, "metadata classes: expected a list"),
+        ({"classes": '["one"]'}, "metadata classes: expected 2 to 255 names, found 1"),
+        ({"classes": json.dumps([f"c{i}" for i in range(256)])}, "2 to 255 names, found 256"),
+        ({"classes": json.dumps(["a"] * 21)}, "names that differ, found 'a twice'"),
+        ({"classes": json.dumps([""] * 21)}, r"classes\[0\]: expected a name of 1 to 100"),
+        ({"classes": json.dumps(["a", " "])}, r"classes\[1\]: expected a printable name"),
+        ({"classes": json.dumps(["a", "\n"])}, r"classes\[1\]: expected a printable name"),
+        ({"classes": '["a", "\\ud800"]'}, r"classes\[1\]: expected a printable name"),
+        ({"classes": '["a", 7]'}, r"classes\[1\]: expected a name .*, found 7"),
+        ({"classes": json.dumps(["a", "b" * 101])}, r"classes\[1\]: expected a name"),
+        ({"mean": "[0.5, 0.5]"}, "metadata mean: expected three numbers of 0 to 1"),
+        ({"mean": "[0.5, 0.5, 1e999]"}, "metadata mean: .*inf"),
+        ({"mean": "[0.5, 0.5, 124]"}, "metadata mean: .*124"),
+        ({"mean": '[0.5, 0.5, "0.5"]'}, "metadata mean: expected three numbers"),
+        ({"std": "[0.2, 0.2, 0]"}, "metadata std: expected three numbers of 0.001 to 1000"),
+        ({"std": "[0.2, 0.2, NaN]"}, "metadata std: .*nan"),
+        ({"scores": "[]"}, "metadata scores: expected an object"),
+        ({"scores": '{"mean_iou": NaN}'}, "metadata scores.mean_iou: expected a finite number"),
+        ({"recipe": '{"name": "\\ud800"}'}, "metadata recipe.name: expected text"),
+        ({"data": '{"x": ' * 50 + "1" + "}" * 50}, "metadata data.*: expected at most 16 lists"),
+        ({"data": "[" * 100_000}, r"metadata data: expected JSON"),
+        ({"data": '"' + "x" * 2**20 + '"'}, "metadata data: expected at most 1048576 characters"),
+        ({"data": "{"}, "metadata data: expected JSON"),
+    ],
+)
+def test_metadata_that_cannot_serve_are_refused_in_one_line(tmp_path, entries, message):
+    path = rewritten(tmp_path / "w.safetensors", **entries)
+    for read in (read_metadata, read_weights):
+        with pytest.raises(WeightsError, match=message) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 400 + len(str(path))
+
+
+def test_metadata_that_cannot_serve_are_not_written_either(tmp_path):
+    with pytest.raises(WeightsError, match="three integers of 0 to 255"):
+        write_weights(
+            tmp_path / "w",
+            TENSORS,
+            Metadata(classes=("a", "b"), palette=((0, 0, 0), (256, 0, 0))),
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_as_many_classes_as_a_mask_can_hold_are_possible(tmp_path):
+    names = tuple(f"class {index}" for index in range(255))
+    write_weights(tmp_path / "w", TENSORS, Metadata(classes=names))
+    assert read_metadata(tmp_path / "w").classes == names
+    with pytest.raises(WeightsError, match="2 to 255 names, found 256"):
+        Metadata(classes=(*names, "one more"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_tensor_that_is_not_finite_is_named(tmp_path, value):
+    path = tmp_path / "w"
+    write_weights(path, TENSORS | {"final_conv.bias": np.array([0, value])}, Metadata())
+    with pytest.raises(WeightsError, match=r"final_conv\.bias: expected finite numbers"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("type_", [torch.bfloat16, torch.float8_e4m3fn])
+def test_a_tensor_of_a_type_that_numpy_lacks_is_named(tmp_path, type_):
+    path = tmp_path / "w"
+    write_weights(path, {}, Metadata())
+    with safetensors.safe_open(path, framework="np") as file:
+        header = file.metadata()
+    safetensors.torch.save_file({"some.weight": torch.zeros(2).to(type_)}, path, header)
+    with pytest.raises(WeightsError, match=r"w: some\.weight: .*Store it as float32"):
+        read_weights(path)
+
+
+def test_a_tensor_that_holds_no_numbers_is_named(tmp_path):
+    path = tmp_path / "w"
+    write_weights(path, {"some.weight": np.array([True])}, Metadata())
+    with pytest.raises(WeightsError, match=r"w: some\.weight: expected numbers, found bool"):
+        read_weights(path)

@@ -1,0 +1,189 @@
+"""What a weights file says of itself: its classes, their colours, how images are normalised.
+
+A `Metadata` that exists is sound; whoever uses one need not check it. Knows nothing of files.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from model.classes import CLASSES, MAX_CLASSES, voc_colormap
+from model.errors import WeightsError
+
+FORMAT_VERSION = "1"
+ARCHITECTURE = "fcn_resnet18"
+
+# ImageNet's, as torchvision's ResNet18_Weights.IMAGENET1K_V1 documents them: RGB in 0..1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+MIN_CLASSES = 2
+"""Background and what is looked for."""
+
+MAX_NAME_CHARACTERS = 100
+MAX_TEXT_CHARACTERS = 2**20
+"""Of one entry of the file's header; `/v1/model` answers with most of them."""
+
+STD_RANGE = 1e-3, 1e3
+"""Beyond that, float32 has no room for the normalised image's squares."""
+
+MAX_DEPTH = 16
+"""Of lists and objects in each other; JSON's readers and writers differ in how many they take."""
+
+MAX_SHOWN_CHARACTERS = 80
+REMEDY = "Train, convert or copy the weights again"
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """`palette` has one RGB triple per class. Raises WeightsError for a value that cannot serve."""
+
+    classes: tuple[str, ...] = CLASSES
+    palette: tuple[tuple[int, int, int], ...] = ()
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    architecture: str = ARCHITECTURE
+    format_version: str = FORMAT_VERSION
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if self.architecture != ARCHITECTURE:
+            raise WeightsError(
+                f"expected the architecture {ARCHITECTURE}, found {shown(self.architecture, str)}"
+            )
+        _require_names(self.classes)
+        if not self.palette:
+            colours = voc_colormap(len(self.classes)).tolist()
+            object.__setattr__(self, "palette", tuple(map(tuple, colours)))
+        _require_colours(self.palette, self.classes)
+        _require_triple("mean", self.mean, 0, 1)
+        _require_triple("std", self.std, *STD_RANGE)
+        for name in ("recipe", "data", "scores"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping):
+                raise _unsound(name, "an object", value)
+            _require_plain(name, value)
+
+
+def parse_metadata(header: Mapping[str, str]) -> Metadata:
+    """From the strings of a file's header. Raises WeightsError."""
+    version = header.get("format_version")
+    if version != FORMAT_VERSION:
+        raise WeightsError(
+            f"expected a weights file of format version {FORMAT_VERSION}, found "
+            f"{'no format version' if version is None else f'version {shown(version, str)}'}. "
+            "Other state dicts are converted with: python -m model.convert FILE --output OUT"
+        )
+    missing = sorted({entry.name for entry in fields(Metadata)} - header.keys())
+    if missing:
+        raise WeightsError(f"its metadata lacks {', '.join(missing)}. {REMEDY}")
+    return Metadata(
+        classes=_sequence("classes", header),
+        palette=_read_palette(header),
+        mean=_sequence("mean", header),
+        std=_sequence("std", header),
+        recipe=_read_json("recipe", header),
+        data=_read_json("data", header),
+        scores=_read_json("scores", header),
+        architecture=header["architecture"],
+        format_version=version,
+        digest=header["digest"],
+    )
+
+
+def shown(value: object, text: Any = repr) -> str:
+    """For a message of one line, however long the value is."""
+    written: str = text(value)
+    written = written if written.isprintable() else ascii(written)
+    if len(written) <= MAX_SHOWN_CHARACTERS:
+        return written
+    return written[: MAX_SHOWN_CHARACTERS - 3] + "..."
+
+
+def _unsound(name: str, expected: str, found: object) -> WeightsError:
+    return WeightsError(f"metadata {name}: expected {expected}, found {shown(found)}. {REMEDY}")
+
+
+def _require_names(classes: tuple[str, ...]) -> None:
+    if not MIN_CLASSES <= len(classes) <= MAX_CLASSES:
+        raise _unsound("classes", f"{MIN_CLASSES} to {MAX_CLASSES} names", len(classes))
+    for index, name in enumerate(classes):
+        if not (isinstance(name, str) and 0 < len(name) <= MAX_NAME_CHARACTERS):
+            expected = f"a name of 1 to {MAX_NAME_CHARACTERS} characters"
+            raise _unsound(f"classes[{index}]", expected, name)
+        if name.isspace() or not name.isprintable():
+            raise _unsound(f"classes[{index}]", "a printable name", name)
+    if len(set(classes)) < len(classes):
+        twice = next(name for index, name in enumerate(classes) if name in classes[:index])
+        raise _unsound("classes", "names that differ", f"{twice} twice")
+
+
+def _require_colours(palette: tuple[Any, ...], classes: tuple[str, ...]) -> None:
+    if len(palette) != len(classes):
+        raise _unsound(
+            "palette", f"one colour for each of its {len(classes)} classes", len(palette)
+        )
+    for index, colour in enumerate(palette):
+        levels = colour if isinstance(colour, tuple) and len(colour) == 3 else (None,)
+        if not all(type(level) is int and 0 <= level <= 255 for level in levels):
+            raise _unsound(f"palette[{index}]", "three integers of 0 to 255", colour)
+
+
+def _require_triple(name: str, values: tuple[Any, ...], least: float, most: float) -> None:
+    if not (
+        len(values) == 3
+        and all(type(value) in (int, float) and least <= value <= most for value in values)
+    ):
+        raise _unsound(name, f"three numbers of {least:g} to {most:g}", values)
+
+
+def _require_plain(name: str, value: object, depth: int = 0) -> None:
+    """What every JSON writer can write: `/v1/model` does, when it is asked."""
+    if depth > MAX_DEPTH:
+        raise _unsound(name, f"at most {MAX_DEPTH} lists and objects in each other", "more")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise _unsound(name, "strings as names", key)
+            _require_plain(name, key, depth + 1)
+            _require_plain(f"{name}.{shown(key, str)}", inner, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _require_plain(name, inner, depth + 1)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise _unsound(name, "a finite number", value)
+    elif isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise _unsound(name, "text that UTF-8 can hold", value)
+    elif not (value is None or isinstance(value, (bool, int))):
+        raise _unsound(name, "a value that JSON has", value)
+
+
+def _read_palette(header: Mapping[str, str]) -> tuple[Any, ...]:
+    colours = _sequence("palette", header)
+    if not colours:  # Metadata would take VOC's
+        raise _unsound("palette", "one colour for each class", "none")
+    return tuple(tuple(colour) if isinstance(colour, list) else colour for colour in colours)
+
+
+def _sequence(name: str, header: Mapping[str, str]) -> tuple[Any, ...]:
+    values = _read_json(name, header)
+    if not isinstance(values, list):
+        raise _unsound(name, "a list", values)
+    return tuple(values)
+
+
+def _read_json(name: str, header: Mapping[str, str]) -> Any:
+    text = header[name]
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise _unsound(name, f"at most {MAX_TEXT_CHARACTERS} characters", len(text))
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _unsound(name, f"JSON ({error})", text) from error
