@@ -10,26 +10,24 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
 from typing import TypeVar
 
-import numpy as np
 import structlog
 
 from app import allocator
 from app.admission import Admission
 from app.batching import Batcher
 from app.budget import Budget, Share
+from app.coalescing import Coalesced
 from app.codecs import CodecThreads
 from app.errors import NotReady, ReloadFailed
 from app.metrics import Metrics
 from app.settings import Settings
 from app.threads import work_threads
+from app.trial import try_out
 from app.watchdog import Watchdog
 from model.errors import ModelError
 from model.predictor import Predictor, open_predictor
 
 T = TypeVar("T")
-
-# One small, one of the size of VOC's photos: the engine's libraries choose kernels by shape.
-WARM_UP_SIZES = ((64, 64), (375, 500))
 
 log = structlog.get_logger("segmentation")
 
@@ -70,7 +68,7 @@ class Service:
         self._predictor: Predictor | None = None
         self._batcher: Batcher | None = None
         self._codecs = CodecThreads(settings.codec_threads, gauge=self.metrics.codec_tasks)
-        self._reloading = asyncio.Lock()
+        self._reloads = Coalesced(self._reload)
         self.tell_others: Callable[[], None] = lambda: None
         """Of several processes that serve, to reload as well."""
 
@@ -111,7 +109,7 @@ class Service:
             return await asyncio.get_running_loop().run_in_executor(threads, self._load)
 
     def _load(self) -> Predictor:
-        """Weights, engine, golden mask, warm-up."""
+        """Weights, engine, golden mask, warm-up, answers."""
         settings = self.settings
         predictor = open_predictor(
             settings.weights,
@@ -121,10 +119,7 @@ class Service:
             precision=settings.precision,
             max_side=settings.max_side,
         )
-        for height, width in WARM_UP_SIZES:
-            mask = predictor(np.zeros((height, width, 3), np.uint8))
-            assert mask.shape == (height, width)
-            assert mask.max() < len(predictor.metadata.classes)
+        try_out(predictor)
         allocator.give_back()
         return predictor
 
@@ -132,23 +127,28 @@ class Service:
         """Read the weights file again and serve with it; the requests in the queue keep theirs.
 
         Everything is made and tried beside what is running. Raises ReloadFailed where that fails,
-        and goes on with what it has.
+        and goes on with what it has; NotReady while it starts or drains. Those who ask while
+        weights are loading share one more reload.
         """
-        async with self._reloading:
-            before = self.predictor.metadata.digest
-            try:
-                predictor = await self._loaded()
-            except Exception as error:
-                self.metrics.reloads.labels("kept").inc()
-                log.exception("reload failed", weights=before)
-                raise ReloadFailed(
-                    str(error) if isinstance(error, ModelError) else "The weights do not work.",
-                    remedy="Mend the weights file; the server goes on with the old weights.",
-                ) from error
-            self._serve_with(predictor)
-            self.metrics.reloads.labels("swapped").inc()
-            log.info("reloaded", weights=predictor.metadata.digest, before=before)
-            return predictor
+        return await self._reloads.run()
+
+    async def _reload(self) -> Predictor:
+        if self.state is not State.READY:
+            raise _not_ready(self.state)
+        before = self.predictor.metadata.digest
+        try:
+            predictor = await self._loaded()
+        except Exception as error:
+            self.metrics.reloads.labels("kept").inc()
+            log.exception("reload failed", weights=before)
+            raise ReloadFailed(
+                str(error) if isinstance(error, ModelError) else "The weights do not work.",
+                remedy="Mend the weights file; the server goes on with the old weights.",
+            ) from error
+        self._serve_with(predictor)
+        self.metrics.reloads.labels("swapped").inc()
+        log.info("reloaded", weights=predictor.metadata.digest, before=before)
+        return predictor
 
     def _serve_with(self, predictor: Predictor) -> None:
         self._predictor = predictor

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.errors import ReloadFailed
+from app.errors import NotReady, ReloadFailed
 from app.keys import line_of, new_key
 from model.predictor import open_predictor
 from model.weights import read_weights, write_weights
@@ -138,7 +138,13 @@ def missing(two, _):
     (two / "current").unlink()
 
 
-@pytest.mark.parametrize("harm", [damaged, missing, other_engine])
+def unanswerable(two, monkeypatch):
+    """The file is well and the engine is, but no answer can be made in one of the formats."""
+    put(two, "second")
+    monkeypatch.setattr("app.images.present_classes", lambda *_: 1 / 0)
+
+
+@pytest.mark.parametrize("harm", [damaged, missing, other_engine, unanswerable])
 def test_weights_that_do_not_work_are_not_taken(settings, two, expected, monkeypatch, harm):
     first, _ = expected
     with serving_current(settings, two) as (client, server):
@@ -147,11 +153,51 @@ def test_weights_that_do_not_work_are_not_taken(settings, two, expected, monkeyp
             monkeypatch.setattr("model.golden.MIN_AGREEMENT", 1.01)
         with pytest.raises(ReloadFailed):
             reload(server)
+        monkeypatch.undo()
         digest, mask = segment(client)
         assert digest == first
         assert (mask == expected[first]).all()
         assert metric(client.get("/metrics").text, 'seg_reloads_total{outcome="kept"}') == 1
         assert client.get("/health/ready").status_code == 200
+
+
+def test_signals_that_come_while_weights_are_loading_cause_one_reload_more(
+    settings, two, monkeypatch
+):
+    with serving_current(settings, two) as (client, server):
+        loading, go, opened = threading.Event(), threading.Event(), []
+
+        def gated(*arguments, **options):
+            opened.append(arguments)
+            loading.set()
+            assert go.wait(60)
+            return open_predictor(*arguments, **options)
+
+        monkeypatch.setattr("app.service.open_predictor", gated)
+        server._loop.call_soon_threadsafe(server.reload)  # what SIGHUP does
+        assert loading.wait(60)
+        for _ in range(50):
+            server._loop.call_soon_threadsafe(server.reload)
+
+        async def one_more():
+            await server.service.reload()
+
+        asked = asyncio.run_coroutine_threadsafe(one_more(), server._loop)
+        put(two, "second")
+        go.set()
+        asked.result(60)
+        assert len(opened) == 2
+        text = client.get("/metrics").text
+        assert metric(text, 'seg_reloads_total{outcome="swapped"}') == 2
+        digest = client.get("/v1/model").json()["digest"]
+        assert digest == read_weights(two / "second").metadata.digest
+
+
+def test_a_server_that_drains_reloads_nothing(settings, two):
+    with serving_current(settings, two) as (_, server):
+        server.service.drain()
+        with pytest.raises(NotReady):
+            reload(server)
 
 
 def test_an_admin_may_reload_and_nobody_else(settings, two, expected, tmp_path):
