@@ -8,6 +8,7 @@ from concurrent.futures import Future
 import structlog
 from pydantic import ValidationError
 
+from app.arguments import parse_arguments
 from app.keys import KeysError
 from app.logs import configure_logging
 from app.settings import PREFIX, Settings, unknown_variables
@@ -20,6 +21,7 @@ log = structlog.get_logger("segmentation")
 
 def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    os.environ.update(parse_arguments(sys.argv[1:]))
     settings = configured()
     for name in unknown_variables(os.environ):
         log.warning("unknown setting, ignored", variable=name)

@@ -23,6 +23,8 @@ from pathlib import Path
 
 import structlog
 
+from app import __version__
+
 KEY_BYTES = 32
 KEY_PREFIX = "seg_"
 """So that people and secret scanners see what it is, and so that it never begins with a dash."""
@@ -150,7 +152,10 @@ def line_of(name: str, key: str, *, admin: bool = False) -> str:
 
 def main() -> None:
     """The line goes to standard output, to be appended; the key to the terminal, once."""
-    parser = argparse.ArgumentParser(prog="python -m app.keys", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m app.keys", description=main.__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("name", metavar="NAME", help="who gets the key; shown in the log")
     parser.add_argument("--admin", action="store_true", help="the key may also administer")
     arguments = parser.parse_args()

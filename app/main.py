@@ -2,12 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
 
-from app import errors, images
+from app import __version__, errors, images
 from app.access import KeyCheck, describe_keys
 from app.headers import SecurityHeaders, allow_origins
 from app.keys import Keyring
@@ -50,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = Application(
         title="FCN segmentation service",
         summary="Semantic segmentation of photos: an upload in, its mask out.",
-        version=_version(),
+        version=__version__,
         lifespan=lifespan,
         docs_url=None,  # ours, with a policy for browsers
         redoc_url=None,
@@ -92,10 +91,3 @@ def _observed(app: FastAPI, service: Service) -> FastAPI:
     app.add_middleware(RequestTelemetry, metrics=service.metrics)
     app.add_middleware(SecurityHeaders)
     return app
-
-
-def _version() -> str:
-    try:
-        return version("fcn-segmentation-service")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0"

@@ -21,9 +21,14 @@ ORIGIN = re.compile(r"\*|https?://[^\s/,;*]+")
 
 
 class Settings(BaseSettings):
-    """Frozen; raises pydantic's ValidationError for a value out of bounds."""
+    """Frozen; raises pydantic's ValidationError for a value out of bounds.
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    An empty variable is as good as none: that is how files of variables leave one out.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

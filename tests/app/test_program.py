@@ -22,12 +22,12 @@ from tests.conftest import PHOTO, REPOSITORY
 
 
 @contextmanager
-def program(*, module="app", **variables):
+def program(*arguments, module="app", **variables):
     """A process with these settings and no others."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SEG_")}
     environment |= {f"SEG_{name.upper()}": str(value) for name, value in variables.items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", module], cwd=REPOSITORY, env=environment, text=True,
+        [sys.executable, "-m", module, *arguments], cwd=REPOSITORY, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:

@@ -1,0 +1,52 @@
+"""The command line of `python -m app`: every setting as an option, over its variable.
+
+Knows the settings' names and descriptions; their values are checked where the variables are.
+"""
+
+import argparse
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from app import __version__
+from app.settings import PREFIX, Settings
+
+
+def parse_arguments(arguments: Sequence[str]) -> Mapping[str, str]:
+    """The variables that the options stand for. Ends the program for --help, --version, nonsense.
+
+    Variables, so that worker processes inherit them.
+    """
+    given = _parser().parse_args(arguments)
+    return {name: value for name, value in vars(given).items() if value is not None}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m app",
+        usage="%(prog)s [--OPTION VALUE ...]",
+        description="Serve the segmentation of images over HTTP, until SIGTERM or Ctrl-C.",
+        epilog=f"Each option goes before an environment variable: --max-side before {PREFIX}"
+        "MAX_SIDE, and so on. Exit status: 0 after a drain, 1 what keeps it from starting, 2 a "
+        "wrong option or value, 70 a stuck engine.",
+        allow_abbrev=False,
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    for name, field in Settings.model_fields.items():
+        assert field.description
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=PREFIX + name.upper(),
+            metavar="VALUE",
+            help=f"{field.description}{_default(field.default)}".replace("%", "%%"),
+        )
+    return parser
+
+
+def _default(value: object) -> str:
+    return "" if value in (None, "") or not isinstance(value, (int, float, str)) else f" ({value})"
+
+
+class _Formatter(argparse.HelpFormatter):
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
