@@ -4,6 +4,11 @@ Run as `python -m model.convert notebook.pth --output fcn.safetensors`. Accepts 
 `torch.save(net.state_dict(), path)` wrote, or safetensors; no pickled module is ever loaded.
 """
 
+if __name__ == "__main__":  # before the imports that fail without them
+    from model.extras import require_packages
+
+    require_packages("torch", "torchvision")
+
 import argparse
 import sys
 from pathlib import Path

@@ -4,6 +4,11 @@ Every image goes through the predictor that serves, at its own size, into one co
 as `python -m model.evaluate --data DIR --weights FILE`.
 """
 
+if __name__ == "__main__":  # before the imports that fail without them
+    from model.extras import require_packages
+
+    require_packages("torch", "tqdm")
+
 import argparse
 import json
 import sys
@@ -18,6 +23,7 @@ from model.confusion import ConfusionMatrix, Scores
 from model.dataset import Sample
 from model.engines.base import Array, EngineName, Precision
 from model.errors import ModelError
+from model.extras import require_packages
 from model.predictor import Predictor, open_predictor
 from model.weights import SHIPPED_WEIGHTS, atomic_write
 
@@ -38,6 +44,8 @@ def read_pairs(samples: list[Sample], *, num_classes: int) -> Iterable[tuple[Arr
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
+    if options.output:
+        require_packages("matplotlib")
     try:
         samples = dataset.list_samples(options.data, options.image_set)
         predictor = open_predictor(

@@ -4,6 +4,11 @@ Run as `python -m model.train --data DIR`, or on several GPUs with `torchrun --n
 model.train --data DIR`. Beside the weights it leaves a checkpoint, a history, curves and a figure.
 """
 
+if __name__ == "__main__":  # before the imports that fail without them
+    from model.extras import require_packages
+
+    require_packages("torch", "torchvision", "matplotlib", "tqdm")
+
 import argparse
 import ctypes
 import os
@@ -35,6 +40,7 @@ from model.dataset import (
 from model.distributed import Group, joined
 from model.engines.torch_engine import use_exact_float32
 from model.errors import ModelError
+from model.extras import require_packages
 from model.network import (
     FCN,
     load_backbone,
@@ -62,6 +68,8 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
+    if options.tensorboard:
+        require_packages("tensorboard")
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # who follows a log sees each epoch at once
     keep_freed_memory()
