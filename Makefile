@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 REQUIREMENTS := deploy/requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fuzz native lint types lock clean
+.PHONY: help serve test training fuzz native lint types lock clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -19,12 +19,14 @@ serve: $(VENV)/$(SERVING).done native  ## serve the shipped weights on http://12
 test: $(VENV)/dev.done native  ## run the tests
 	$(RUN) -m pytest
 
+training: $(VENV)/dev.done native  ## install what training and evaluation need
+
 fuzz: $(VENV)/dev.done  ## look for uploads that break the decoding, for ten minutes (needs atheris)
 	mkdir -p build/fuzz
 	$(RUN) -m tests.fuzz.upload build/fuzz -max_total_time=600 -artifact_prefix=build/
 
 native:  ## compile the native engine (without a C compiler, ncnn computes instead)
-	-$(PYTHON) -m model.engines.native.library
+	@$(PYTHON) -m model.engines.native.library || echo "The native engine is not compiled: ncnn computes instead, more slowly."
 
 lint: $(VENV)/dev.done  ## check style
 	$(RUN) -m ruff check .
@@ -44,9 +46,17 @@ LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis model/engines/native/*.so
 
+define NO_ENVIRONMENT
+error: Python could not make its environment in $(VENV); what it said is above.
+On Debian and Ubuntu it needs another package: apt install python3-venv
+Where this folder may not be written to, name another: make $(MAKECMDGOALS) VENV=$$HOME/segmentation-environment
+endef
+export NO_ENVIRONMENT
+
+# Debian's Python without python3-venv leaves an environment without pip behind: making it again mends it, or explains again.
 $(VENV)/%.done: $(REQUIREMENTS)/%.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
-	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { echo "$$NO_ENVIRONMENT" >&2; exit 1; }
 	@echo "Installing $< into $(VENV)$(if $(filter base,$*),,: some minutes and 5 GB, for PyTorch brings CUDA along)"
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
