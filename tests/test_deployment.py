@@ -1,6 +1,8 @@
 """The images and the compose file, as far as they can be checked without a Docker engine."""
 
 import re
+import sys
+import tomllib
 import urllib.error
 
 import httpx
@@ -12,6 +14,7 @@ from tests.app.conftest import serving
 from tests.conftest import REPOSITORY
 
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
+README = (REPOSITORY / "README.md").read_text()
 COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 STAGES = set(re.findall(r"^FROM .* AS (\S+)$", DOCKERFILE, re.M))
 KNOWN = {PREFIX + name.upper() for name in Settings.model_fields}
@@ -39,23 +42,50 @@ def test_the_images_run_as_nobody_in_particular():
     assert re.search(r"^USER (?!0|root)\S+$", DOCKERFILE, re.M)
 
 
-def test_compose_builds_stages_that_exist_and_sets_settings_that_exist():
-    assert set(COMPOSE["services"]) == {
-        "segmentation-cpu", "segmentation-gpu", "prometheus", "grafana",
-    }  # fmt: skip
-    for name in ("segmentation-cpu", "segmentation-gpu"):
+SERVICES = ("segmentation-cpu", "segmentation-gpu")
+FIXED = {"SEG_HOST", "SEG_PORT"}
+"""Of the container: compose publishes its port 8000, as SEG_PUBLISH says."""
+
+
+def test_compose_builds_stages_that_exist_and_waits_for_the_drain():
+    assert set(COMPOSE["services"]) == {*SERVICES, "prometheus", "grafana"}
+    for name in SERVICES:
         service = COMPOSE["services"][name]
         assert service["build"]["target"] in STAGES
-        for variable, value in service["environment"].items():
-            assert variable in KNOWN
-            if (default := re.fullmatch(r"\$\{\w+:-(.*)\}", value)) and variable != "SEG_LOG_LEVEL":
-                field = Settings.model_fields[variable.removeprefix(PREFIX).lower()]
-                assert int(default[1]) == field.default
-        grace_s = int(service["stop_grace_period"].removesuffix("s"))
-        assert grace_s > Settings().drain_timeout_s
+        (grace_s,) = re.fullmatch(r"\$\{\w+:-(\d+)s\}", service["stop_grace_period"]).groups()
+        assert int(grace_s) > Settings().drain_timeout_s
     assert set(re.findall(r"\bSEG_\w+", DOCKERFILE)) <= KNOWN
     for name in ("prometheus", "grafana"):
         assert COMPOSE["services"][name]["profiles"] == ["cpu", "gpu"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_compose_passes_every_setting_on(name):
+    environment = COMPOSE["services"][name]["environment"]
+    assert environment.keys() == KNOWN - FIXED
+    for variable, value in environment.items():
+        if value is not None:  # a name alone: as it is where compose runs, or not at all
+            assert re.fullmatch(rf"\$\{{{variable}:-\w+\}}", value)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_compose_mounts_folders_for_weights_and_keys(name):
+    documented = (REPOSITORY / "docs" / "operations.md").read_text()
+    mounted = {}
+    for volume in COMPOSE["services"][name]["volumes"]:
+        variable, default, target = re.fullmatch(r"\$\{(\w+):-\./(.*)\}:(/\w+):ro", volume).groups()
+        assert (REPOSITORY / default).is_dir()
+        assert variable in documented
+        mounted[target] = REPOSITORY / default
+    assert mounted.keys() == {"/weights", "/keys"}
+    for target in mounted:
+        assert f"={target}/" in documented
+
+
+def test_keys_and_weights_that_are_mounted_are_not_committed():
+    for folder in ("deploy/keys", "deploy/weights"):
+        (rule,) = (REPOSITORY / folder / ".gitignore").read_text().splitlines()[:1]
+        assert rule == "*"
 
 
 def test_prometheus_scrapes_the_service():
@@ -91,3 +121,25 @@ def test_requirements_are_pinned_with_hashes_and_without_addresses():
         for requirement in re.split(r"\n(?=\S)", text.strip()):
             assert re.match(r"[\w.-]+(\[\w+\])?==\S+", requirement), requirement
             assert "--hash=sha256:" in requirement
+
+
+def requirements(name):
+    """Name and version of each, without markers and hashes."""
+    text = (REPOSITORY / "deploy" / "requirements" / f"{name}.txt").read_text().strip()
+    return set(re.findall(r"^[\w.-]+==[\w.+-]+", text, re.M))
+
+
+def test_what_serves_is_tested_with_the_same_versions():
+    base, serve, dev = map(requirements, ("base", "serve", "dev"))
+    assert base <= serve
+    assert base <= dev
+
+
+def test_make_serve_installs_what_the_readme_imports_and_what_the_project_names():
+    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    modules = set(re.findall(r"^(?:import|from) (\w+)", example, re.M)) - sys.stdlib_module_names
+    needed = {"PIL": "pillow"}
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    named = {re.match(r"[\w-]+", entry)[0] for entry in project["dependencies"]}
+    installed = {requirement.partition("==")[0] for requirement in requirements("base")}
+    assert {needed.get(module, module) for module in modules} <= named <= installed
