@@ -15,18 +15,20 @@ import sys
 import tempfile
 from pathlib import Path
 
+from model.engines.native.processor import LEVELS
+from model.engines.native.processor import features as _listed_features
 from model.errors import EngineError
 
 log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 
-# For each family of processors, the best first: the kind's name, the compiler's flags, and what
-# /proc/cpuinfo must list (levels v4 and v3 of the x86-64 psABI). 64-bit ARM always has NEON.
+# For each family of processors, the best first: the kind's name, the compiler's flags, and what the
+# processor must have. 64-bit ARM always has NEON.
 KINDS: dict[str, list[tuple[str, list[str], str]]] = {
     "x86_64": [
-        ("avx512", ["-march=x86-64-v4"], "avx512f avx512bw avx512cd avx512dq avx512vl"),
-        ("avx2", ["-march=x86-64-v3"], "avx avx2 bmi1 bmi2 f16c fma movbe"),
+        ("avx512", ["-march=x86-64-v4"], LEVELS["x86-64-v4"]),
+        ("avx2", ["-march=x86-64-v3"], LEVELS["x86-64-v3"]),
     ],
     "aarch64": [("neon", [], "")],
 }
@@ -42,6 +44,7 @@ def ensure() -> Path | None:
     """This processor's library, built now if need be; None where that is not possible."""
     kind = kind_of_processor()
     if kind is None:
+        log.warning("the native engine is not available: %s", _why_there_is_no_kind())
         return None
     path = library_path(kind)
     if not is_current(path):
@@ -70,6 +73,15 @@ def kind_of_processor() -> str | None:
         if listed.issuperset(features.split()):
             return name
     return None
+
+
+def _why_there_is_no_kind() -> str:
+    machine = platform.machine()
+    if _listed_features() is None:
+        return (
+            f"no /proc/cpuinfo, and the loader cannot tell what this processor can do ({machine})"
+        )
+    return f"no kind of it runs on this processor ({machine})"
 
 
 def library_path(kind: str) -> Path:
@@ -101,15 +113,6 @@ def is_current(path: Path) -> bool:
     """Whether the library is there and no older than what it is made of."""
     newest = max(source.stat().st_mtime for source in SOURCES.glob("*.[ch]"))
     return path.is_file() and path.stat().st_mtime >= newest
-
-
-def _listed_features() -> set[str] | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return None
-    flags = [line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))]
-    return set(flags[0].split()) if flags else set()
 
 
 def _version_of(compiler: str) -> str:

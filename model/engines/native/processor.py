@@ -1,0 +1,55 @@
+"""What this processor can do, as far as the libraries' kinds are concerned.
+
+Knows nothing of how they are built.
+"""
+
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+LOADER = Path("/lib64/ld-linux-x86-64.so.2")
+"""glibc's, under the name that the x86-64 ABI gives it. From 2.33 on it tells the levels that it
+loads libraries for.
+"""
+
+# The levels of the x86-64 psABI, as /proc/cpuinfo calls what they add that we build for.
+LEVELS = {
+    "x86-64-v4": "avx512f avx512bw avx512cd avx512dq avx512vl",
+    "x86-64-v3": "avx avx2 bmi1 bmi2 f16c fma movbe",
+}
+
+
+def features() -> set[str] | None:
+    """Their names in /proc/cpuinfo; None where nothing tells.
+
+    A service manager may hide that file (systemd's ProcSubset=pid); the loader is asked then.
+    """
+    try:
+        return _listed(CPU_INFO.read_text())
+    except OSError:
+        return _told_by_loader()
+
+
+def _listed(text: str) -> set[str]:
+    flags = [
+        line.partition(":")[2]
+        for line in text.splitlines()
+        if line.startswith(("flags", "Features"))
+    ]
+    return set(flags[0].split()) if flags else set()
+
+
+def _told_by_loader() -> set[str] | None:
+    if platform.machine() == "aarch64":
+        return set()  # NEON is always there
+    try:
+        told = subprocess.run([LOADER, "--help"], capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    if "x86-64-v2" not in told.stdout:  # an older one, which lists no levels
+        return None
+    levels = re.findall(r"^\s*(x86-64-v\d) \(supported", told.stdout, re.M)
+    return {feature for level in levels for feature in LEVELS.get(level, "").split()}

@@ -1,0 +1,66 @@
+"""What is known of the processor where /proc/cpuinfo is hidden."""
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from model.engines.native import library, processor
+
+TOLD = """
+Subdirectories of glibc-hwcaps directories, in priority order:
+  x86-64-v4{v4}
+  x86-64-v3{v3}
+  x86-64-v2 (supported, searched)
+"""
+SUPPORTED = " (supported, searched)"
+
+
+@pytest.fixture
+def hidden(monkeypatch, tmp_path):
+    monkeypatch.setattr(processor, "CPU_INFO", tmp_path / "cpuinfo")
+
+
+def loader(folder, text):
+    """A program that says this of itself."""
+    path = folder / "ld.so"
+    path.write_text(f"#!/bin/sh\ncat <<END\n{text}END\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.skipif(not processor.CPU_INFO.is_file(), reason="needs /proc/cpuinfo to compare with")
+@pytest.mark.skipif(
+    platform.machine() == "x86_64" and not processor.LOADER.is_file(), reason="glibc"
+)
+def test_the_loader_tells_the_same_kind_as_cpuinfo(hidden, monkeypatch):
+    told = library.kind_of_processor()
+    monkeypatch.setattr(processor, "CPU_INFO", Path("/proc/cpuinfo"))
+    assert told == library.kind_of_processor()
+
+
+@pytest.mark.parametrize(
+    ("v4", "v3", "kind"),
+    [(SUPPORTED, SUPPORTED, "avx512"), ("", SUPPORTED, "avx2"), ("", "", None)],
+)
+def test_the_level_that_the_loader_tells_is_the_kind(hidden, monkeypatch, tmp_path, v4, v3, kind):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(processor, "LOADER", loader(tmp_path, TOLD.format(v4=v4, v3=v3)))
+    assert library.kind_of_processor() == kind
+
+
+@pytest.mark.parametrize("text", ["Usage: ld.so [OPTION]... EXECUTABLE-FILE\n", None])
+def test_where_nothing_tells_the_log_says_why_the_slower_engine_computes(
+    hidden, monkeypatch, tmp_path, caplog, text
+):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(processor, "LOADER", loader(tmp_path, text) if text else tmp_path / "no")
+    assert processor.features() is None
+    assert library.ensure() is None
+    assert "the native engine is not available: " in caplog.text
+    assert "cannot tell what this processor can do" in caplog.text
+
+
+def test_arm_needs_nothing_told(hidden, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert library.kind_of_processor() == "neon"
