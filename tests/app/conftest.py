@@ -22,12 +22,12 @@ def serving(settings: Settings, *, wait: bool = True) -> Iterator[tuple[httpx.Cl
     thread.start()
     try:
         if wait:
-            server.service.started.result(60)
-        with httpx.Client(base_url=server.address, timeout=60) as client:
+            server.service.started.result(300)
+        with httpx.Client(base_url=server.address, timeout=300) as client:
             yield client, server
     finally:
         server.should_exit = True
-        thread.join(60)
+        thread.join(300)
         assert not thread.is_alive()
     assert held_by(server) == {}, "after the end"
 
@@ -52,7 +52,7 @@ def held_by(server: Server) -> dict[str, float]:
 def wait_for_rest(server: Server) -> None:
     """Until nothing is held any more. Fails after a minute, for then something has leaked."""
     last = time.monotonic() + 60
-    with httpx.Client(base_url=server.operations_address, timeout=60) as client:
+    with httpx.Client(base_url=server.operations_address, timeout=300) as client:
         while held := held_by(server):
             assert time.monotonic() < last, held
             client.get("/health/live")
@@ -61,7 +61,7 @@ def wait_for_rest(server: Server) -> None:
 def connected(server: Server) -> socket.socket:
     """A bare connection: clients that misbehave are not made with a client library."""
     url = httpx.URL(server.address)
-    return socket.create_connection((url.host, url.port), timeout=60)
+    return socket.create_connection((url.host, url.port), timeout=300)
 
 
 def metric(text: str, name: str) -> float:
@@ -102,5 +102,5 @@ def everything_is_given_back(request) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def client(server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.address, timeout=60) as client:
+    with httpx.Client(base_url=server.address, timeout=300) as client:
         yield client
