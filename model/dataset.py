@@ -21,6 +21,7 @@ from model.classes import CLASSES, IGNORE_INDEX, PALETTE
 from model.engines.base import Array, Size
 from model.errors import DatasetError
 from model.recipe import Recipe
+from model.soft_labels import CELL, SoftLabels
 
 VOC_FOLDER = Path("VOCdevkit") / "VOC2012"
 MAX_PROBLEMS_SHOWN = 10
@@ -71,6 +72,7 @@ class VOCImages:
         self.num_classes = num_classes
         self.dropped = dropped
         self.class_presence: NDArray[np.bool_] = np.zeros((len(samples), num_classes), np.bool_)
+        self._sizes: list[Size] = [(0, 0)] * len(samples)
         self._decoded: dict[int, tuple[Array, Array]] = {}
         self._memory_lock = threading.Lock()
         # Data-parallel processes on one machine share its memory.
@@ -89,6 +91,11 @@ class VOCImages:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def sizes(self) -> dict[str, Size]:
+        """Height and width of each image, by its name."""
+        return {sample.name: size for sample, size in zip(self.samples, self._sizes, strict=True)}
 
     def require(self, batch_size: int) -> None:
         """Raises DatasetError unless there is one whole batch."""
@@ -109,6 +116,7 @@ class VOCImages:
             return str(error)
         present = [label for label in indices_in(target) if label < self.num_classes]
         self.class_presence[index, present] = True
+        self._sizes[index] = target.shape
         if self._takes_memory(image.nbytes + target.nbytes):
             self._decoded[index] = image, target
         return None
@@ -215,6 +223,9 @@ def download_voc(folder: Path) -> None:
         ) from error
 
 
+TrainingSample = tuple[Array, Array] | tuple[Array, Array, NDArray[np.float32]]
+
+
 @dataclass(frozen=True, slots=True)
 class Draw:
     """One place in one epoch, and the image that is seen there: all that a sample depends on."""
@@ -228,18 +239,28 @@ class TrainingSamples:
     """Random views of an image set, for a DataLoader whose sampler yields `Draw`s."""
 
     def __init__(
-        self, images: VOCImages, recipe: Recipe, *, seed: int, fill: tuple[int, int, int]
+        self,
+        images: VOCImages,
+        recipe: Recipe,
+        *,
+        seed: int,
+        fill: tuple[int, int, int],
+        soft_labels: SoftLabels | None = None,
     ) -> None:
         self.images = images
         self.recipe = recipe
         self.seed = seed
         self.fill = fill
+        self.soft_labels = soft_labels
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: Draw) -> tuple[Array, Array]:
-        """Image (h, w, 3) and target (h, w), uint8, of the recipe's crop size."""
+    def __getitem__(self, draw: Draw) -> TrainingSample:
+        """Image (h, w, 3) and target (h, w), uint8, of the recipe's crop size.
+
+        With soft labels, a third array: their view, (h / 8, w / 8, C) float32.
+        """
         rng = np.random.default_rng((self.seed, draw.epoch, draw.place))
         image, target = self.images.read(draw.index)
         size = self.recipe.crop
@@ -247,9 +268,12 @@ class TrainingSamples:
             target = transforms.void_to_background(target)
         if not self.recipe.augment:
             return transforms.random_crop(image, target, size=size, rng=rng)
-        return transforms.augment(
-            image, target, size=size, scale=self.recipe.scale, fill=self.fill, rng=rng
-        )
+        view = transforms.View(target.shape, size=size, scale=self.recipe.scale, rng=rng)
+        seen = view.of_image(image, fill=self.fill, rng=rng), view.of_target(target)
+        if self.soft_labels is None:
+            return seen
+        probabilities = self.soft_labels.read(self.images.samples[draw.index].name)
+        return *seen, view.of_cells(probabilities, cell=CELL) / np.float32(255)
 
 
 class EpochSampler:
@@ -307,10 +331,9 @@ class EpochSampler:
         return rng.choice(number, size=number, p=rarity_weights(self.images, self.rarity))
 
 
-def collate(pairs: list[tuple[Array, Array]]) -> tuple[Tensor, Tensor]:
-    """Crops to tensors: images (N, H, W, 3) and targets (N, H, W), both uint8."""
-    images, targets = zip(*pairs, strict=True)
-    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets))
+def collate(samples: list[TrainingSample]) -> tuple[Tensor, ...]:
+    """Samples to a batch: images (N, H, W, 3) and targets (N, H, W), uint8, and soft labels."""
+    return tuple(torch.from_numpy(np.stack(arrays)) for arrays in zip(*samples, strict=True))
 
 
 def rarity_weights(images: VOCImages, rarity: float) -> NDArray[np.float64]:

@@ -34,8 +34,13 @@ class PixelLoss(nn.Module):
         # A kernel that is still bilinear, and stays so, is an interpolation: much faster.
         self.interpolates = not recipe.train_transpose_conv and is_bilinear(network)
 
-    def forward(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W), target (N, H, W) integers, to the loss and (hits, known pixels)."""
+    def forward(
+        self, images: Tensor, target: Tensor, probabilities: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W), target (N, H, W) integers, to the loss and (hits, known pixels).
+
+        `probabilities` are soft labels, (N, H / 8, W / 8, C).
+        """
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
             coarse = self.network.coarse_logits(images)
         known = (target != IGNORE_INDEX).sum()
@@ -45,7 +50,12 @@ class PixelLoss(nn.Module):
         # Void has no loss, but an image's mean is over all of its pixels, as PyTorch's is.
         is_sum = self.recipe.loss_reduction == "image_sum"
         pixels = target[0].numel() if is_sum else known.clamp(min=1)
-        return total / pixels, torch.stack([hits, known])
+        loss = total / pixels
+        if probabilities is not None and self.recipe.soft_weight:
+            soft = soft_cross_entropy(coarse.float(), probabilities, self.recipe.temperature)
+            soft_weight = self.recipe.soft_weight
+            loss = (1 - soft_weight) * loss + soft_weight * soft * (len(images) if is_sum else 1)
+        return loss, torch.stack([hits, known])
 
     def _dense(self, coarse: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of all pixels, summed, and how many of them are right; through full logits."""
@@ -65,6 +75,22 @@ class PixelLoss(nn.Module):
         labels = tiled(target, outside=IGNORE_INDEX)
         total, hits = TiledCrossEntropy.apply(tile_cells(coarse), matrix, bias, labels)
         return total, hits
+
+
+def soft_cross_entropy(coarse: Tensor, probabilities: Tensor, temperature: float) -> Tensor:
+    """Cross entropy against a teacher's distribution, the mean over the cells that have one.
+
+    Coarse logits (N, C, h, w), interpolated to the middle of each cell; probabilities (N, h', w', C)
+    with h' a multiple of h, all zero in a cell that has none. Both distributions are softened by the
+    temperature, and the loss is multiplied by its square (Hinton et al., 2015, section 2.1).
+    """
+    factor = probabilities.shape[1] // coarse.shape[2]
+    logits = upsample_bilinear(coarse, factor) / temperature
+    teacher = probabilities.permute(0, 3, 1, 2) ** (1 / temperature)
+    total = teacher.sum(dim=1, keepdim=True)
+    teacher = teacher / total.clamp(min=1e-6)
+    cells = (total > 0).sum().clamp(min=1)
+    return -temperature**2 * (teacher * F.log_softmax(logits, dim=1)).sum() / cells
 
 
 class TiledCrossEntropy(torch.autograd.Function):

@@ -4,7 +4,7 @@ Turns normalised images into logits. Knows nothing of files of photos, of masks 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models.resnet import BasicBlock
 
 from model.errors import NetworkError
 
@@ -96,15 +97,16 @@ class FCN(nn.Module):
         return logits
 
 
-def upsample_bilinear(coarse: Tensor) -> Tensor:
+def upsample_bilinear(coarse: Tensor, factor: int = STRIDE) -> Tensor:
     """What `transpose_conv` does while its kernel is exactly bilinear and its bias zero, faster.
 
-    (N, C, h, w) to (N, C, 32 h, 32 w). The transposed convolution fades to zero at the border, so
-    a frame of zeros takes part in the interpolation; plain `F.interpolate` would clamp instead.
+    (N, C, h, w) to (N, C, factor * h, factor * w). The transposed convolution fades to zero at the
+    border, so a frame of zeros takes part in the interpolation; plain `F.interpolate` would clamp
+    instead.
     """
     framed = F.pad(coarse, (1, 1, 1, 1))
-    enlarged = F.interpolate(framed, scale_factor=STRIDE, mode="bilinear", align_corners=False)
-    return enlarged[..., STRIDE:-STRIDE, STRIDE:-STRIDE]
+    enlarged = F.interpolate(framed, scale_factor=factor, mode="bilinear", align_corners=False)
+    return enlarged[..., factor:-factor, factor:-factor]
 
 
 def tile_matrix(kernel: Tensor) -> Tensor:
@@ -212,6 +214,17 @@ def load_backbone(network: FCN, state: Mapping[str, Tensor], *, source: str) -> 
         missing=tuple(name for name in own if name not in shared),
         ignored=tuple(name for name in state if name not in own),
     )
+
+
+def zero_new_residuals(network: FCN, loaded: Iterable[str]) -> None:
+    """Make the residual blocks whose last batch norm was not loaded start as the identity.
+
+    `loaded` has the backbone's names of tensors.
+    """
+    present = set(loaded)
+    for name, module in network.backbone.named_modules():
+        if isinstance(module, BasicBlock) and f"{name}.bn2.weight" not in present:
+            nn.init.zeros_(module.bn2.weight)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -48,6 +48,15 @@ class Recipe:
     """"image_sum": mean over an image's pixels, summed over the batch. "pixel_mean": mean over all
     pixels of the batch (of each process' share of it) that are not void."""
     train_transpose_conv: bool
+    frozen: tuple[str, ...]
+    """Children of the backbone, such as conv1, that keep the weights they start with."""
+    zero_init_residual: bool
+    """Start residual blocks that the pretrained file lacks as the identity (Goyal et al.,
+    "Accurate, Large Minibatch SGD", 2017, section 5.1), instead of at random."""
+    soft_weight: float
+    """Of the loss against soft labels, where there are any; the true masks have the rest."""
+    temperature: float
+    """Softens both distributions (Hinton et al., "Distilling the Knowledge", 2015, section 2)."""
     precision: Precision
 
     # Validation: random crops in batches, as the notebook does, or whole images at their own size.
@@ -63,6 +72,11 @@ class Recipe:
         if self.batch_size < 1 or self.epochs < 0:
             raise RecipeError(
                 f"{self.epochs} epochs of batches of {self.batch_size}: at least 0 and 1 expected"
+            )
+        if not 0 <= self.soft_weight <= 1 or self.temperature <= 0:
+            raise RecipeError(
+                f"a soft weight of {self.soft_weight} and a temperature of {self.temperature}: "
+                "0 to 1, and more than 0, expected"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,6 +104,10 @@ PRESETS = {
         rarity=0.0,
         loss_reduction="image_sum",
         train_transpose_conv=True,
+        frozen=(),
+        zero_init_residual=False,
+        soft_weight=0.0,
+        temperature=1.0,
         precision="float32",
         validate_crops=True,
     ),
@@ -112,6 +130,10 @@ PRESETS = {
         rarity=0.7,
         loss_reduction="pixel_mean",
         train_transpose_conv=False,
+        frozen=(),
+        zero_init_residual=True,
+        soft_weight=0.5,
+        temperature=1.0,
         precision="auto",
         validate_crops=False,
     ),

@@ -42,16 +42,19 @@ from model.engines.torch_engine import use_exact_float32
 from model.errors import ModelError
 from model.extras import require_packages
 from model.network import (
+    BACKBONE_CHILDREN,
     FCN,
     load_backbone,
     load_imagenet_backbone,
     network_from_arrays,
     read_state_dict,
     tensors_of,
+    zero_new_residuals,
 )
 from model.predictor import fill_colour, predictor_for
 from model.recipe import PRESETS, Recipe
 from model.recorder import Files, Recorder
+from model.soft_labels import SoftLabels
 from model.training import Training, uses_bfloat16
 from model.validation import score, validate
 from model.weights import (
@@ -91,7 +94,14 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
     torch.manual_seed(options.seed)
 
     network, pretrained, metadata = start_network(options, say)
+    if recipe.zero_init_residual and not options.init:
+        zero_new_residuals(network, (name.removeprefix("backbone.") for name in pretrained))
     images, val_images = open_data(options, recipe, metadata, group, say)
+    soft_labels = None
+    if options.soft_labels:
+        soft_labels = SoftLabels(
+            options.soft_labels, images.sizes, num_classes=len(metadata.classes)
+        )
     sampler = EpochSampler(
         images,
         batch_size=recipe.batch_size,
@@ -100,7 +110,9 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
         rank=group.rank,
         world_size=group.world_size,
     )
-    samples = TrainingSamples(images, recipe, seed=options.seed, fill=fill_colour(metadata))
+    samples = TrainingSamples(
+        images, recipe, seed=options.seed, fill=fill_colour(metadata), soft_labels=soft_labels
+    )
     loader = sample_loader(samples, sampler, workers=options.workers, device=group.device)
     training = Training(
         network,
@@ -150,8 +162,9 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe:
     """The preset, with what the command line says instead."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     overrides = {entry.name: given[entry.name] for entry in fields(Recipe) if entry.name in given}
-    if "crop" in overrides:
-        overrides["crop"] = tuple(overrides["crop"])
+    for name in ("crop", "scale", "frozen"):
+        if name in overrides:
+            overrides[name] = tuple(overrides[name])
     return replace(PRESETS[options.preset], **overrides)
 
 
@@ -254,8 +267,8 @@ def sample_loader(
 
 def epoch_batches(
     training: Training, sampler: EpochSampler, loader: DataLoader[Any]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rest of the epoch that the training stands in: images and targets, both uint8."""
+) -> Iterator[tuple[Tensor, ...]]:
+    """The rest of the epoch that the training stands in: images, targets, perhaps soft labels."""
     sampler.epoch = training.epoch
     sampler.first_batch = training.step - training.epoch * training.steps_per_epoch
     yield from loader
@@ -346,6 +359,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--image-set", default="train", help="list to train on (default: train)")
     add("--val-image-set", default="val", help='list to validate on, or "none" (default: val)')
     add("--val-every", type=int, default=1, help="epochs between validations; 0: only at the end")
+    add("--soft-labels", type=Path, help="folder of a teacher's soft labels to learn from, too")
     add("--class-names", type=Path, help="your own classes, one a line, background first")
     add("--preset", choices=PRESETS, default="default", help="recipe (default: default)")
     start = parser.add_mutually_exclusive_group()
@@ -371,6 +385,12 @@ def _parser() -> argparse.ArgumentParser:
     overrides.add_argument("--epochs", type=int)
     overrides.add_argument("--batch-size", type=int)
     overrides.add_argument("--crop", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
+    overrides.add_argument("--scale", type=float, nargs=2, metavar=("LEAST", "MOST"))
+    overrides.add_argument("--rarity", type=float)
+    overrides.add_argument("--frozen", nargs="*", choices=BACKBONE_CHILDREN)
+    overrides.add_argument("--soft-weight", type=float)
+    overrides.add_argument("--temperature", type=float)
+    overrides.add_argument("--zero-init-residual", action=argparse.BooleanOptionalAction)
     overrides.add_argument("--lr", type=float)
     overrides.add_argument("--lr-pretrained", type=float)
     overrides.add_argument("--precision", choices=["auto", "float32", "bfloat16"])

@@ -56,6 +56,8 @@ class Training:
 
         self.network = network.to(group.device).to(memory_format=torch.channels_last)
         network.transpose_conv.requires_grad_(recipe.train_transpose_conv)
+        for name in recipe.frozen:
+            network.backbone.get_submodule(name).requires_grad_(False)
         self._loss = PixelLoss(network, recipe, autocast=uses_bfloat16(recipe, group.device))
         self._parallel_loss: nn.Module = self._loss
         if group.world_size > 1:
@@ -91,8 +93,10 @@ class Training:
         """Of the epoch so far, by all processes."""
         return self._sums.images_per_s * self.group.world_size
 
-    def train_step(self, images: Tensor, target: Tensor) -> float:
-        """One batch: images (N, H, W, 3) and target (N, H, W), both uint8.
+    def train_step(
+        self, images: Tensor, target: Tensor, probabilities: Tensor | None = None
+    ) -> float:
+        """One batch: images (N, H, W, 3) and target (N, H, W), both uint8, and soft labels.
 
         Returns its loss: per image for "image_sum" as the notebook reports it, else per pixel.
         """
@@ -100,7 +104,9 @@ class Training:
         factor = lr_factor(self.step, self.total_steps, self.recipe)
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = factor * parameters["base_lr"]
-        loss, counts = self._parallel_loss(*self._on_device(images, target))
+        if probabilities is not None:
+            probabilities = probabilities.to(self.group.device, non_blocking=True)
+        loss, counts = self._parallel_loss(*self._on_device(images, target), probabilities)
         # Data parallelism averages gradients over the processes; a loss that sums over the batch
         # wants their sum.
         is_sum = self.recipe.loss_reduction == "image_sum"
@@ -245,4 +251,5 @@ def uses_bfloat16(recipe: Recipe, device: torch.device) -> bool:
         return recipe.precision == "bfloat16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_amx_tile_supported())  # no public name for it yet
+    # No public names for them yet.
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

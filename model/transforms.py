@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
@@ -37,46 +38,72 @@ def random_crop(
     return image[window], target[window]
 
 
-def augment(
-    image: Array,
-    target: Array,
-    *,
-    size: Size,
-    scale: tuple[float, float],
-    fill: tuple[int, int, int],
-    rng: np.random.Generator,
-) -> tuple[Array, Array]:
-    """A random view of both, of exactly `size`: scaled, cropped or padded, flipped, recoloured.
+class View:
+    """A random window on an image: scaled, cropped or padded, flipped; the same for all of its maps.
 
     The longer side becomes `scale` crops long, drawn log-uniformly. Where the scaled image is
-    smaller than the crop it lies at a random place, the rest is `fill` in the image and void in
-    the target. Only the window that stays visible is resampled.
+    smaller than the crop it lies at a random place. Only the window that stays visible is
+    resampled.
     """
-    height, width = target.shape
-    longer_side = max(size) * math.exp(rng.uniform(math.log(scale[0]), math.log(scale[1])))
-    factor = longer_side / max(height, width)
-    rows = _VisibleSpan(size[0], height, factor, rng)
-    columns = _VisibleSpan(size[1], width, factor, rng)
 
-    source_box = (columns.start, rows.start, columns.stop, rows.stop)
-    scaled_size = (columns.length, rows.length)
-    picture = Image.fromarray(image).resize(
-        scaled_size, Image.Resampling.BILINEAR, box=source_box, reducing_gap=None
-    )
-    labels = Image.fromarray(target).resize(scaled_size, Image.Resampling.NEAREST, box=source_box)
-    if rng.random() < 0.5:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        labels = labels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    def __init__(
+        self,
+        source: Size,
+        *,
+        size: Size,
+        scale: tuple[float, float],
+        rng: np.random.Generator,
+    ) -> None:
+        """`source` is the image's (height, width), `size` that of the crop."""
+        longer_side = max(size) * math.exp(rng.uniform(math.log(scale[0]), math.log(scale[1])))
+        factor = longer_side / max(source)
+        self.size = size
+        self._rows = _VisibleSpan(size[0], source[0], factor, rng)
+        self._columns = _VisibleSpan(size[1], source[1], factor, rng)
+        self._is_flipped = rng.random() < 0.5
 
-    image_view = np.empty((*size, 3), np.uint8)
-    image_view[:] = fill
-    target_view = np.full(size, IGNORE_INDEX, np.uint8)
-    place = np.s_[
-        rows.offset : rows.offset + rows.length, columns.offset : columns.offset + columns.length
-    ]
-    image_view[place] = np.asarray(_recolour(picture, rng))
-    target_view[place] = np.asarray(labels)
-    return image_view, target_view
+    def of_image(
+        self, image: Array, *, fill: tuple[int, int, int], rng: np.random.Generator
+    ) -> Array:
+        """The window of an image (H, W, 3), recoloured at random; `fill` where there is no image."""
+        view = np.empty((*self.size, 3), np.uint8)
+        view[:] = fill
+        window = _recolour(self._resized(image, Image.Resampling.BILINEAR), rng)
+        view[self._place] = np.asarray(window)
+        return view
+
+    def of_target(self, target: Array) -> Array:
+        """The window of a target (H, W); void where there is no image."""
+        view = np.full(self.size, IGNORE_INDEX, np.uint8)
+        view[self._place] = np.asarray(self._resized(target, Image.Resampling.NEAREST))
+        return view
+
+    def of_cells(self, cells: Array, *, cell: int) -> NDArray[np.float32]:
+        """The window of a map (h, w, C) with one entry for each `cell` x `cell` pixels of the image.
+
+        In cells of the same size of the crop, (H / cell, W / cell, C), interpolated bilinearly;
+        zero where there is no image.
+        """
+        rows = self._rows.interpolation(self.size[0] // cell, cells.shape[0], cell)
+        columns = self._columns.interpolation(
+            self.size[1] // cell, cells.shape[1], cell, is_flipped=self._is_flipped
+        )
+        narrow = np.tensordot(columns, cells.astype(np.float32), axes=(1, 1))  # (W, h, C)
+        return np.ascontiguousarray(np.tensordot(rows, narrow, axes=(1, 1)))
+
+    @property
+    def _place(self) -> tuple[slice, slice]:
+        return self._rows.place, self._columns.place
+
+    def _resized(self, source: Array, resampling: Image.Resampling) -> Image.Image:
+        rows, columns = self._rows, self._columns
+        window = Image.fromarray(source).resize(
+            (columns.length, rows.length),
+            resampling,
+            box=(columns.start, rows.start, columns.stop, rows.stop),
+            reducing_gap=None,
+        )
+        return window.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self._is_flipped else window
 
 
 class _VisibleSpan:
@@ -90,6 +117,29 @@ class _VisibleSpan:
         first = max(0, -position)
         self.start = first * source / scaled
         self.stop = (first + self.length) * source / scaled
+
+    @property
+    def place(self) -> slice:
+        return slice(self.offset, self.offset + self.length)
+
+    def interpolation(
+        self, crop_cells: int, source_cells: int, cell: int, *, is_flipped: bool = False
+    ) -> NDArray[np.float32]:
+        """The share of each of the source's cells in each of the crop's, (crop_cells, source_cells).
+
+        A row is zero where the middle of the crop's cell shows nothing of the source.
+        """
+        middle = (np.arange(crop_cells) + 0.5) * cell - self.offset
+        inside = (middle >= 0) & (middle < self.length)
+        if is_flipped:
+            middle = self.length - middle
+        source = self.start + middle * (self.stop - self.start) / self.length
+        position = np.clip(source / cell - 0.5, 0, source_cells - 1)
+        distance = np.abs(position[:, None] - np.arange(source_cells))
+        shares: NDArray[np.float32] = (np.maximum(1 - distance, 0) * inside[:, None]).astype(
+            np.float32
+        )
+        return shares
 
 
 def _recolour(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
