@@ -31,23 +31,20 @@ from torchvision.transforms.functional import crop, normalize
 from benchmarks.photos import VOC_SIZE, made_photos
 from benchmarks.report import Cell, in_turns, table, write
 from model.classes import CLASSES, PALETTE
-from model.dataset import (
-    VOC_FOLDER,
-    EpochSampler,
-    Sample,
-    TrainingSamples,
-    VOCImages,
-    collate,
-    list_samples,
-)
-from model.distributed import Group
 from model.engines.base import Size
-from model.history import Validation
-from model.network import FCN, bilinear_kernel, convert_notebook_state, network_from_state
+from model.network import FCN, bilinear_kernel
 from model.predictor import fill_colour
-from model.recipe import PRESETS, Recipe
-from model.train import epoch_batches, keep_freed_memory, sample_loader
-from model.training import Training, uses_bfloat16
+from model.state_dict import convert_notebook_state, network_from_state
+from model.train import keep_freed_memory
+from model.training.dataset import SegmentationDataset
+from model.training.distributed import Group
+from model.training.history import Validation
+from model.training.loader import TrainingSamples, collate, create_loader, iterate_epoch
+from model.training.recipe import PRESETS, Recipe
+from model.training.sampler import EpochSampler
+from model.training.samples import Sample
+from model.training.state import Training, should_autocast
+from model.training.voc import VOC_FOLDER, list_samples
 from model.weights import Metadata
 
 BOOK = "the book's loop"
@@ -155,13 +152,13 @@ class OurLoop:
 
     def __init__(self, network: FCN, samples: Sequence[Sample], recipe: Recipe, workers: int):
         metadata = Metadata(classes=CLASSES)
-        images = VOCImages(samples, name="train", num_classes=len(CLASSES))
+        images = SegmentationDataset(samples, name="train", num_classes=len(CLASSES))
         self.samples = TrainingSamples(images, recipe, seed=0, fill=fill_colour(metadata))
         self.sampler = EpochSampler(
             images, batch_size=recipe.batch_size, seed=0, rarity=recipe.rarity
         )
         device = torch.device("cpu")
-        self.loader = sample_loader(self.samples, self.sampler, workers=workers, device=device)
+        self.loader = create_loader(self.samples, self.sampler, workers=workers, device=device)
         self.training = Training(
             network,
             recipe,
@@ -174,7 +171,7 @@ class OurLoop:
         )
 
     def epoch(self) -> None:
-        for images, target in epoch_batches(self.training, self.sampler, self.loader):
+        for images, target in iterate_epoch(self.training, self.sampler, self.loader):
             self.training.train_step(images, target)
         self.training.end_epoch(Validation())
 
@@ -286,7 +283,7 @@ def report(
     rows: list[dict[str, Cell]] = []
     for name, speed in images_per_s.items():
         recipe = plan.recipe_of(name)
-        bfloat16 = name != BOOK and uses_bfloat16(recipe, torch.device("cpu"))
+        bfloat16 = name != BOOK and should_autocast(recipe, torch.device("cpu"))
         rows.append(
             {
                 "loop": name if name == BOOK else f"our preset {name}",

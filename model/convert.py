@@ -13,10 +13,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from model.classes import CLASSES
-from model.dataset import read_class_names
+from model.classes import CLASSES, read_class_names
 from model.errors import ModelError, NetworkError
-from model.network import (
+from model.state_dict import (
     convert_notebook_state,
     network_from_state,
     read_state_dict,

@@ -18,22 +18,14 @@ from typing import get_args
 
 from tqdm import tqdm
 
-from model import dataset
-from model.confusion import ConfusionMatrix, Scores
-from model.dataset import Sample
 from model.engines.base import Array, EngineName, Precision
 from model.errors import ModelError
 from model.extras import require_packages
-from model.predictor import Predictor, open_predictor
+from model.predictor import open_predictor
+from model.training.samples import Sample
+from model.training.validation import evaluate
+from model.training.voc import list_samples
 from model.weights import SHIPPED_WEIGHTS, atomic_write
-
-
-def evaluate(predictor: Predictor, pairs: Iterable[tuple[Array, Array]]) -> Scores:
-    """Scores over pairs of image (H, W, 3) uint8 and target (H, W) uint8, 255 where void."""
-    matrix = ConfusionMatrix(predictor.metadata.classes)
-    for image, target in pairs:
-        matrix.update(target, predictor(image))
-    return matrix.scores()
 
 
 def read_pairs(samples: list[Sample], *, num_classes: int) -> Iterable[tuple[Array, Array]]:
@@ -47,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output:
         require_packages("matplotlib")
     try:
-        samples = dataset.list_samples(options.data, options.image_set)
+        samples = list_samples(options.data, options.image_set)
         predictor = open_predictor(
             options.weights,
             engine=options.engine,
@@ -58,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         num_classes = len(predictor.metadata.classes)
         scores = evaluate(predictor, read_pairs(samples, num_classes=num_classes))
         if options.output:
-            from model import figures
+            from model.training import figures
 
             first = [sample.read(num_classes) for sample in samples[:4]]
             figures.draw_samples(options.output, predictor, first)

@@ -12,7 +12,6 @@ from model.engines import folding
 from model.engines.base import Array, Region
 from model.engines.torch_head import TorchHead
 from model.errors import EngineError
-from model.transforms import normalise
 from model.weights import Weights
 
 # Of small images; a batch of large ones is limited by its pixels.
@@ -95,6 +94,17 @@ class _Convolution:
     def __call__(self, x: Tensor) -> Tensor:
         padding = self.kernel.shape[-1] // 2
         return F.conv2d(x, self.kernel, self.bias, stride=self.stride, padding=padding)
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images (N, H, W, 3) uint8 RGB to the network's input, (N, 3, H, W) float32, channels last.
+
+    RGB / 255, then minus `mean` and divided by `std`, each per channel.
+    """
+    scaled = images.permute(0, 3, 1, 2).float().div_(255)
+    per_channel = (1, 3, 1, 1)
+    scaled.sub_(torch.tensor(mean, device=images.device).view(per_channel))
+    return scaled.div_(torch.tensor(std, device=images.device).view(per_channel))
 
 
 def use_exact_float32() -> None:

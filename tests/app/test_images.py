@@ -240,7 +240,7 @@ def test_a_large_run_length_coded_bmp_is_refused():
         decode(bmp(MAX_RUN_LENGTH_PIXELS + 1, **row), max_pixels=10**9)
 
 
-def tiled(width, height, *, side):
+def cut_tiles(width, height, *, side):
     tile = zlib.compress(bytes(side * side))
     tiles = -(-width // side) * -(-height // side)
     return tiff(
@@ -253,10 +253,10 @@ def tiled(width, height, *, side):
 
 
 def test_a_tiffs_tiles_count_with_what_sticks_out():
-    assert decode(tiled(16, 20, side=1408), max_pixels=LIMIT).size == (20, 16)
+    assert decode(cut_tiles(16, 20, side=1408), max_pixels=LIMIT).size == (20, 16)
     with pytest.raises(TooManyPixels, match="cover 20070400 pixels, the limit is 2000000"):
-        decode(tiled(16, 20, side=4480), max_pixels=LIMIT)
-    assert decode(tiled(999, 999, side=64), max_pixels=LIMIT).size == (999, 999)
+        decode(cut_tiles(16, 20, side=4480), max_pixels=LIMIT)
+    assert decode(cut_tiles(999, 999, side=64), max_pixels=LIMIT).size == (999, 999)
     for side in (0, 2**31):
         data = tiff({322: side, 323: side, 324: 8, 325: 9, 259: 8, 273: None, 279: None})
         with pytest.raises((BrokenImage, TooManyPixels)):

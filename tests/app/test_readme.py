@@ -13,7 +13,8 @@ from PIL import Image
 
 from app.errors import PROBLEMS
 from app.settings import PREFIX, Settings
-from model import convert, evaluate, train
+from model import convert, evaluate
+from model.training.options import build_parser
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -92,7 +93,7 @@ def test_the_settings_are_those_of_the_application():
 
 def test_the_commands_use_options_that_exist():
     parsers = {
-        "model.train": train._parser(),
+        "model.train": build_parser(None),
         "model.evaluate": evaluate._parser(),
         "model.convert": convert._parser(),
     }

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from model import evaluate
-from model.dataset import open_voc
-from model.network import FCN, tensors_of
+from model.network import FCN
 from model.predictor import open_predictor
+from model.state_dict import tensors_of
+from model.training.voc import open_voc
 from model.weights import Metadata, write_weights
 
 

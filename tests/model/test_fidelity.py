@@ -13,10 +13,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from model.classes import PALETTE
-from model.loss import PixelLoss
 from model.network import FCN
-from model.recipe import PRESETS
-from model.training import parameter_groups
+from model.training.loss import PixelLoss
+from model.training.optimiser import group_parameters
+from model.training.recipe import PRESETS
 from tests.conftest import write_voc
 from tests.model.test_train import read_rows, run
 
@@ -73,7 +73,7 @@ class OurLoop:
         self.network = network.train()
         self.loss = PixelLoss(network, recipe, autocast=False)
         self.optimiser = torch.optim.SGD(
-            parameter_groups(network, recipe, frozenset()),
+            group_parameters(network, recipe, frozenset()),
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,

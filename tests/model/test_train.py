@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from model import train
-from model.checkpoint import read_checkpoint
 from model.classes import CLASSES
 from model.errors import CheckpointError
-from model.loss import PixelLoss
 from model.network import FCN
-from model.recipe import PRESETS
-from model.training import lr_factor
+from model.training.checkpoint import read_checkpoint
+from model.training.loss import PixelLoss
+from model.training.optimiser import compute_lr_factor
+from model.training.recipe import PRESETS
 from model.weights import read_metadata, read_weights
 from tests.conftest import REPOSITORY, write_voc
 
@@ -190,14 +190,14 @@ def test_gradients_of_two_processes_add_up_to_those_of_one(weights_file, tmp_pat
 import sys, torch
 from pathlib import Path
 from dataclasses import replace
-from model.distributed import joined
+from model.training.distributed import join_group
 from model.network import FCN
-from model.recipe import PRESETS
-from model.loss import PixelLoss
+from model.training.recipe import PRESETS
+from model.training.loss import PixelLoss
 torch.manual_seed(0)
 network = FCN().eval()
 images, target = torch.randn(4, 3, 32, 32), torch.randint(0, 21, (4, 32, 32))
-with joined("cpu") as group:
+with join_group("cpu") as group:
     loss = PixelLoss(network, PRESETS[sys.argv[1]], autocast=False)
     if group.world_size > 1:
         loss = torch.nn.parallel.DistributedDataParallel(loss)
@@ -269,13 +269,13 @@ def test_presets_say_what_mission_asks_for():
 
 def test_the_learning_rate_warms_up_and_decays():
     recipe = PRESETS["default"]
-    factors = [lr_factor(step, 1000, recipe) for step in range(1000)]
+    factors = [compute_lr_factor(step, 1000, recipe) for step in range(1000)]
     peak = int(np.argmax(factors))
     assert peak == pytest.approx(recipe.warmup_steps, abs=2)
     assert factors[0] < 0.01
     assert factors[-1] < 0.01
     assert factors[500] == pytest.approx(0.5**0.9)
-    assert {lr_factor(step, 10, PRESETS["d2l"]) for step in range(10)} == {1.0}
+    assert {compute_lr_factor(step, 10, PRESETS["d2l"]) for step in range(10)} == {1.0}
 
 
 def test_own_classes_are_trained_and_saved(tmp_path):

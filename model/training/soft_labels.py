@@ -6,7 +6,6 @@ pixels of the image, times 255 and rounded. Knows nothing of networks.
 """
 
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np

@@ -10,10 +10,10 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from model import figures
-from model.checkpoint import write_checkpoint
-from model.history import EpochRow, StepLog, write_history
-from model.training import Training
+from model.training import figures
+from model.training.checkpoint import write_checkpoint
+from model.training.history import EpochRow, StepLog, write_history
+from model.training.state import Training
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,21 +3,32 @@
 Never changes the network.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from tqdm import tqdm
 
-from model.confusion import Scores
-from model.dataset import EpochSampler, TrainingSamples, VOCImages, collate
-from model.evaluate import evaluate
-from model.history import Validation
-from model.network import tensors_of
+from model.confusion import ConfusionMatrix, Scores
+from model.engines.base import Array
 from model.predictor import Predictor, predictor_for
-from model.training import Training
+from model.state_dict import tensors_of
+from model.training.dataset import SegmentationDataset
+from model.training.history import Validation
+from model.training.loader import TrainingSamples, collate
+from model.training.sampler import EpochSampler
+from model.training.state import Training
 from model.weights import Weights
 
 
-def validate(training: Training, images: VOCImages | None) -> Validation:
+def evaluate(predictor: Predictor, pairs: Iterable[tuple[Array, Array]]) -> Scores:
+    """Scores over pairs of image (H, W, 3) uint8 and target (H, W) uint8, 255 where void."""
+    matrix = ConfusionMatrix(predictor.metadata.classes)
+    for image, target in pairs:
+        matrix.update(target, predictor(image))
+    return matrix.scores()
+
+
+def validate(training: Training, images: SegmentationDataset | None) -> Validation:
     """As the recipe says; nothing is measured without images, or outside the main process."""
     if images is None or not training.group.is_main:
         return Validation()
@@ -28,13 +39,13 @@ def validate(training: Training, images: VOCImages | None) -> Validation:
     return Validation(accuracy=scores.pixel_accuracy, mean_iou=scores.mean_iou)
 
 
-def score(predictor: Predictor, images: VOCImages) -> Scores:
+def score(predictor: Predictor, images: SegmentationDataset) -> Scores:
     """Every image whole, at its own size."""
     pairs = map(images.read, range(len(images)))
     return evaluate(predictor, tqdm(pairs, total=len(images), desc="validate", leave=False))
 
 
-def crop_accuracy(training: Training, images: VOCImages) -> float:
+def crop_accuracy(training: Training, images: SegmentationDataset) -> float:
     """The notebook's test accuracy: random crops in whole batches, void counted as background."""
     recipe = replace(training.recipe, augment=False)
     samples = TrainingSamples(images, recipe, seed=training.seed, fill=(0, 0, 0))

@@ -1,17 +1,14 @@
-"""Joint transforms of an image and its target, and the normalisation before the network.
+"""Random views of an image and its maps: the same window of each.
 
 Images are (H, W, 3) uint8 RGB, targets (H, W) uint8 class indices. What is random draws from the
 generator that it is given and from nothing else. Knows nothing of files or of networks.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
-from torch import Tensor
 
 from model.classes import IGNORE_INDEX
 from model.engines.base import Array, Size
@@ -39,7 +36,7 @@ def random_crop(
 
 
 class View:
-    """A random window on an image: scaled, cropped or padded, flipped; the same for all of its maps.
+    """A random window on an image and its maps: scaled, cropped or padded, flipped.
 
     The longer side becomes `scale` crops long, drawn log-uniformly. Where the scaled image is
     smaller than the crop it lies at a random place. Only the window that stays visible is
@@ -65,7 +62,7 @@ class View:
     def of_image(
         self, image: Array, *, fill: tuple[int, int, int], rng: np.random.Generator
     ) -> Array:
-        """The window of an image (H, W, 3), recoloured at random; `fill` where there is no image."""
+        """The window of an image (H, W, 3), recoloured; `fill` where there is no image."""
         view = np.empty((*self.size, 3), np.uint8)
         view[:] = fill
         window = _recolour(self._resized(image, Image.Resampling.BILINEAR), rng)
@@ -79,10 +76,10 @@ class View:
         return view
 
     def of_cells(self, cells: Array, *, cell: int) -> NDArray[np.float32]:
-        """The window of a map (h, w, C) with one entry for each `cell` x `cell` pixels of the image.
+        """The window of a map (h, w, C) with one entry for each cell of `cell` x `cell` pixels.
 
-        In cells of the same size of the crop, (H / cell, W / cell, C), interpolated bilinearly;
-        zero where there is no image.
+        It has an entry for each such cell of the crop, (H / cell, W / cell, C), interpolated
+        bilinearly; zero where there is no image.
         """
         rows = self._rows.interpolation(self.size[0] // cell, cells.shape[0], cell)
         columns = self._columns.interpolation(
@@ -125,7 +122,7 @@ class _VisibleSpan:
     def interpolation(
         self, crop_cells: int, source_cells: int, cell: int, *, is_flipped: bool = False
     ) -> NDArray[np.float32]:
-        """The share of each of the source's cells in each of the crop's, (crop_cells, source_cells).
+        """The share of each source cell in each cell of the crop, (crop_cells, source_cells).
 
         A row is zero where the middle of the crop's cell shows nothing of the source.
         """
@@ -150,14 +147,3 @@ def _recolour(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         amount = rng.uniform(1 - COLOUR_JITTER, 1 + COLOUR_JITTER)
         picture = enhancers[index](picture).enhance(amount)
     return picture
-
-
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Images (N, H, W, 3) uint8 RGB to the network's input, (N, 3, H, W) float32, channels last.
-
-    RGB / 255, then minus `mean` and divided by `std`, each per channel.
-    """
-    scaled = images.permute(0, 3, 1, 2).float().div_(255)
-    per_channel = (1, 3, 1, 1)
-    scaled.sub_(torch.tensor(mean, device=images.device).view(per_channel))
-    return scaled.div_(torch.tensor(std, device=images.device).view(per_channel))

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from model.engines.base import Array
-from model.history import EpochRow
 from model.predictor import Predictor
+from model.training.history import EpochRow
 from model.weights import atomic_write, colormap
 
 matplotlib.use("Agg")

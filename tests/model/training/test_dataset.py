@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.classes import PALETTE
-from model.dataset import (
-    Draw,
-    EpochSampler,
-    TrainingSamples,
-    list_samples,
-    open_voc,
-    rarity_weights,
-    read_class_names,
-)
+from model.classes import PALETTE, read_class_names
 from model.errors import DatasetError
-from model.recipe import PRESETS
+from model.training.loader import TrainingSamples
+from model.training.recipe import PRESETS
+from model.training.sampler import Draw, EpochSampler, rarity_weights
+from model.training.voc import list_samples, open_voc
 from tests.conftest import write_voc
 
 VOC = "VOCdevkit/VOC2012"

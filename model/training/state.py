@@ -3,20 +3,20 @@
 Knows nothing of files, of where batches come from or of how the network is validated.
 """
 
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model.distributed import Group
+from model.engines.torch_engine import normalise
 from model.errors import CheckpointError, RecipeError
-from model.history import EpochRow, Validation
-from model.loss import PixelLoss
 from model.network import FCN
-from model.recipe import Recipe
-from model.transforms import normalise
+from model.training.distributed import Group
+from model.training.history import EpochRow, EpochSums, Validation
+from model.training.loss import PixelLoss
+from model.training.optimiser import compute_lr_factor, group_parameters
+from model.training.recipe import Recipe
 from model.weights import Metadata
 
 
@@ -58,12 +58,12 @@ class Training:
         network.transpose_conv.requires_grad_(recipe.train_transpose_conv)
         for name in recipe.frozen:
             network.backbone.get_submodule(name).requires_grad_(False)
-        self._loss = PixelLoss(network, recipe, autocast=uses_bfloat16(recipe, group.device))
+        self._loss = PixelLoss(network, recipe, autocast=should_autocast(recipe, group.device))
         self._parallel_loss: nn.Module = self._loss
         if group.world_size > 1:
             self._parallel_loss = nn.parallel.DistributedDataParallel(self._loss)
         self.optimiser = torch.optim.SGD(
-            parameter_groups(network, recipe, pretrained),
+            group_parameters(network, recipe, pretrained),
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
@@ -101,7 +101,7 @@ class Training:
         Returns its loss: per image for "image_sum" as the notebook reports it, else per pixel.
         """
         self.network.train()
-        factor = lr_factor(self.step, self.total_steps, self.recipe)
+        factor = compute_lr_factor(self.step, self.total_steps, self.recipe)
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = factor * parameters["base_lr"]
         if probabilities is not None:
@@ -152,7 +152,7 @@ class Training:
         self._sums = EpochSums()
         return row
 
-    def _summed(self, sums: "EpochSums") -> list[float]:
+    def _summed(self, sums: EpochSums) -> list[float]:
         """Loss, images, hits and known pixels over all processes; every process must call it."""
         own = torch.tensor([sums.loss, sums.images, sums.hits, sums.known], dtype=torch.float64)
         return [float(value) for value in self.group.sum(own.to(self.group.device))]
@@ -202,50 +202,7 @@ class Training:
         }
 
 
-@dataclass(slots=True)
-class EpochSums:
-    """The running epoch's figures in one process; the time counts from its first batch on."""
-
-    loss: float = 0.0
-    """Of each image, or of each batch's images the batch's mean, summed."""
-    images: int = 0
-    hits: int = 0
-    known: int = 0
-    seconds: float = 0.0
-    _last: float = field(default_factory=time.perf_counter)
-
-    def add(self, loss: float, images: int, hits: int, known: int) -> None:
-        self.loss += loss * images
-        self.images += images
-        self.hits += hits
-        self.known += known
-        now = time.perf_counter()
-        self.seconds += now - self._last
-        self._last = now
-
-    @property
-    def images_per_s(self) -> float:
-        return self.images / max(self.seconds, 1e-9)
-
-
-def parameter_groups(
-    network: FCN, recipe: Recipe, pretrained: frozenset[str]
-) -> list[dict[str, Any]]:
-    """Two groups: what starts at random learns at `lr`, what was loaded at `lr_pretrained`."""
-    trained = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
-    fresh = [p for n, p in trained if n not in pretrained]
-    loaded = [p for n, p in trained if n in pretrained]
-    groups = [(fresh, recipe.lr), (loaded, recipe.lr_pretrained)]
-    return [{"params": p, "lr": lr, "base_lr": lr} for p, lr in groups if p]
-
-
-def lr_factor(step: int, total: int, recipe: Recipe) -> float:
-    """Poly decay (Chen et al., DeepLab, 2017, section 4.1) after a linear warm-up."""
-    warmup = min(1.0, (step + 1) / (recipe.warmup_steps + 1))
-    return float(warmup * (1 - step / total) ** recipe.poly_power)
-
-
-def uses_bfloat16(recipe: Recipe, device: torch.device) -> bool:
+def should_autocast(recipe: Recipe, device: torch.device) -> bool:
     """Whether to autocast; "auto" does where the device multiplies bfloat16 in hardware."""
     if recipe.precision != "auto":
         return recipe.precision == "bfloat16"

@@ -40,7 +40,7 @@ class Group:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Group]:
+def join_group(device: str) -> Iterator[Group]:
     """The group that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK)."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = choose_device(device)

@@ -11,16 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.classes import IGNORE_INDEX
-from model.network import (
-    FCN,
-    bilinear_kernel,
-    bilinear_tile,
-    tile_cells,
-    tile_matrix,
-    tiled,
-    upsample_bilinear,
-)
-from model.recipe import Recipe
+from model.network import FCN, bilinear_kernel, upsample_bilinear
+from model.training.recipe import Recipe
+from model.training.tiles import bilinear_matrix, cut_tiles, gather_cells, upsampling_matrix
 
 
 class PixelLoss(nn.Module):
@@ -32,7 +25,7 @@ class PixelLoss(nn.Module):
         self.recipe = recipe
         self.autocast = autocast
         # A kernel that is still bilinear, and stays so, is an interpolation: much faster.
-        self.interpolates = not recipe.train_transpose_conv and is_bilinear(network)
+        self.interpolates = not recipe.train_transpose_conv and has_bilinear_upsampling(network)
 
     def forward(
         self, images: Tensor, target: Tensor, probabilities: Tensor | None = None
@@ -68,21 +61,22 @@ class PixelLoss(nn.Module):
         return per_pixel.sum(), hits
 
     def _tiled(self, coarse: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The same tile by tile (see `tile_cells`): on a CPU 4 times faster, and smaller."""
+        """The same tile by tile (see `gather_cells`): on a CPU 4 times faster, and smaller."""
         up = self.network.transpose_conv
-        matrix = bilinear_tile() if self.interpolates else tile_matrix(up.weight)
+        matrix = bilinear_matrix() if self.interpolates else upsampling_matrix(up.weight)
         bias = None if self.interpolates else up.bias
-        labels = tiled(target, outside=IGNORE_INDEX)
-        total, hits = TiledCrossEntropy.apply(tile_cells(coarse), matrix, bias, labels)
+        labels = cut_tiles(target, outside=IGNORE_INDEX)
+        total, hits = TiledCrossEntropy.apply(gather_cells(coarse), matrix, bias, labels)
         return total, hits
 
 
 def soft_cross_entropy(coarse: Tensor, probabilities: Tensor, temperature: float) -> Tensor:
     """Cross entropy against a teacher's distribution, the mean over the cells that have one.
 
-    Coarse logits (N, C, h, w), interpolated to the middle of each cell; probabilities (N, h', w', C)
-    with h' a multiple of h, all zero in a cell that has none. Both distributions are softened by the
-    temperature, and the loss is multiplied by its square (Hinton et al., 2015, section 2.1).
+    Coarse logits (N, C, h, w) are interpolated to the middle of each cell of `probabilities`
+    (N, h', w', C), whose h' is a multiple of h; a cell without a distribution is all zero. Both
+    distributions are softened by the temperature, and the loss is multiplied by its square (Hinton
+    et al., 2015, section 2.1).
     """
     factor = probabilities.shape[1] // coarse.shape[2]
     logits = upsample_bilinear(coarse, factor) / temperature
@@ -90,7 +84,7 @@ def soft_cross_entropy(coarse: Tensor, probabilities: Tensor, temperature: float
     total = teacher.sum(dim=1, keepdim=True)
     teacher = teacher / total.clamp(min=1e-6)
     cells = (total > 0).sum().clamp(min=1)
-    return -temperature**2 * (teacher * F.log_softmax(logits, dim=1)).sum() / cells
+    return -(temperature**2) * (teacher * F.log_softmax(logits, dim=1)).sum() / cells
 
 
 class TiledCrossEntropy(torch.autograd.Function):
@@ -104,7 +98,7 @@ class TiledCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, cells: Tensor, matrix: Tensor, bias: Tensor | None, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The scores of tiles are `cells @ matrix + bias`: see `tile_cells` and `tile_matrix`.
+        """The scores of tiles are `cells @ matrix + bias`: see `model.training.tiles`.
 
         `cells` is (N, tiles, C, 4), `labels` (N, tiles, pixels), `bias` (C). The `matrix` is
         (4 C, C * pixels), or (4, pixels) for every class alone.
@@ -150,7 +144,7 @@ class TiledCrossEntropy(torch.autograd.Function):
         return *(None if grad is None else grad * scale for grad in ctx.saved_tensors), None
 
 
-def is_bilinear(network: FCN) -> bool:
+def has_bilinear_upsampling(network: FCN) -> bool:
     up = network.transpose_conv
     kernel = bilinear_kernel(up.in_channels, up.out_channels, up.kernel_size[0])
     return torch.equal(up.weight.cpu(), kernel) and (up.bias is None or not up.bias.any())

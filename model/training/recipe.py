@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 from model.errors import RecipeError
 
-Precision = Literal["auto", "float32", "bfloat16"]
+TrainingPrecision = Literal["auto", "float32", "bfloat16"]
+
+
+BackboneChild = Literal["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Recipe:
     """"image_sum": mean over an image's pixels, summed over the batch. "pixel_mean": mean over all
     pixels of the batch (of each process' share of it) that are not void."""
     train_transpose_conv: bool
-    frozen: tuple[str, ...]
+    frozen: tuple[BackboneChild, ...]
     """Children of the backbone, such as conv1, that keep the weights they start with."""
     zero_init_residual: bool
     """Start residual blocks that the pretrained file lacks as the identity (Goyal et al.,
@@ -57,7 +60,7 @@ class Recipe:
     """Of the loss against soft labels, where there are any; the true masks have the rest."""
     temperature: float
     """Softens both distributions (Hinton et al., "Distilling the Knowledge", 2015, section 2)."""
-    precision: Precision
+    precision: TrainingPrecision
 
     # Validation: random crops in batches, as the notebook does, or whole images at their own size.
     validate_crops: bool

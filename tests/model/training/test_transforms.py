@@ -2,7 +2,8 @@ import numpy as np
 import torch
 
 from model.classes import PALETTE
-from model.transforms import augment, normalise, random_crop, void_to_background
+from model.engines.torch_engine import normalise
+from model.training.transforms import View, random_crop, void_to_background
 
 
 def squares(height=90, width=120):
@@ -31,19 +32,18 @@ def test_a_crop_of_the_whole_image_is_the_image():
     assert np.array_equal(crop, image)
 
 
+def draw_view(image, target, *, size, fill, seed):
+    rng = np.random.default_rng(seed)
+    view = View(target.shape, size=size, scale=(0.5, 2.0), rng=rng)
+    return view.of_image(image, fill=fill, rng=rng), view.of_target(target)
+
+
 def test_augmentation_moves_image_and_target_together(monkeypatch):
-    monkeypatch.setattr("model.transforms.COLOUR_JITTER", 0.0)
-    monkeypatch.setattr("model.transforms.GREYSCALE_SHARE", 0.0)
+    monkeypatch.setattr("model.training.transforms.COLOUR_JITTER", 0.0)
+    monkeypatch.setattr("model.training.transforms.GREYSCALE_SHARE", 0.0)
     image, target = squares()
     for seed in range(30):
-        view, view_target = augment(
-            image,
-            target,
-            size=(64, 80),
-            scale=(0.5, 2.0),
-            fill=(1, 2, 3),
-            rng=np.random.default_rng(seed),
-        )
+        view, view_target = draw_view(image, target, size=(64, 80), fill=(1, 2, 3), seed=seed)
         assert view.shape == (64, 80, 3)
         assert view_target.shape == (64, 80)
         void = view_target == 255
@@ -55,15 +55,28 @@ def test_augmentation_moves_image_and_target_together(monkeypatch):
         assert np.mean(seen[~void] == view_target[~void]) > 0.95
 
 
+def test_cells_move_with_the_image():
+    """A map of cells is seen where the image's pixels are, flipped, scaled and padded with it."""
+    target = np.zeros((96, 160), np.uint8)
+    target[16:64, 24:96] = 1
+    cells = (np.arange(2) == target[::8, ::8, None]).astype(np.uint8) * 255
+    for seed in range(30):
+        view = View(target.shape, size=(64, 96), scale=(0.5, 2.0), rng=np.random.default_rng(seed))
+        seen = view.of_target(target)
+        shares = view.of_cells(cells, cell=8) / 255
+        assert shares.shape == (8, 12, 2)
+        middle = seen[4::8, 4::8]  # the pixel in the middle of each cell
+        np.testing.assert_allclose(shares.sum(axis=2), middle != 255, atol=1e-5)
+        sure = shares.max(axis=2) > 0.99
+        assert sure.any()
+        assert np.array_equal(shares.argmax(axis=2)[sure], middle[sure])
+
+
 def test_augmentation_depends_on_its_generator_alone():
     image, target = squares()
     views = [
-        augment(
-            image, target, size=(64, 64), scale=(0.5, 2), fill=(0, 0, 0),
-            rng=np.random.default_rng(seed),
-        )
-        for seed in (1, 1, 2)
-    ]  # fmt: skip
+        draw_view(image, target, size=(64, 64), fill=(0, 0, 0), seed=seed) for seed in (1, 1, 2)
+    ]
     assert np.array_equal(views[0][0], views[1][0])
     assert np.array_equal(views[0][1], views[1][1])
     assert not np.array_equal(views[0][0], views[2][0])

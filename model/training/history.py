@@ -2,7 +2,8 @@
 
 import csv
 import io
-from dataclasses import asdict, dataclass, fields
+import time
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from model.weights import atomic_write
@@ -28,6 +29,32 @@ class EpochRow:
     val_mean_iou: float | None
     lr: float
     images_per_s: float
+
+
+@dataclass(slots=True)
+class EpochSums:
+    """The running epoch's figures in one process; the time counts from its first batch on."""
+
+    loss: float = 0.0
+    """Of each image, or of each batch's images the batch's mean, summed."""
+    images: int = 0
+    hits: int = 0
+    known: int = 0
+    seconds: float = 0.0
+    _last: float = field(default_factory=time.perf_counter)
+
+    def add(self, loss: float, images: int, hits: int, known: int) -> None:
+        self.loss += loss * images
+        self.images += images
+        self.hits += hits
+        self.known += known
+        now = time.perf_counter()
+        self.seconds += now - self._last
+        self._last = now
+
+    @property
+    def images_per_s(self) -> float:
+        return self.images / max(self.seconds, 1e-9)
 
 
 class StepLog:

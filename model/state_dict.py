@@ -1,0 +1,118 @@
+"""State dicts: read from files, renamed from the notebook's names, checked, and turned into an FCN.
+
+Knows nothing of training and of what a weights file says beside its tensors.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.errors import NetworkError
+from model.network import BACKBONE_CHILDREN, FCN
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """A state dict from a `.safetensors` file or one that `torch.save` wrote.
+
+    Pickled code is never run: a file that holds a whole module raises NetworkError.
+    """
+    if not path.is_file():
+        raise NetworkError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise NetworkError(f"{path}: not a safetensors file ({error})") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no exception of its own for a wrong file
+        raise NetworkError(
+            f"{path}: not a state dict ({type(error).__name__}). Save it with "
+            "torch.save(net.state_dict(), path); a pickled module is never loaded"
+        ) from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise NetworkError(f"{path}: holds {type(state).__name__}, not a state dict of tensors")
+    return dict(state)
+
+
+def convert_notebook_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of the notebook's `nn.Sequential` to those of `FCN`.
+
+    The notebook's "0.weight" is `backbone.conv1.weight`, "4." is `backbone.layer1.`, and so on;
+    `final_conv` and `transpose_conv` keep their names. Prefixes that DataParallel ("module.") and
+    torch.compile ("_orig_mod.") put in front are dropped; names of `FCN` itself pass unchanged.
+    """
+    return {_rename(name): tensor for name, tensor in state.items()}
+
+
+def _rename(name: str) -> str:
+    for prefix in ("module.", "_orig_mod."):
+        name = name.removeprefix(prefix)
+    position, _, rest = name.partition(".")
+    if position.isdecimal() and int(position) < len(BACKBONE_CHILDREN):
+        return f"backbone.{BACKBONE_CHILDREN[int(position)]}.{rest}"
+    return name
+
+
+def network_from_state(state: Mapping[str, Tensor], *, source: str) -> FCN:
+    """An FCN in evaluation mode with exactly the tensors of `state`; its classes are counted there.
+
+    Raises NetworkError that names every tensor that is missing, unknown or of another shape.
+    """
+    head = state.get("final_conv.weight")
+    if head is None or head.ndim != 4:
+        raise NetworkError(
+            f"{source}: no final_conv.weight of four dimensions; found {list_some(state)}"
+        )
+    network = FCN(num_classes=head.shape[0])
+    expected = network.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+        for name, tensor in state.items()
+        if name in expected and tensor.shape != expected[name].shape
+    ]
+    if problems:
+        raise NetworkError(f"{source}: {'; '.join(problems)}")
+    network.load_state_dict(dict(state))
+    return network.eval()
+
+
+def network_from_arrays(tensors: Mapping[str, NDArray[Any]], *, source: str) -> FCN:
+    """`network_from_state` for the arrays of a weights file."""
+    state = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
+    return network_from_state(state, source=source)
+
+
+def tensors_of(network: FCN, *, half: bool = False) -> dict[str, NDArray[Any]]:
+    """The network's state dict as arrays; `half` rounds the convolutions' kernels to float16.
+
+    The transposed convolution keeps float32: its bilinear values need 12 bits, float16 has 11.
+    """
+    tensors = {
+        name: tensor.detach().cpu().contiguous().numpy()
+        for name, tensor in network.state_dict().items()
+    }
+    if not half:
+        return tensors
+    return {
+        name: array.astype(np.float16)
+        if array.ndim == 4 and not name.startswith("transpose_conv")
+        else array
+        for name, array in tensors.items()
+    }
+
+
+def list_some(names: Mapping[str, object]) -> str:
+    return ", ".join(sorted(names)[:3]) or "nothing"

@@ -1,0 +1,1 @@
+"""Training: data, loss, one step, and everything that a run leaves behind."""

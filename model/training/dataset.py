@@ -1,0 +1,107 @@
+"""A set of images with masks: checked before the first step, decoded once if memory allows.
+
+Knows nothing of folders and lists, of networks or of training.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engines.base import Array, Size
+from model.errors import DatasetError
+from model.training.samples import Sample, find_indices
+
+MAX_PROBLEMS_SHOWN = 10
+
+
+class SegmentationDataset:
+    """One image set of a VOC folder, e.g. "train" or "val"; decoded images are kept if they fit."""
+
+    def __init__(
+        self, samples: Sequence[Sample], *, name: str, num_classes: int, dropped: int = 0
+    ) -> None:
+        """Reads every image and mask once, so that what is broken is known before training.
+
+        `dropped`: how many images of the list were left out, to be told. Raises DatasetError that
+        lists the broken files.
+        """
+        self.name = name
+        self.samples = list(samples)
+        self.num_classes = num_classes
+        self.dropped = dropped
+        self.class_presence: NDArray[np.bool_] = np.zeros((len(samples), num_classes), np.bool_)
+        self._sizes: list[Size] = [(0, 0)] * len(samples)
+        self._decoded: dict[int, tuple[Array, Array]] = {}
+        self._memory_lock = threading.Lock()
+        # Data-parallel processes on one machine share its memory.
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self._memory_left_bytes = _available_memory_bytes() // 2 // processes
+        with ThreadPoolExecutor() as pool:
+            problems = [p for p in pool.map(self._check, range(len(self.samples))) if p]
+        if problems:
+            shown = "\n  ".join(problems[:MAX_PROBLEMS_SHOWN])
+            more = len(problems) - MAX_PROBLEMS_SHOWN
+            raise DatasetError(
+                f"{len(problems)} of {len(samples)} samples of the image set {name!r} are broken:\n"
+                f"  {shown}{f' and {more} more' if more > 0 else ''}\n"
+                "Copy these files again, or take their names off the list"
+            )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def sizes(self) -> dict[str, Size]:
+        """Height and width of each image, by its name."""
+        return {sample.name: size for sample, size in zip(self.samples, self._sizes, strict=True)}
+
+    def require(self, batch_size: int) -> None:
+        """Raises DatasetError unless there is one whole batch."""
+        if len(self) < batch_size:
+            raise DatasetError(
+                f"the image set {self.name!r} has {len(self)} images, fewer than one batch of "
+                f"{batch_size}: choose a smaller --batch-size"
+            )
+
+    def read(self, index: int) -> tuple[Array, Array]:
+        """Image (H, W, 3) and target (H, W), both uint8."""
+        return self._decoded.get(index) or self.samples[index].read(self.num_classes)
+
+    def _check(self, index: int) -> str | None:
+        try:
+            image, target = self.samples[index].read(self.num_classes)
+        except DatasetError as error:
+            return str(error)
+        present = [label for label in find_indices(target) if label < self.num_classes]
+        self.class_presence[index, present] = True
+        self._sizes[index] = target.shape
+        if self._reserve_memory(image.nbytes + target.nbytes):
+            self._decoded[index] = image, target
+        return None
+
+    def _reserve_memory(self, size_bytes: int) -> bool:
+        """Whether so much memory is left, which is then taken. Safe to call from any thread."""
+        with self._memory_lock:
+            fits = size_bytes <= self._memory_left_bytes
+            if fits:
+                self._memory_left_bytes -= size_bytes
+        return fits
+
+
+def _available_memory_bytes() -> int:
+    """What is free, or what a container's limit leaves; 0 where the system does not tell."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 0
+    cgroup = Path("/sys/fs/cgroup")
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+        return min(free, limit - int((cgroup / "memory.current").read_text()))
+    except (ValueError, OSError):  # no container, or one without a limit
+        return free

@@ -1,0 +1,109 @@
+"""The command line of `python -m model.train`, and the recipe that it describes.
+
+A recipe is a preset, with what a recipe file says instead, with what the command line says instead.
+Knows nothing of how a network is trained.
+"""
+
+import argparse
+import os
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from model.errors import RecipeError
+from model.training.recipe import PRESETS, Recipe
+
+TRAINED = frozenset(Recipe.__slots__) - {"name"}
+"""What the command line and a recipe file may set."""
+
+
+def build_parser(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model.train", description=description)
+    _add_data_options(parser)
+    _add_run_options(parser)
+    overrides = parser.add_argument_group("instead of the preset's own")
+    overrides.add_argument("--recipe", type=Path, metavar="FILE", help="TOML file of such values")
+    hints = get_type_hints(Recipe)
+    for entry in fields(Recipe):
+        if entry.name in TRAINED:
+            flag = f"--{entry.name.replace('_', '-')}"
+            overrides.add_argument(flag, **_describe_flag(entry.name, hints[entry.name]))
+    return parser
+
+
+def choose_recipe(options: argparse.Namespace) -> Recipe:
+    """The preset, the recipe file's values and the command line's. Raises RecipeError."""
+    values = _read_recipe_file(options.recipe) if options.recipe else {}
+    given = {name: getattr(options, name) for name in TRAINED}
+    values |= {name: value for name, value in given.items() if value is not None}
+    try:
+        return TypeAdapter(Recipe).validate_python(PRESETS[options.preset].as_dict() | values)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise RecipeError(f"the recipe is not valid: {'; '.join(problems)}") from error
+
+
+def _read_recipe_file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path} cannot be read as TOML: {error}") from error
+    unknown = sorted(values.keys() - TRAINED)
+    if unknown:
+        raise RecipeError(
+            f"{path}: unknown {', '.join(unknown)}; a recipe has {', '.join(sorted(TRAINED))}"
+        )
+    return values
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder that holds VOCdevkit/VOC2012")
+    add("--download", action="store_true", help="fetch VOC2012 into it first, if it is not there")
+    add("--image-set", default="train", help="list to train on (default: train)")
+    add("--val-image-set", default="val", help='list to validate on, or "none" (default: val)')
+    add("--val-every", type=int, default=1, help="epochs between validations; 0: only at the end")
+    add("--soft-labels", type=Path, help="folder of a teacher's soft labels to learn from, too")
+    add("--class-names", type=Path, help="your own classes, one a line, background first")
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--preset", choices=PRESETS, default="default", help="recipe (default: default)")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--init", type=Path, help="weights file to start from")
+    start.add_argument(
+        "--backbone", default="imagenet", help="imagenet, none, or a ResNet-18 state dict's file"
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path("runs/fcn_resnet18.safetensors"),
+        help="weights file to write; everything else lies beside it (default: %(default)s)",
+    )
+    add("--resume", action="store_true", help="continue from the checkpoint beside --output")
+    add("--seed", type=int, default=0, help="same seed, same run (default: 0)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    workers = max(1, min(8, (os.cpu_count() or 1) // 2))
+    add("--workers", type=int, default=workers, help="loader processes (here: %(default)s)")
+    add("--checkpoint-steps", type=int, default=0, help="save every N steps, too")
+    add("--tensorboard", action="store_true", help="write TensorBoard events, too")
+    add("--half", action="store_true", help="store kernels as float16: about half the file")
+
+
+def _describe_flag(name: str, hint: Any) -> dict[str, Any]:
+    """What argparse wants to know of a recipe's field of this type."""
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if get_origin(hint) is not tuple:
+        return {"type": hint}
+    item, *rest = get_args(hint)
+    if rest == [...]:
+        return {"choices": get_args(item), "nargs": "*"}
+    metavar = ("HEIGHT", "WIDTH") if name == "crop" else ("LEAST", "MOST")
+    return {"type": item, "nargs": 1 + len(rest), "metavar": metavar}

@@ -1,0 +1,64 @@
+"""The network before its first step: from a backbone, from a weights file, or at random."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from model.classes import CLASSES, read_class_names
+from model.network import FCN
+from model.state_dict import network_from_arrays, read_state_dict
+from model.training.backbone import (
+    load_backbone,
+    load_imagenet_backbone,
+    zero_missing_residuals,
+)
+from model.training.recipe import Recipe
+from model.weights import Metadata, read_weights
+
+
+def start_network(
+    options: argparse.Namespace, recipe: Recipe, say: Callable[..., None]
+) -> tuple[FCN, frozenset[str], Metadata]:
+    """The network before its first step, the names of its pretrained tensors, its metadata."""
+    if options.init:
+        return load_initial_network(options, say)
+    classes = read_class_names(options.class_names) if options.class_names else CLASSES
+    metadata = Metadata(classes=classes)
+    network = FCN(num_classes=len(classes))
+    if options.backbone == "none":
+        start = "backbone from a random start: nothing loaded"
+        say(start)
+        return network, frozenset(), replace(metadata, data={"start": start})
+    if options.backbone == "imagenet":
+        report = load_imagenet_backbone(network)
+    else:
+        path = Path(options.backbone)
+        report = load_backbone(network, read_state_dict(path), source=path.name)
+    if recipe.zero_init_residual:
+        zero_missing_residuals(network, report.loaded)
+    say(report)
+    metadata = replace(metadata, data={"start": report.summary})
+    return network, frozenset(f"backbone.{name}" for name in report.loaded), metadata
+
+
+def load_initial_network(
+    options: argparse.Namespace, say: Callable[..., None]
+) -> tuple[FCN, frozenset[str], Metadata]:
+    """The network of --init; for other classes than its own, its backbone under a new head."""
+    weights = read_weights(options.init)
+    start = f"weights with digest {weights.metadata.digest}"
+    network = network_from_arrays(weights.tensors, source=str(options.init))
+    metadata = replace(weights.metadata, data={"start": start}, scores={}, digest="")
+    backbone = frozenset(name for name in weights.tensors if name.startswith("backbone."))
+    if options.class_names:
+        classes = read_class_names(options.class_names)
+        if classes != metadata.classes:
+            fresh = FCN(num_classes=len(classes))
+            fresh.backbone.load_state_dict(network.backbone.state_dict())
+            say(f"backbone from {options.init}; a new head for {len(classes)} classes")
+            start = f"backbone of {start}"
+            metadata = replace(metadata, classes=classes, palette=(), data={"start": start})
+            return fresh, backbone, metadata
+    say(f"network from {options.init}, {start}: all tensors loaded")
+    return network, backbone, metadata

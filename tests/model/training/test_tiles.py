@@ -1,0 +1,47 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from model.network import FCN, bilinear_kernel
+from model.training.tiles import bilinear_matrix, cut_tiles, gather_cells, upsampling_matrix
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (10, 15)])
+def test_the_transposed_convolution_is_a_product_over_tiles(height, width):
+    """Forward and backward, in float32: beside PyTorch's own in float64, whose bias sums are exact.
+
+    (Its float32 gradient of the bias is off by 1e-5.)
+    """
+    torch.manual_seed(0)
+    up = FCN(num_classes=5).transpose_conv
+    nn.init.normal_(up.weight)
+    coarse = torch.randn(2, 5, height, width, requires_grad=True)
+    leaves = (coarse, up.weight, up.bias)
+    cells = gather_cells(coarse)
+    scores = cells.flatten(2) @ upsampling_matrix(up.weight) + up.bias.repeat_interleave(32 * 32)
+    by_class = scores.view(*cells.shape[:3], -1).transpose(1, 2)
+
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    logits = F.conv_transpose2d(*exact, stride=32, padding=16)
+    down = torch.randn_like(logits)
+
+    inside = cut_tiles(torch.ones(2, 32 * height, 32 * width), outside=0)[:, None]
+    assert_close(by_class * inside, tiled_by_class(logits))
+    found = torch.autograd.grad(by_class, leaves, tiled_by_class(down).float())
+    for own, expected in zip(found, torch.autograd.grad(logits, exact, down), strict=True):
+        assert_close(own, expected)
+
+
+def tiled_by_class(logits):
+    return torch.stack([cut_tiles(plane, outside=0) for plane in logits.unbind(dim=1)], dim=1)
+
+
+def assert_close(found, expected):
+    assert (found - expected).abs().max() < 2e-6 * expected.abs().max()
+
+
+def test_a_bilinear_tile_is_one_class_of_the_bilinear_kernels_matrix():
+    matrix = upsampling_matrix(bilinear_kernel(3, 3, 64)).view(3, 4, 3, -1)
+    assert torch.equal(matrix[1, :, 1], bilinear_matrix())
+    assert not matrix[1, :, 2].any()
