@@ -42,7 +42,10 @@ def choose_recipe(options: argparse.Namespace) -> Recipe:
     try:
         return TypeAdapter(Recipe).validate_python(PRESETS[options.preset].as_dict() | values)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        problems = [
+            f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}, found {entry['input']!r}"
+            for entry in error.errors()
+        ]
         raise RecipeError(f"the recipe is not valid: {'; '.join(problems)}") from error
 
 

@@ -74,7 +74,7 @@ class MeetingPoint(int):
 
 def test_threads_that_decode_together_share_the_memory(voc_folder, monkeypatch):
     bytes_free = 1_000_000
-    monkeypatch.setattr("model.dataset._available_memory_bytes", lambda: MeetingPoint(bytes_free))
+    monkeypatch.setattr("model.training.dataset._available_memory_bytes", lambda: MeetingPoint(bytes_free))
     monkeypatch.setattr(os, "cpu_count", lambda: 4)  # of which the pool makes its threads
     images = open_voc(voc_folder, "train")
     kept = [array.nbytes for pair in images._decoded.values() for array in pair]

@@ -76,12 +76,12 @@ def test_the_soft_loss_is_hintons(temperature):
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_masks_and_soft_labels_share_the_loss(weight):
     torch.manual_seed(0)
-    network = FCN(num_classes=3)
+    network = FCN(num_classes=3).eval()
     images, target = torch.randn(2, 3, 64, 64), torch.randint(0, 3, (2, 64, 64))
     probabilities = torch.full((2, 8, 8, 3), 1 / 3)
 
     def loss(recipe, *soft):
-        value, _ = PixelLoss(network.eval(), recipe, autocast=False)(images, target, *soft)
+        value, _ = PixelLoss(network, recipe, autocast=False)(images, target, *soft)
         return value
 
     recipe = PRESETS["default"]
