@@ -56,3 +56,9 @@ def _quality(media_type: str, ranges: list[tuple[str, float]]) -> float:
             if media_range == pattern:
                 return quality
     return 0.0
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether an Accept-Encoding header names gzip, or everything (RFC 9110, 12.5.3)."""
+    codings = dict(_parse_range(part) for part in accept_encoding.split(",") if part.strip())
+    return codings.get("gzip", codings.get("*", 0.0)) > 0

@@ -41,18 +41,27 @@ class Budget:
         finally:
             share.end()
 
+    def require_room(self) -> None:
+        """Raises Overloaded where all of it is held."""
+        with self._lock:
+            if self._held >= self.limit:
+                raise self._overloaded(self._held)
+
     def _add(self, amount: int, *, own: int = 0) -> None:
         """With the lock. Raises Overloaded for more than the others leave: all but `own`."""
         others = self._held - own
         if amount > 0 and others > 0 and self._held + amount > self.limit:
-            raise Overloaded(
-                f"Requests hold {others} {self.unit} already, the limit is {self.limit}.",
-                reason=self.reason,
-                remedy="Try again in 1 s.",
-                headers={"Retry-After": "1"},
-            )
+            raise self._overloaded(others)
         self._held += amount
         self._gauge.set(self._held)
+
+    def _overloaded(self, held: int) -> Overloaded:
+        return Overloaded(
+            f"Requests hold {held} {self.unit} already, the limit is {self.limit}.",
+            reason=self.reason,
+            remedy="Try again in 1 s.",
+            headers={"Retry-After": "1"},
+        )
 
 
 class Share:

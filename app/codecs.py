@@ -34,15 +34,20 @@ class CodecThreads:
         self._lock = threading.Lock()
 
     async def run(
-        self, function: Callable[..., T], *arguments: object, held: Sequence[Share] = ()
+        self,
+        function: Callable[..., T],
+        *arguments: object,
+        held: Sequence[Share] = (),
+        first: bool = False,
     ) -> T:
         """The function's result. `held` is kept until the function has ended or is forgotten.
 
-        Raises what the function does.
+        `first`: before what waits already, for short work of a request that has waited. Raises
+        what the function does.
         """
         work = _Work(function, arguments, held)
         try:
-            self._put(work)
+            self._put(work, first=first)
             result: T = await asyncio.wrap_future(work.future)
             return result
         finally:
@@ -55,10 +60,11 @@ class CodecThreads:
         """Waits for what runs."""
         self._threads.shutdown()
 
-    def _put(self, work: "_Work") -> None:
+    def _put(self, work: "_Work", *, first: bool) -> None:
         work.keep()
         with self._lock:
             self._waiting[work] = None
+            self._waiting.move_to_end(work, last=not first)
             self._gauge.inc()
             needs_thread = self._running < self._count
             self._running += needs_thread

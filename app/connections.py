@@ -58,6 +58,8 @@ class LimitedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # Writers go on when the socket has all: an answer's bytes are counted until then.
+        transport.set_write_buffer_limits(high=0)
         self._metrics.connections.inc()
         if 0 < self._limits.max_connections < len(self.connections):
             self._metrics.connections_refused.inc()

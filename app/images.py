@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-import orjson
 import simplejpeg
 from numpy.lib import format as npy
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TILELENGTH, TILEWIDTH, TiffImageFile
 
+from app import jsonmask
 from app.accept import AnswerFormat
 from app.containers import essential, orientation
 from app.errors import BrokenImage, Problem, TooManyPixels, UnsupportedType
@@ -72,9 +72,6 @@ DRAFT_MARGIN = 2
 Twice: about as many pixels of the masks change as by one grey level of noise, 0.14 to 0.4 %. Once:
 two to three times as many.
 """
-
-COUNTED_PIXELS = 2**16
-"""Are counted at once, because `bincount` makes integers of eight bytes of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,32 +300,23 @@ def encode_png(mask: Array, metadata: Metadata) -> bytes:
 
 
 def encode_npy(mask: Array) -> bytes:
-    mask = np.ascontiguousarray(mask)
+    # `numpy.save` goes by pieces: twice the time
+    return b"".join((npy_header(mask), np.ascontiguousarray(mask).data))
+
+
+def npy_header(mask: Array) -> bytes:
     file = io.BytesIO()
-    npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(mask))
-    file.write(mask.data)  # `numpy.save` goes by pieces: twice the time
+    npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(np.ascontiguousarray(mask)))
     return file.getvalue()
 
 
 def encode_json(mask: Array, metadata: Metadata) -> bytes:
-    height, width = mask.shape
-    body = {
-        "height": height,
-        "width": width,
-        "classes": present_classes(mask, metadata.classes),
-        "mask": np.ascontiguousarray(mask),
-        "weights": metadata.digest,
-    }
-    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    size = mask.shape[0], mask.shape[1]
+    head, tail = jsonmask.around(size, jsonmask.count(mask), metadata)
+    texts = (jsonmask.part_text(mask[part], *part, size[1]) for part in jsonmask.parts(size))
+    return b"".join((head, *texts, tail))
 
 
 def present_classes(mask: Array, classes: Sequence[str]) -> list[dict[str, object]]:
     """The classes that the mask has, in index order, with the number of their pixels."""
-    counts = np.zeros(256, np.int64)
-    rows = 1 + COUNTED_PIXELS // mask.shape[1]
-    for first in range(0, mask.shape[0], rows):
-        counts += np.bincount(mask[first : first + rows].ravel(), minlength=256)
-    return [
-        {"index": index, "name": classes[index], "pixels": int(counts[index])}
-        for index in counts.nonzero()[0].tolist()
-    ]
+    return jsonmask.present(jsonmask.count(mask), classes)

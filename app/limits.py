@@ -31,6 +31,27 @@ class BodyLimit:
             await self.app(scope, body.receive, send)
 
 
+class AnswerLimit:
+    """A share for the answer, until it is sent. Refuses a request where no room is left for one."""
+
+    def __init__(self, app: ASGIApp, *, path: str, held: Budget) -> None:
+        self.app = app
+        self.path = path
+        self.held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != self.path:
+            await self.app(scope, receive, send)
+            return
+        try:
+            self.held.require_room()
+        except Overloaded as problem:
+            await answer_to(problem, scope)(scope, receive, send)
+            return
+        with self.held.share() as scope["answer_share"]:
+            await self.app(scope, receive, send)
+
+
 class AdmissionGate:
     """Refuses an image that cannot be answered in time, before anything is made of its request.
 
@@ -67,7 +88,8 @@ class _CountedBody:
         arrived = len(message.get("body", b""))
         if self._held.amount + arrived > self._limit:
             raise self._too_large(f"has more than {self._limit} bytes")
-        self._held.take(arrived)
+        if arrived:
+            self._held.take(arrived)
         return message
 
     def _too_large(self, what: str) -> BodyTooLarge:

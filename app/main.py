@@ -10,7 +10,7 @@ from app import __version__, errors, images
 from app.access import KeyCheck, describe_keys
 from app.headers import SecurityHeaders, allow_origins
 from app.keys import Keyring
-from app.limits import AdmissionGate, BodyLimit
+from app.limits import AdmissionGate, AnswerLimit, BodyLimit
 from app.methods import HeadAsGet
 from app.rates import RateLimit
 from app.routes import admin, operations, pages, segment
@@ -61,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(operations.router)
     # From the innermost to the outermost; what is not configured is not there.
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, held=service.uploads)
+    app.add_middleware(AnswerLimit, path=SEGMENT_PATH, held=service.answers)
     app.add_middleware(
         AdmissionGate,
         path=SEGMENT_PATH,

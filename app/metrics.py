@@ -69,6 +69,9 @@ class Metrics:
         self.in_flight = self._gauge("in_flight", "Admitted requests that are not answered yet")
         self.pixels = self._gauge("pixels", "Pixels of the admitted requests' images")
         self.upload_bytes = self._gauge("upload_bytes", "Bytes of uploads that are held")
+        self.answer_bytes = self._gauge(
+            "answer_bytes", "Bytes of answers that their callers have not taken yet"
+        )
         self.codec_tasks = self._gauge(
             "codec_tasks", "Decodings and encodings that wait or run, also of callers who left"
         )

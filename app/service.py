@@ -59,6 +59,12 @@ class Service:
             reason="upload-bytes",
             gauge=self.metrics.upload_bytes,
         )
+        self.answers = Budget(
+            settings.max_sending_bytes,
+            unit="bytes of answers",
+            reason="answer-bytes",
+            gauge=self.metrics.answer_bytes,
+        )
         self.admission = Admission(
             max_queue=settings.max_queue,
             max_queue_pixels=settings.max_queue_pixels,
@@ -198,10 +204,17 @@ class Service:
         return self._batcher
 
     async def on_codec_thread(
-        self, function: Callable[..., T], *arguments: object, held: Sequence[Share] = ()
+        self,
+        function: Callable[..., T],
+        *arguments: object,
+        held: Sequence[Share] = (),
+        first: bool = False,
     ) -> T:
-        """Decode or encode, away from the event loop; `held` is counted until that has ended."""
-        return await self._codecs.run(function, *arguments, held=held)
+        """Decode or encode, away from the event loop; `held` is counted until that has ended.
+
+        `first`: before what waits already.
+        """
+        return await self._codecs.run(function, *arguments, held=held, first=first)
 
 
 def _not_ready(state: State) -> NotReady:

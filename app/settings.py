@@ -84,6 +84,13 @@ class Settings(BaseSettings):
     max_queue_bytes: int = Field(
         256 * 2**20, ge=1024, le=2**40, description="Bytes of all uploads that are held at once."
     )
+    max_sending_bytes: int = Field(
+        256 * 2**20,
+        ge=1024,
+        le=2**40,
+        description="Bytes of all answers that are held at once, until their callers have taken "
+        "them; a large one is held compressed.",
+    )
     max_connections: int = Field(
         1024, ge=0, le=10**6, description="Open connections; 0: as many as the system allows."
     )

@@ -46,7 +46,8 @@ async def _read(request: Request) -> bytes:
     if content_type == "multipart/form-data":
         return await _from_form(request)
     if content_type in RAW_TYPES or content_type.startswith("image/"):
-        data = await request.body()
+        # Not `body()`, which keeps the bytes for as long as the request lives.
+        data = b"".join([chunk async for chunk in request.stream()])
         if not data:
             raise ImageMissing(
                 "The request has no body.",

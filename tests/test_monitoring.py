@@ -39,6 +39,7 @@ METRICS = {
     "seg_in_flight": ("gauge", set()),
     "seg_upload_bytes": ("gauge", set()),
     "seg_pixels": ("gauge", set()),
+    "seg_answer_bytes": ("gauge", set()),
     "seg_codec_tasks": ("gauge", set()),
     "seg_connections": ("gauge", set()),
     "seg_rejections_total": ("counter", {"reason"}),
@@ -52,7 +53,7 @@ METRICS = {
 }
 """What the service exposes: type and labels."""
 
-OVERLOADED = {"queue-full", "deadline", "expired", "upload-bytes", "pixels"}
+OVERLOADED = {"queue-full", "deadline", "expired", "upload-bytes", "pixels", "answer-bytes"}
 
 VALUES = {
     "stage": {"accept", "read", "decode", "queue", "inference", "encode", "send"},

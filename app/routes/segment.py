@@ -6,10 +6,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from app import images
-from app.accept import AnswerFormat, negotiate
+from app.accept import AnswerFormat, accepts_gzip, negotiate
+from app.answers import Answer, make_answer
 from app.budget import Share
 from app.errors import PROBLEMS, Forbidden, NotReady, ReloadFailed, described
 from app.schemas import ClassInfo, Limits, ModelInfo, Segmentation
+from app.sending import AnswerResponse
 from app.service import Service
 from app.stages import Stages
 from app.uploads import FIELD, read_upload, while_connected
@@ -76,9 +78,11 @@ async def segment(
     stages.enter("read")
     data = await read_upload(request, due)
     upload: Share = request.scope["upload_share"]
+    sent: Share = request.scope["answer_share"]
     side = smaller_side(max_side, predictor.max_side)
+    gzip = accepts_gzip(", ".join(request.headers.getlist("accept-encoding")))
 
-    async def segmented() -> bytes:
+    async def segmented() -> Answer:
         async with service.admission.admitted(due) as place:
 
             def decode() -> Canvas:
@@ -90,24 +94,33 @@ async def segment(
                 )
                 return predictor.prepare(image.pixels, max_side=side, size=image.size)
 
+            def encode() -> Answer:
+                made = make_answer(mask, answer, predictor.metadata, accepts_gzip=gzip)
+                sent.take(made.held_bytes)
+                return made
+
             stages.enter("decode")
             canvas = await service.on_codec_thread(decode, held=(place, upload))
             mask = await batcher.submit(predictor.predict, canvas, stages, held=place)
             stages.enter("encode")
-            return await service.on_codec_thread(
-                images.encode, mask, answer, predictor.metadata, held=(place,)
-            )
+            return await service.on_codec_thread(encode, held=(place, sent))
 
-    body = await while_connected(request, segmented())
+    made = await while_connected(request, segmented())
+    upload.end()
     stages.enter("send")
-    return Response(
-        body,
+
+    async def next_piece(answer: Answer) -> bytes | None:
+        return await service.on_codec_thread(next, answer.pieces, None, held=(sent,), first=True)
+
+    return AnswerResponse(
+        made,
         media_type=answer.media_type,
         headers={
             "Server-Timing": stages.server_timing(),
             "X-Weights-Digest": predictor.metadata.digest,
-            "Vary": "Accept",
+            "Vary": "Accept, Accept-Encoding",
         },
+        next_piece=next_piece,
     )
 
 

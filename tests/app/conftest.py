@@ -36,6 +36,7 @@ HELD = (
     "seg_in_flight",
     "seg_pixels",
     "seg_upload_bytes",
+    "seg_answer_bytes",
     "seg_queue_depth",
     "seg_codec_tasks",
 )

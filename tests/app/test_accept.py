@@ -1,6 +1,6 @@
 import pytest
 
-from app.accept import AnswerFormat, negotiate
+from app.accept import AnswerFormat, accepts_gzip, negotiate
 from app.errors import NotAcceptable
 
 
@@ -32,3 +32,19 @@ def test_what_nobody_offers_is_not_acceptable(accept):
     with pytest.raises(NotAcceptable) as caught:
         negotiate(accept)
     assert "image/png" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("br, GZIP;q=0.5", True),
+        ("gzip;q=0", False),
+        ("*", True),
+        ("gzip;q=0, *", False),
+        ("identity", False),
+    ],
+)
+def test_gzip_is_for_who_accepts_it(header, expected):
+    assert accepts_gzip(header) is expected

@@ -139,7 +139,11 @@ def test_answers_and_problems_can_be_read_by_the_page(shared, key, monkeypatch):
     answer = shared.post("/v1/segment", content=photo, headers=mine)
     assert answer.status_code == 200
     assert readable(answer)
-    assert {part.strip() for part in answer.headers["vary"].split(",")} == {"Accept", "Origin"}
+    assert {part.strip() for part in answer.headers["vary"].split(",")} == {
+        "Accept",
+        "Accept-Encoding",
+        "Origin",
+    }
     problems = {
         401: shared.post("/v1/segment", content=photo),
         404: shared.get("/v1/nothing", headers=mine),

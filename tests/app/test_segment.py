@@ -102,7 +102,7 @@ def test_an_answer_says_what_made_it_and_how_long_it_took(client, settings):
     assert response.headers["x-weights-digest"] == read_metadata(settings.weights).digest
     stages = [part.partition(";")[0] for part in response.headers["server-timing"].split(", ")]
     assert stages == ["accept", "read", "decode", "queue", "inference", "encode"]
-    assert response.headers["vary"] == "Accept"
+    assert response.headers["vary"] == "Accept, Accept-Encoding"
 
 
 def test_a_large_photo_is_scaled_and_its_mask_is_not(client, photo):
