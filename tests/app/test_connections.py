@@ -198,13 +198,13 @@ def test_an_answer_that_nobody_takes_is_not_kept(impatient):
     client, server = impatient
     before = metric(client.get("/metrics").text, "seg_connections")
     url = httpx.URL(server.address)
+    picture = io.BytesIO()
+    Image.new("RGB", (2000, 2000)).save(picture, "PNG")
+    body = picture.getvalue()
+    request = post(len(body)).replace(b"/segment ", b"/segment?format=json&max_side=64 ") + body
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((url.host, url.port))
-        picture = io.BytesIO()
-        Image.new("RGB", (2000, 2000)).save(picture, "PNG")
-        body = picture.getvalue()
-        request = post(len(body)).replace(b"/segment ", b"/segment?format=json ") + body
         for _ in range(2):  # answers of 8 MB: more than what the system's buffers hold
             connection.sendall(request)
         connection.settimeout(30)
