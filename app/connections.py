@@ -1,4 +1,4 @@
-"""What one connection may do, and for how long: uvicorn's HTTP/1.1 with limits.
+"""What one connection may do, and for how long.
 
 Bounds the number of connections, the bytes of a request's head, and the time for a head, for the
 rest of a body that nobody reads any more, between requests, and for taking an answer. Knows nothing
@@ -6,26 +6,14 @@ of images; the time and the bytes of a body that is read are bounded in `limits`
 """
 
 import asyncio
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-
-from app.errors import BadRequest, HeadTooLarge, Problem, RequestTimeout, TooManyConnections
-from app.headers import SECURITY_HEADERS
-from app.metrics import Metrics
-from app.telemetry import http_date
+from app.errors import BadRequest, HeadTooLarge, RequestTimeout, TooManyConnections
+from app.protocol import Connection
 
 MAX_HEAD_BYTES = 64 * 2**10
 """Of the request line and all header fields; browsers and proxies send a few KiB."""
-
-LINGER_S = 5
-"""For the rest of a body whose request is answered: closing at once would take the answer from a
-caller who is still sending (RFC 9112, 9.6).
-"""
 
 MIN_SENT_BYTES = 64 * 2**10
 
@@ -42,18 +30,14 @@ class ConnectionLimits:
     send_timeout_s: float = 10
 
 
-class LimitedConnection(HttpToolsProtocol):
+class LimitedConnection(Connection):
     """Besides uvicorn's timer for idle connections, one for what is read and one for the answer."""
 
-    def __init__(self, *, limits: ConnectionLimits, metrics: Metrics, **rest: Any) -> None:
+    def __init__(self, *, limits: ConnectionLimits, **rest: Any) -> None:
         super().__init__(**rest)
         self._limits = limits
-        self._metrics = metrics
-        self._is_refused = False
         self._awaits_head = True
-        self._has_body_to_come = False
         self._bytes_without_news = 0
-        self._timer: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -78,38 +62,32 @@ class LimitedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._metrics.connections.dec()
-        self._stop_timer()
         self._stop_watching_sending()
-        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused:
+        if self._discards:
             return
         if self._awaits_head and self._timer is None:  # the first byte after an answer
             self._start_timer(self._limits.head_timeout_s, self._on_slow_head)
         self._bytes_without_news += len(data)
         super().data_received(data)
-        if self._bytes_without_news > MAX_HEAD_BYTES and not self._is_refused:
+        if self._bytes_without_news > MAX_HEAD_BYTES and not self._discards:
             self._refuse(_head_too_large())
 
     def on_headers_complete(self) -> None:
-        self._stop_timer()
-        self._awaits_head, self._has_body_to_come = False, True
-        self._bytes_without_news = 0
         head_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if head_bytes > MAX_HEAD_BYTES:
-            self._refuse(_head_too_large())
-            raise httptools.HttpParserError("refused")  # parses no further
+            raise _head_too_large()
         if len(self.pipeline) >= MAX_PIPELINED:
-            self._refuse(
-                BadRequest(
-                    f"More than {MAX_PIPELINED} requests wait on this connection.",
-                    remedy="Await answers, or open more connections.",
-                )
+            raise BadRequest(
+                f"More than {MAX_PIPELINED} requests wait on this connection.",
+                remedy="Await answers, or open more connections.",
             )
-            raise httptools.HttpParserError("refused")
         super().on_headers_complete()
+        self._stop_timer()
+        self._awaits_head = False
+        self._bytes_without_news = 0
 
     def on_body(self, body: bytes) -> None:
         self._bytes_without_news = 0
@@ -117,7 +95,7 @@ class LimitedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._stop_timer()
-        self._awaits_head, self._has_body_to_come = True, False
+        self._awaits_head = True
         self._bytes_without_news = 0
         super().on_message_complete()
         if self.cycle.response_complete:  # and idle only now
@@ -129,12 +107,6 @@ class LimitedConnection(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._watch_sending()
-        elif self._has_body_to_come:
-            self._unset_keepalive_if_required()
-            self._start_timer(LINGER_S, self._close)
-
-    def timeout_keep_alive_handler(self) -> None:
-        self._close()
 
     def shutdown(self) -> None:
         super().shutdown()
@@ -142,30 +114,8 @@ class LimitedConnection(HttpToolsProtocol):
             self._watch_sending()
 
     def _close(self) -> None:
-        self.transport.close()
+        super()._close()
         self._watch_sending()
-
-    def send_400_response(self, msg: str) -> None:
-        if not self._is_refused:
-            self._refuse(BadRequest(msg, remedy="Send a request that follows RFC 9112."))
-
-    def _refuse(self, problem: Problem) -> None:
-        """Answer past the application, where no answer is under way, and close."""
-        self._is_refused = True
-        self._metrics.rejections.labels(problem.reason).inc()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.close()
-            return
-        response = problem.response()
-        response.headers["Date"] = http_date(int(time.time()))
-        response.headers["Connection"] = "close"
-        fields = b"".join(
-            b"%b: %b\r\n" % field for field in (*response.raw_headers, *SECURITY_HEADERS)
-        )
-        self.transport.write(STATUS_LINE[problem.status] + fields + b"\r\n" + response.body)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self._start_timer(LINGER_S, self.transport.abort)
 
     def _on_slow_head(self) -> None:
         self._timer = None
@@ -211,15 +161,6 @@ class LimitedConnection(HttpToolsProtocol):
         if self._sending is not None:
             self._sending.cancel()
             self._sending = None
-
-    def _start_timer(self, seconds: float, then: Callable[[], None]) -> None:
-        self._stop_timer()
-        self._timer = self.loop.call_later(seconds, then)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 def _head_too_large() -> HeadTooLarge:

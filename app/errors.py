@@ -2,6 +2,7 @@
 
     Problem
       BadRequest            400  bytes that are no HTTP/1.1 request
+      PreflightRefused      400  a page's origin, method or header that is not allowed
       ImageMissing          400  no image in the request
       Unauthorized          401  no API key, or none that the server knows
       Forbidden             403  the caller's key lacks the role
@@ -15,6 +16,7 @@
       RequestTimeout        408  a head or a body that does not come in time
       HeadTooLarge          431  more bytes of header fields than the limit
       TooManyRequests       429  more requests of one caller than the rate limit
+      Unimplemented         501  a part of HTTP that the server does not have
       NotReady              503  starting, or shutting down
       TooManyConnections    503  more connections than the limit
       Overloaded            503  the queue is full, or the deadline cannot be met
@@ -76,6 +78,12 @@ class BadRequest(Problem):
     status = HTTPStatus.BAD_REQUEST
     name = "bad-request"
     title = "Not an HTTP request"
+
+
+class PreflightRefused(Problem):
+    status = HTTPStatus.BAD_REQUEST
+    name = "preflight-refused"
+    title = "The page may not send this request"
 
 
 class ImageMissing(Problem):
@@ -156,6 +164,12 @@ class TooManyRequests(Problem):
     title = "The caller sends more requests than the rate limit"
 
 
+class Unimplemented(Problem):
+    status = HTTPStatus.NOT_IMPLEMENTED
+    name = "not-implemented"
+    title = "The server does not have this part of HTTP"
+
+
 class NotReady(Problem):
     status = HTTPStatus.SERVICE_UNAVAILABLE
     name = "not-ready"
@@ -181,6 +195,7 @@ class InferenceFailed(Problem):
 
 PROBLEMS = (
     BadRequest,
+    PreflightRefused,
     ImageMissing,
     Unauthorized,
     Forbidden,
@@ -194,6 +209,7 @@ PROBLEMS = (
     ReloadFailed,
     HeadTooLarge,
     TooManyRequests,
+    Unimplemented,
     NotReady,
     TooManyConnections,
     Overloaded,

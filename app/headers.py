@@ -7,12 +7,13 @@ policy of its own, such as a page, sets the header itself and keeps it.
 from collections.abc import Sequence
 
 from fastapi import FastAPI, Request, Response
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access import KEY_HEADER
-from app.errors import internal_error_response
+from app.errors import PreflightRefused, answer_to, internal_error_response
 
 # By OWASP's REST Security cheat sheet. Strict-Transport-Security is for who terminates TLS.
 SECURITY_HEADERS = (
@@ -53,6 +54,27 @@ class SecurityHeaders:
         await self.app(scope, receive, send_secured)
 
 
+class Cors(CORSMiddleware):
+    """Starlette's, but a preflight that it refuses is a problem."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except PreflightRefused as problem:
+            await answer_to(problem, scope)(scope, receive, send)
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        own = ("content-length", "content-type")
+        raise PreflightRefused(
+            f"{bytes(response.body).decode()}.",
+            remedy="The operator names the allowed origins in SEG_CORS_ORIGINS.",
+            headers={name: value for name, value in response.headers.items() if name not in own},
+        )
+
+
 def allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
     """Let browsers use the API from pages of these origins.
 
@@ -65,7 +87,7 @@ def allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
 
     app.add_middleware(ServerErrorMiddleware, handler=answer_crash)
     app.add_middleware(
-        CORSMiddleware,
+        Cors,
         allow_origins=origins,
         allow_methods=CORS_METHODS,
         allow_headers=CORS_REQUEST_HEADERS,

@@ -25,6 +25,7 @@ from app import allocator
 from app.connections import ConnectionLimits, LimitedConnection
 from app.errors import Problem
 from app.main import create_app, create_operations_app
+from app.resets import ResetWatcher
 from app.service import Service
 from app.settings import Settings
 from app.sockets import address, bind
@@ -73,7 +74,12 @@ class Server(uvicorn.Server):
             app,
             host=settings.host,
             port=settings.port,
-            http=partial(LimitedConnection, limits=limits, metrics=self.service.metrics),  # type: ignore[arg-type]
+            http=partial(  # type: ignore[arg-type]
+                LimitedConnection,
+                limits=limits,
+                metrics=self.service.metrics,
+                resets=ResetWatcher(),
+            ),
             ws="none",
             log_config=None,
             access_log=False,

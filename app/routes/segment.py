@@ -9,7 +9,7 @@ from app import images
 from app.accept import AnswerFormat, accepts_gzip, negotiate
 from app.answers import Answer, make_answer
 from app.budget import Share
-from app.errors import PROBLEMS, Forbidden, NotReady, ReloadFailed, described
+from app.errors import PROBLEMS, Forbidden, NotReady, PreflightRefused, ReloadFailed, described
 from app.schemas import ClassInfo, Limits, ModelInfo, Segmentation
 from app.sending import AnswerResponse
 from app.service import Service
@@ -32,7 +32,7 @@ REQUEST_BODY = {
 }
 
 
-OTHERS = (Forbidden, ReloadFailed)
+OTHERS = (Forbidden, ReloadFailed, PreflightRefused)
 """Problems of other routes."""
 
 MASK: dict[int | str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from app import connections
+from app import connections, protocol
 from tests.app.conftest import connected, metric, serving
 from tests.conftest import PHOTO
 
@@ -22,7 +22,7 @@ SHORT_S = 0.5
 def impatient(settings):
     """A server whose every time limit is short."""
     patience = pytest.MonkeyPatch()
-    patience.setattr(connections, "LINGER_S", SHORT_S)
+    patience.setattr(protocol, "LINGER_S", SHORT_S)
     short = {"head_timeout_s": SHORT_S, "send_timeout_s": SHORT_S, "idle_timeout_s": 1}
     with serving(settings.model_copy(update=short)) as (client, server):
         yield client, server

@@ -127,6 +127,27 @@ def test_a_preflight_needs_no_key(shared):
     assert secured(answer)
 
 
+@pytest.mark.parametrize(
+    ("headers", "what"),
+    [
+        (preflight_headers("https://evil.example"), "origin"),
+        (preflight_headers() | {"Access-Control-Request-Method": "DELETE"}, "method"),
+        (preflight_headers(headers="x-other"), "headers"),
+    ],
+)
+def test_a_refused_preflight_is_a_problem(shared, headers, what):
+    answer = shared.options("/v1/segment", headers=headers)
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["type"] == "urn:segmentation:problem:preflight-refused"
+    assert what in answer.json()["detail"]
+    allowed = answer.headers.get("access-control-allow-origin")
+    assert allowed == (None if what == "origin" else PAGE)
+    assert secured(answer)
+    metrics = httpx.get(f"{shared.server.address}/metrics").text
+    assert 'seg_rejections_total{reason="preflight-refused"}' in metrics
+
+
 @pytest.mark.parametrize("other", ["https://evil.example", "null", f"{PAGE}.evil.example"])
 def test_a_page_of_another_origin_may_neither_ask_nor_read(shared, key, other):
     assert shared.options("/v1/segment", headers=preflight_headers(other)).status_code == 400
