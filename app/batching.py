@@ -77,7 +77,7 @@ class Batcher:
 
         `max_batch_images`: as many as one call computes together; more would only wait.
         """
-        self._threads = work_threads(callers, "engine")
+        self.threads = work_threads(callers, "engine")
         self._free_callers = asyncio.Semaphore(callers)
         self._max_batch_pixels = max_batch_pixels
         self._max_batch_images = max_batch_images
@@ -98,8 +98,7 @@ class Batcher:
             await self._drained()
             self._task.cancel()
             await asyncio.wait([self._task])
-            # A thread that is stuck would be waited for in vain.
-            self._threads.shutdown(wait=self._watchdog.is_content)
+            self.threads.shutdown(wait=False)
 
     @property
     def is_alive(self) -> bool:
@@ -202,7 +201,7 @@ class Batcher:
         self._metrics.batch_size.observe(len(batch))
         try:
             with self._watchdog.watching("batch", on_stuck=lambda: _fail(batch)):
-                masks = await loop.run_in_executor(self._threads, batch[0].predict, canvases)
+                masks = await loop.run_in_executor(self.threads, batch[0].predict, canvases)
             answers = list(zip(batch, masks, strict=True))
         except Exception:
             self._metrics.engine_failures.inc()

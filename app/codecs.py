@@ -26,7 +26,7 @@ class CodecThreads:
 
     def __init__(self, count: int, *, gauge: Gauge) -> None:
         """`gauge` shows how much work waits or runs."""
-        self._threads = work_threads(count, "codec")
+        self.threads = work_threads(count, "codec")
         self._count = count
         self._gauge = gauge
         self._waiting: OrderedDict[_Work, None] = OrderedDict()
@@ -56,10 +56,6 @@ class CodecThreads:
             # the future in this frame they would hold the upload until the garbage collector runs.
             del work, function, arguments
 
-    def shutdown(self) -> None:
-        """Waits for what runs."""
-        self._threads.shutdown()
-
     def _put(self, work: "_Work", *, first: bool) -> None:
         work.keep()
         with self._lock:
@@ -69,7 +65,7 @@ class CodecThreads:
             needs_thread = self._running < self._count
             self._running += needs_thread
         if needs_thread:
-            self._threads.submit(self._work)
+            self.threads.submit(self._work)
 
     def _take_out(self, work: "_Work") -> None:
         with self._lock:

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from app import __version__, errors, images
 from app.access import KeyCheck, describe_keys
+from app.drain import DrainLimit
 from app.headers import SecurityHeaders, allow_origins
 from app.keys import Keyring
 from app.limits import AdmissionGate, AnswerLimit, BodyLimit
@@ -73,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.keys_file is not None:
         app.add_middleware(KeyCheck, keyring=Keyring(settings.keys_file))
         describe_keys(app)
+    app.add_middleware(DrainLimit, drain=service.ending)
     if settings.cors_origins:
         allow_origins(app, parse_origins(settings.cors_origins))
     return _observed(app, service)

@@ -23,12 +23,14 @@ from uvicorn.server import ServerState
 
 from app import allocator
 from app.connections import ConnectionLimits, LimitedConnection
+from app.drain import GRACE_S
 from app.errors import Problem
 from app.main import create_app, create_operations_app
 from app.resets import ResetWatcher
 from app.service import Service
 from app.settings import Settings
 from app.sockets import address, bind
+from app.threads import are_threads_at_work
 
 FILES_BESIDE_CONNECTIONS = 128
 
@@ -125,7 +127,11 @@ class Server(uvicorn.Server):
             await self._stopping.wait()
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """What was accepted is answered; probes are, until that is done."""
+        """What was accepted is answered, in the end with a 503; probes are, until that is done."""
+        self.service.drain()
+        limit_s = self.config.timeout_graceful_shutdown or 0
+        self.service.ending.end_within(limit_s)
+        self.config.timeout_graceful_shutdown = limit_s + GRACE_S  # type: ignore[assignment]
         await super().shutdown(sockets=sockets)
         if self._operations is not None:
             self._operations.close()
@@ -185,6 +191,7 @@ class Server(uvicorn.Server):
     def _on_died(self, _: Future[None]) -> None:
         """Everybody has an answer; it only has to be sent."""
         self.config.timeout_graceful_shutdown = LAST_ANSWERS_S
+        self.service.ending.end_within(LAST_ANSWERS_S)
         self.should_exit = True
 
 
@@ -211,4 +218,10 @@ def serve(server: Server) -> int:
     if service.is_stuck:
         sys.stderr.flush()
         os._exit(EXIT_DEAD)  # an ordinary end would wait for the thread
+    if are_threads_at_work():
+        # Everybody is answered and the time is up, but a decoder or the engine is in C code that
+        # nothing can interrupt, and Python's own end would wait for it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0

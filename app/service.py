@@ -5,7 +5,7 @@ One object, one owner of the state; knows nothing of HTTP.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
 from typing import TypeVar
@@ -18,10 +18,11 @@ from app.batching import Batcher
 from app.budget import Budget, Share
 from app.coalescing import Coalesced
 from app.codecs import CodecThreads
+from app.drain import Drain
 from app.errors import NotReady, ReloadFailed
 from app.metrics import Metrics
 from app.settings import Settings
-from app.threads import work_threads
+from app.threads import end_threads, work_threads
 from app.trial import try_out
 from app.watchdog import Watchdog
 from model.errors import ModelError
@@ -51,6 +52,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.state = State.LOADING
+        self.ending = Drain()
         self.started: Future[None] = Future()
         self.died: Future[None] = Future()
         self.uploads = Budget(
@@ -82,13 +84,19 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Starts in the background, so that the probes answer meanwhile; ends in order."""
         async with AsyncExitStack() as stack:
-            stack.callback(self._codecs.shutdown)
+            stack.push_async_callback(self._end_threads, self._codecs.threads)
             starting = asyncio.create_task(self._start(stack), name="start")
             try:
                 yield
             finally:
                 self.drain()
-                await starting
+                await asyncio.wait([starting], timeout=self.ending.left_s)
+                starting.cancel()
+                await asyncio.wait([starting])
+
+    async def _end_threads(self, threads: ThreadPoolExecutor) -> None:
+        """A thread that is stuck would be waited for in vain."""
+        await end_threads(threads, self.ending.left_s if self._watchdog.is_content else 0)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         try:
@@ -100,6 +108,7 @@ class Service:
                 watchdog=self._watchdog,
                 metrics=self.metrics,
             )
+            stack.push_async_callback(self._end_threads, self._batcher.threads)
             await stack.enter_async_context(self._batcher.running())
         except Exception as error:
             self._enter(State.FAILED)
@@ -111,8 +120,11 @@ class Service:
         self.started.set_result(None)
 
     async def _loaded(self) -> Predictor:
-        with work_threads(1, "load") as threads:
+        threads = work_threads(1, "load")
+        try:
             return await asyncio.get_running_loop().run_in_executor(threads, self._load)
+        finally:
+            threads.shutdown(wait=False)  # it has ended, or nobody waits for it any more
 
     def _load(self) -> Predictor:
         """Weights, engine, golden mask, warm-up, answers."""

@@ -52,8 +52,6 @@ class Watchdog:
             ends.cancel()
             if is_over:
                 self._stuck.discard(watched)
-            else:
-                self._stuck.add(watched)
 
     def give_up(self, work: str) -> None:
         """The work has ended for good, one way or the other."""

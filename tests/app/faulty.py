@@ -9,6 +9,7 @@ import sys
 import threading
 
 import numpy as np
+import structlog
 from PIL import Image
 
 from model.predictor import open_predictor
@@ -41,6 +42,7 @@ class FaultyEngine:
         commands = [tuple(canvas[0, 0].tolist()) for canvas in canvases]
         if STUCK in commands:
             self.is_stuck.set()
+            structlog.get_logger("segmentation").info("in the engine")
             self.release.wait()
         if RAISE in commands:
             raise RuntimeError("secret detail")

@@ -91,7 +91,7 @@ def test_what_waits_is_forgotten_with_its_bytes_when_its_caller_leaves(held):
         held.goes_on.set()
         await first
         running.end()
-        held.threads.shutdown()
+        held.threads.threads.shutdown()
         assert (held.bytes, held.tasks, ran) == (0, 0, [])
 
     asyncio.run(scenario())
@@ -109,7 +109,7 @@ def test_what_runs_is_counted_until_it_has_ended(held):
         assert (held.bytes, held.tasks) == (60, 1)
         assert there() is not None
         held.goes_on.set()
-        held.threads.shutdown()
+        held.threads.threads.shutdown()
         assert (held.bytes, held.tasks) == (0, 0)
         assert there() is None
 
