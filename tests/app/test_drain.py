@@ -12,7 +12,7 @@ from tests.app import faulty
 from tests.app.conftest import connected, held_by, metric, serving
 from tests.app.faulty import STUCK, command
 from tests.app.test_connections import everything, problem
-from tests.app.test_faults import faulty_program, held, queue_depth
+from tests.app.test_faults import PATIENT, faulty_program, held, queue_depth
 from tests.app.test_framing import request
 from tests.app.test_program import logged, program
 
@@ -40,7 +40,7 @@ def test_whoever_cannot_be_answered_by_the_limit_gets_a_problem(settings, monkey
         return decode(data, **options)
 
     monkeypatch.setattr(images, "decode", gated)
-    short = {"drain_timeout_s": 0, "cors_origins": PAGE}
+    short = PATIENT | {"drain_timeout_s": 0, "cors_origins": PAGE}
     with serving(settings.model_copy(update=short)) as (_, server), ExitStack() as stack:
         engine = server.service.predictor.engine
         origin = b"Origin: %b\r\n" % PAGE.encode()
@@ -72,7 +72,7 @@ def test_whoever_cannot_be_answered_by_the_limit_gets_a_problem(settings, monkey
 
 def test_what_can_be_answered_by_the_limit_is(settings, monkeypatch):
     monkeypatch.setattr("app.service.open_predictor", faulty.open_faulty_predictor)
-    with serving(settings) as (client, server):
+    with serving(settings.model_copy(update=PATIENT)) as (client, server):
         engine = server.service.predictor.engine
         stuck = held(engine, client)
         with connected(server) as connection:

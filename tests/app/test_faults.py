@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app import images
-from app.service import WARM_UP_SIZES
+from app.trial import WARM_UP_SIZES
 from tests.app import faulty
 from tests.app.conftest import connected, metric, serving
 from tests.app.faulty import DIE, NEEDS_TOO_MUCH, RAISE, STUCK, command
@@ -17,11 +17,14 @@ from tests.app.test_program import logged, program
 GOOD = (10, 200, 30)
 WARM_UP = len(WARM_UP_SIZES)
 
+PATIENT = {"stuck_after_s": 600, "deadline_s": 600}
+"""For an engine that is held until the test goes on, on however busy a machine."""
+
 
 @pytest.fixture
 def faulty_server(settings, monkeypatch):
     monkeypatch.setattr("app.service.open_predictor", faulty.open_faulty_predictor)
-    with serving(settings) as (client, server):
+    with serving(settings.model_copy(update=PATIENT)) as (client, server):
         engine = server.service.predictor.engine
         yield client, server, engine
         engine.release.set()
@@ -84,7 +87,7 @@ def test_of_a_thousand_callers_of_whom_most_hang_up_only_the_others_are_computed
     settings, monkeypatch
 ):
     monkeypatch.setattr("app.service.open_predictor", faulty.open_faulty_predictor)
-    many = settings.model_copy(update={"max_queue": 2000, "max_connections": 0})
+    many = settings.model_copy(update=PATIENT | {"max_queue": 2000, "max_connections": 0})
     with serving(many) as (client, server):
         engine = server.service.predictor.engine
         body = command(GOOD, (32, 32))
