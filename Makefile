@@ -5,10 +5,10 @@ RUN := $(VENV)/bin/python
 REQUIREMENTS := deploy/requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test training fuzz native lint types lock clean
+.PHONY: help serve test test-avx2 training fuzz native lint types lock clean
 
 help:  ## show the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 # On the CPU the service needs no PyTorch.
 SERVING := $(if $(shell command -v nvidia-smi),serve,base)
@@ -20,6 +20,12 @@ test: $(VENV)/dev.done native  ## run the tests
 	$(RUN) -m pytest
 
 training: $(VENV)/dev.done native  ## install what training and evaluation need
+
+# PyTorch and oneDNN then add up in another order, and every pool has one thread. TESTS: all, or some files.
+test-avx2: $(VENV)/dev.done native  ## run the tests as on one core of a processor without AVX-512
+	core=$$($(RUN) -c 'import os; print(max(os.sched_getaffinity(0)))') && \
+	taskset -c $$core env ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+		$(RUN) -m pytest -p no:cacheprovider $(TESTS)
 
 fuzz: $(VENV)/dev.done  ## look for uploads that break the decoding, for ten minutes (needs atheris)
 	mkdir -p build/fuzz
