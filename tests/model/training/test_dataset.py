@@ -73,13 +73,13 @@ class MeetingPoint(int):
 
 
 def test_threads_that_decode_together_share_the_memory(voc_folder, monkeypatch):
-    bytes_free = 1_000_000
-    monkeypatch.setattr("model.training.dataset._available_memory_bytes", lambda: MeetingPoint(bytes_free))
+    free_memory = MeetingPoint(1_000_000)
+    monkeypatch.setattr("model.training.dataset._available_memory_bytes", lambda: free_memory)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)  # of which the pool makes its threads
     images = open_voc(voc_folder, "train")
     kept = [array.nbytes for pair in images._decoded.values() for array in pair]
     assert len(kept) == 2 * len(images)
-    assert images._memory_left_bytes == bytes_free - sum(kept)
+    assert images._memory_left_bytes == 1_000_000 - sum(kept)
 
 
 def test_broken_files_are_all_named_at_once(folder):
