@@ -1,7 +1,13 @@
 """The program: `python -m app` serves until SIGTERM or Ctrl-C, and then drains."""
 
-import os
 import signal
+
+if __name__ == "__main__":
+    # Until the server takes signals Ctrl-C ends the process, and prints nothing; Python's own
+    # handler would print where in the imports it was.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import os
 import sys
 from concurrent.futures import Future
 
@@ -12,6 +18,9 @@ from app.arguments import parse_arguments
 from app.keys import KeysError
 from app.logs import configure_logging
 from app.settings import PREFIX, Settings, unknown_variables
+from app.sockets import ListenError
+from model.errors import ModelError
+from model.weights import read_metadata
 
 EXIT_USAGE = 2
 EXAMPLE_PHOTO = "docs/images/cat.jpg"
@@ -25,12 +34,17 @@ def main() -> None:
     settings = configured()
     for name in unknown_variables(os.environ):
         log.warning("unknown setting, ignored", variable=name)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # where the program is not this file
+    try:
+        read_metadata(settings.weights)  # what is no weights file is known at once
+    except ModelError as error:
+        sys.exit(f"error: cannot start: {error}")
     log.info("loading", weights=str(settings.weights), device=settings.device)
     try:
         sys.exit(supervised(settings) if settings.workers > 1 else alone(settings))
-    except OSError as error:
-        sys.exit(f"error: cannot listen on {settings.host}: {error}")
-    except KeysError as error:
+    except ListenError as error:
+        sys.exit(f"error: cannot listen on {error.filename}: {error.strerror}")
+    except (OSError, KeysError) as error:
         sys.exit(f"error: cannot start: {error}")
 
 
@@ -57,7 +71,7 @@ def alone(settings: Settings) -> int:
     server = Server(settings)
 
     def greet(started: Future[None]) -> None:
-        if started.exception() is None:
+        if started.exception() is None and not server.should_exit:
             print(
                 f"\nServing on {server.address}\nTry:  curl -F file=@{EXAMPLE_PHOTO} "
                 f"{server.address}/v1/segment -o mask.png\n",
@@ -71,7 +85,7 @@ def alone(settings: Settings) -> int:
 
 def supervised(settings: Settings) -> int:
     """In processes of their own, which are replaced when they end."""
-    from app.supervisor import Supervisor  # first of all that counts: see there
+    from app.supervisor import Supervisor
 
     return Supervisor(settings).run()
 

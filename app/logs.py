@@ -63,6 +63,8 @@ def configure_logging(*, level: str, log_format: str) -> None:
     root.setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
     for name in OURS:
         logging.getLogger(name).setLevel(level.upper())
+    # Of its course uvicorn says nothing that we do not: a failed start is one line.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.captureWarnings(True)
 
 

@@ -13,6 +13,7 @@ from app.headers import SecurityHeaders, allow_origins
 from app.keys import Keyring
 from app.limits import AdmissionGate, AnswerLimit, BodyLimit
 from app.methods import HeadAsGet
+from app.peers import Peers
 from app.rates import RateLimit
 from app.routes import admin, operations, pages, segment
 from app.schemas import ProblemDetails
@@ -34,13 +35,14 @@ class Application(FastAPI):
         return super().openapi()
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, peers: Peers | None = None) -> FastAPI:
     """The application; its service, under `app.state.service`, starts with the lifespan.
 
-    Raises KeysError for a keys file that cannot be used.
+    `peers`: the other processes that serve with this one, if any. Raises KeysError for a keys file
+    that cannot be used.
     """
     images.prepare_pillow()
-    service = Service(settings)
+    service = Service(settings, peers)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -1,7 +1,7 @@
 """What is counted for Prometheus: requests, stages, batches, the queue, refusals.
 
-Knows nothing of how it comes about. Where PROMETHEUS_MULTIPROC_DIR is set, as the supervisor does
-for its workers, their numbers are kept in files there and each of them answers for all.
+Knows nothing of how it comes about. Several workers keep their numbers in files of a folder that
+they share, and each of them answers for all.
 """
 
 import math
@@ -18,17 +18,19 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     generate_latest,
+    values,
 )
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from app.peers import Peers
+from app.processes import ProcessesCollector
+
 PREFIX = "seg_"
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-
-SHARED = FOLDER_VARIABLE in os.environ
-"""prometheus_client decides when it is imported, too."""
+"""Where prometheus_client looks for the folder, and nowhere else."""
 
 SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10, 15, 20, 25, 30),
@@ -41,11 +43,13 @@ GaugeMode = Literal["livesum", "livemin", "livemax"]
 
 
 class Metrics:
-    """Of one application; several worker processes count together, where the supervisor says so."""
+    """Of one application, which may be several processes that count together: the peers."""
 
-    def __init__(self) -> None:
+    def __init__(self, peers: Peers | None = None) -> None:
+        self._peers = peers
+        _keep_values(peers)
         self.registry = CollectorRegistry()
-        if not SHARED:  # what they say is true of one process only
+        if peers is None:
             ProcessCollector(registry=self.registry)
             PlatformCollector(registry=self.registry)
         self.requests = self._counter("requests", "Requests by route and status", "route", "status")
@@ -104,7 +108,7 @@ class Metrics:
 
     def serve_with(self, *, digest: str, engine: str) -> None:
         """These are the weights that serve from now on, and no others."""
-        if SHARED:
+        if self._peers is not None:
             for labels in self._served:
                 self.model_info.labels(*labels).set(0)  # a shared file forgets nothing
         else:
@@ -114,11 +118,25 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Prometheus' text format."""
-        source = self.registry
-        if SHARED:
+        source, peers = self.registry, self._peers
+        if peers is not None:
             source = CollectorRegistry()
-            MultiProcessCollector(source)  # type: ignore[no-untyped-call]
+            MultiProcessCollector(source, peers.folder)  # type: ignore[no-untyped-call]
+            PlatformCollector(registry=source)
+            source.register(ProcessesCollector(lambda: peers.pids))
         return generate_latest(_WithAge(source))
+
+
+def _keep_values(peers: Peers | None) -> None:
+    """In the peers' folder or, without, here; prometheus_client would ask the environment for it.
+
+    It decides when it is imported, and looks for the folder whenever it needs a value.
+    """
+    if peers is None:
+        values.ValueClass = values.MutexValue
+    else:
+        os.environ[FOLDER_VARIABLE] = str(peers.folder)
+        values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
 
 
 class _WithAge(Collector):

@@ -9,9 +9,9 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from socket import socket
 from types import FrameType
@@ -26,6 +26,7 @@ from app.connections import ConnectionLimits, LimitedConnection
 from app.drain import GRACE_S
 from app.errors import Problem
 from app.main import create_app, create_operations_app
+from app.peers import Peers
 from app.resets import ResetWatcher
 from app.service import Service
 from app.settings import Settings
@@ -48,22 +49,34 @@ class Server(uvicorn.Server):
     It waits for that; uvicorn's own loop looks ten times a second, which an idle machine notices.
     """
 
-    def __init__(self, settings: Settings, sockets: Sequence[socket] = ()) -> None:
-        """`sockets`: as `bind` makes them, which is done here without. Raises OSError."""
+    def __init__(
+        self, settings: Settings, sockets: Sequence[socket] = (), *, peers: Peers | None = None
+    ) -> None:
+        """`sockets`: as `bind` makes them, which is done here without. Raises ListenError.
+
+        `peers`: the processes that these are shared with, if they are.
+        """
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._should_exit = False
+        self._is_interrupted = False
         self._operations: asyncio.Server | None = None
         self._reloading: set[asyncio.Task[None]] = set()
         self._sockets = list(sockets or bind(settings))
+        self.address = address(self._sockets[0])
+        """Where it listens; with port 0, what the system chose."""
+        self.operations_address = address(self._sockets[-1])
+        """Where probes and metrics are."""
         self.settings = settings
-        app = create_app(settings)
+        self.failure: BaseException | None = None
+        """What kept it from starting."""
+        app = create_app(settings, peers)
         self.service: Service = app.state.service
         super().__init__(self._config(app, max_connections=settings.max_connections))
 
     def run(self, sockets: list[socket] | None = None) -> None:
         """Until SIGTERM, Ctrl-C or the death of the service."""
-        super().run(sockets or self._sockets[:1])
+        super().run(self._sockets[:1] if sockets is None else sockets)
 
     def _config(self, app: FastAPI, *, max_connections: int) -> uvicorn.Config:
         settings = self.settings
@@ -108,18 +121,20 @@ class Server(uvicorn.Server):
         """
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as a supervisor has it
+                loop.add_signal_handler(number, self.handle_exit, number, None)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing of uvicorn's: until the loop takes signals they end the process."""
+        yield
 
     async def _start_operations(self, bound: socket) -> asyncio.Server:
         """Of its own in everything: it answers when all connections are taken, and to the end."""
         config = self._config(create_operations_app(self.service), max_connections=0)
         config.load()
-        state = ServerState()
         return await asyncio.get_running_loop().create_server(
-            lambda: config.http_protocol_class(  # type: ignore[call-arg]
-                config=config, server_state=state, app_state={}
-            ),
-            sock=bound,
+            partial(new_protocol, config, ServerState()), sock=bound
         )
 
     async def main_loop(self) -> None:
@@ -129,6 +144,12 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """What was accepted is answered, in the end with a 503; probes are, until that is done."""
         self.service.drain()
+        for server in self.servers:
+            server.close()
+        self._sockets[0].close()
+        await asyncio.sleep(0)  # in which the loop lets go of them
+        if self.failure is None:
+            log.info("Shutting down")
         limit_s = self.config.timeout_graceful_shutdown or 0
         self.service.ending.end_within(limit_s)
         self.config.timeout_graceful_shutdown = limit_s + GRACE_S  # type: ignore[assignment]
@@ -147,20 +168,11 @@ class Server(uvicorn.Server):
         if value and self._loop is not None:
             self._loop.call_soon_threadsafe(self._stopping.set)
 
-    @property
-    def address(self) -> str:
-        """Where it listens; with port 0, what the system chose."""
-        return address(self._sockets[0])
-
-    @property
-    def operations_address(self) -> str:
-        """Where probes and metrics are."""
-        return address(self._sockets[-1])
-
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.service.drain()
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
+        if sig == signal.SIGINT:  # SIGTERM and one Ctrl-C are no haste
+            self.force_exit = self._is_interrupted
+            self._is_interrupted = True
         self.should_exit = True
 
     def reload(self) -> None:
@@ -174,10 +186,14 @@ class Server(uvicorn.Server):
             await self.service.reload()
 
     def _on_started(self, started: Future[None]) -> None:
-        if started.exception() is not None:
+        self.failure = started.exception()
+        if self.failure is not None:
             self.should_exit = True
-        if self.should_exit:
-            return
+        elif not self.should_exit:
+            self.take_requests()
+
+    def take_requests(self) -> None:
+        """The engine is warm. Here the sockets have been open before, for the probes."""
         predictor = self.service.predictor
         log.info(
             "ready",
@@ -195,6 +211,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+def new_protocol(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:
+    """Of one new connection, as uvicorn makes them."""
+    return config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
+
+
 def raise_file_limit(connections: int) -> None:
     """So that as many connections can be open as may be, where the system lets us."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -210,8 +231,10 @@ def serve(server: Server) -> int:
     """Until it ends; what the process should exit with. What kept it from starting is printed."""
     allocator.restrain()
     server.run()
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is said; Python's own would print more
     service = server.service
-    failure = service.started.exception() if service.started.done() else None
+    failure = server.failure
     if failure is not None:
         print(f"error: cannot start: {failure or type(failure).__name__}", file=sys.stderr)
         return 1

@@ -21,6 +21,7 @@ from app.codecs import CodecThreads
 from app.drain import Drain
 from app.errors import NotReady, ReloadFailed
 from app.metrics import Metrics
+from app.peers import Peers
 from app.settings import Settings
 from app.threads import end_threads, work_threads
 from app.trial import try_out
@@ -48,9 +49,12 @@ class Service:
     `died` resolves when it cannot work any more: the process should end, and be replaced.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, peers: Peers | None = None) -> None:
         self.settings = settings
-        self.metrics = Metrics()
+        self.peers = peers
+        self.metrics = Metrics(peers)
+        self.changed: Callable[[], None] = lambda: None
+        """Called when `takes_requests` may have changed."""
         self.state = State.LOADING
         self.ending = Drain()
         self.started: Future[None] = Future()
@@ -72,7 +76,11 @@ class Service:
             max_queue_pixels=settings.max_queue_pixels,
             metrics=self.metrics,
         )
-        self._watchdog = Watchdog(stuck_after_s=settings.stuck_after_s, on_death=self._die)
+        self._watchdog = Watchdog(
+            stuck_after_s=settings.stuck_after_s,
+            on_death=self._die,
+            on_change=lambda: self.changed(),
+        )
         self._predictor: Predictor | None = None
         self._batcher: Batcher | None = None
         self._codecs = CodecThreads(settings.codec_threads, gauge=self.metrics.codec_tasks)
@@ -182,6 +190,7 @@ class Service:
     def _enter(self, state: State) -> None:
         self.state = state
         self.metrics.ready.set(state is State.READY)
+        self.changed()
 
     def _die(self) -> None:
         assert self._batcher is not None
@@ -195,6 +204,28 @@ class Service:
         if self._batcher is None:
             return self.state is not State.FAILED
         return self._batcher.is_alive
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether this process does."""
+        return self.state is State.READY and self.is_alive
+
+    @property
+    def readiness(self) -> State:
+        """READY while requests are taken, by this process or by one of its peers."""
+        own = State.FAILED if self.state is State.READY and not self.is_alive else self.state
+        if self.peers is None:
+            return own
+        if self.peers.are_draining:
+            return State.DRAINING
+        if self.peers.some_take_requests:
+            return State.READY
+        return State.LOADING if own is State.READY else own
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether this process works, or one of its peers does while this one is replaced."""
+        return self.is_alive or (self.peers is not None and self.peers.some_take_requests)
 
     @property
     def is_stuck(self) -> bool:

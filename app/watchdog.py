@@ -16,11 +16,21 @@ log = structlog.get_logger("segmentation")
 
 
 class Watchdog:
-    """Of one event loop. `on_death` is called once, when stuck work has not ended in time."""
+    """Of one event loop. `on_death` is called once, when stuck work has not ended in time.
 
-    def __init__(self, *, stuck_after_s: float, on_death: Callable[[], None]) -> None:
+    `on_change` is called when work may have become stuck, or may be no more.
+    """
+
+    def __init__(
+        self,
+        *,
+        stuck_after_s: float,
+        on_death: Callable[[], None],
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self._stuck_after_s = stuck_after_s
         self._on_death = on_death
+        self._on_change = on_change
         self._stuck: set[object] = set()
         self._is_dead = False
 
@@ -38,6 +48,7 @@ class Watchdog:
             self._stuck.add(watched)
             log.critical("stuck", work=work, seconds=self._stuck_after_s)
             on_stuck()
+            self._on_change()
 
         barks = loop.call_later(self._stuck_after_s, bark)
         ends = loop.call_later(self._stuck_after_s + GRACE_S, self.give_up, work)
@@ -52,6 +63,7 @@ class Watchdog:
             ends.cancel()
             if is_over:
                 self._stuck.discard(watched)
+            self._on_change()
 
     def give_up(self, work: str) -> None:
         """The work has ended for good, one way or the other."""

@@ -62,6 +62,7 @@ VALUES = {
     "route": {"/v1/segment", "/v1/model"},
     "status": {"200", "422", "500", "503"},
     "job": {"segmentation"},
+    "process": {"", "supervisor", "worker-1"},
     "alertname": {rule["alert"] for rule in ALERTS},
     "alertstate": {"firing"},
 }
@@ -85,7 +86,8 @@ def exposed() -> dict[str, set[str]]:
             names[name] = labels
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    names |= {sample.name: set() for family in registry.collect() for sample in family.samples}
+    samples = (sample for family in registry.collect() for sample in family.samples)
+    names |= {sample.name: {"process"} for sample in samples}
     return names | OWN
 
 

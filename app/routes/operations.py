@@ -20,7 +20,7 @@ UNAVAILABLE: dict[int | str, dict[str, Any]] = {
 async def live(request: Request, response: Response) -> Health:
     """503 if the service cannot work any more and should be replaced."""
     service: Service = request.app.state.service
-    if not service.is_alive:
+    if not service.is_usable:
         response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
         return Health(status="dead")
     return Health(status="alive")
@@ -30,9 +30,10 @@ async def live(request: Request, response: Response) -> Health:
 async def ready(request: Request, response: Response) -> Health:
     """503 until the engine is warm, and again from SIGTERM on."""
     service: Service = request.app.state.service
-    if service.state is not State.READY or not service.is_alive:
+    readiness = service.readiness
+    if readiness is not State.READY:
         response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
-    return Health(status=service.state)
+    return Health(status=readiness)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -68,19 +68,12 @@ def open_faulty_predictor(*arguments, **options):
 
 
 def main():
-    if int(os.environ["SEG_WORKERS"]) > 1 and not sys.argv[1:]:
-        # The supervisor computes nothing, and must not have imported anything that counts.
-        from app import __main__ as program
-        from app import supervisor
+    from app import __main__ as program
+    from app import service, supervisor, worker
 
-        supervisor.WORKER = "tests.app.faulty"
-    else:
-        from app import __main__ as program
-        from app import service, worker
-
-        service.open_predictor = open_faulty_predictor
-        program = worker if sys.argv[1:] else program
-    program.main()
+    supervisor.WORKER = "tests.app.faulty"
+    service.open_predictor = open_faulty_predictor
+    (worker if sys.argv[1:] else program).main()
 
 
 if __name__ == "__main__":

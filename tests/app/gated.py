@@ -1,0 +1,51 @@
+"""The program, but what loads the weights waits at a gate: a pipe that a test opens for writing.
+
+`python -m tests.app.gated` is `python -m app`, and its workers too; each waits at its own gate.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import structlog
+
+from model.predictor import open_predictor
+
+FOLDER = "GATES"
+"""The environment variable that says where the gates are, by the worker's place or "alone"."""
+
+AT_THE_GATE = "at the gate"
+
+
+def make_gates(folder, *names):
+    """The environment of a program that waits at them."""
+    for name in names:
+        os.mkfifo(folder / name)
+    return {FOLDER: str(folder)}
+
+
+def let_through(folder, name):
+    """Who waits there now, or is the next to come."""
+    with open(folder / name, "w"):
+        pass
+
+
+def open_predictor_behind_gate(*arguments, **options):
+    structlog.get_logger("segmentation").info(AT_THE_GATE)
+    name = sys.argv[2] if sys.argv[1:] else "alone"
+    with open(Path(os.environ[FOLDER]) / name) as gate:
+        gate.read()
+    return open_predictor(*arguments, **options)
+
+
+def main():
+    from app import __main__ as program
+    from app import service, supervisor, worker
+
+    supervisor.WORKER = "tests.app.gated"
+    service.open_predictor = open_predictor_behind_gate
+    (worker if sys.argv[1:] else program).main()
+
+
+if __name__ == "__main__":
+    main()
