@@ -207,25 +207,7 @@ class Service:
 
     @property
     def takes_requests(self) -> bool:
-        """Whether this process does."""
         return self.state is State.READY and self.is_alive
-
-    @property
-    def readiness(self) -> State:
-        """READY while requests are taken, by this process or by one of its peers."""
-        own = State.FAILED if self.state is State.READY and not self.is_alive else self.state
-        if self.peers is None:
-            return own
-        if self.peers.are_draining:
-            return State.DRAINING
-        if self.peers.some_take_requests:
-            return State.READY
-        return State.LOADING if own is State.READY else own
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether this process works, or one of its peers does while this one is replaced."""
-        return self.is_alive or (self.peers is not None and self.peers.some_take_requests)
 
     @property
     def is_stuck(self) -> bool:

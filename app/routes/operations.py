@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response, status
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from app.health import is_usable, readiness
 from app.schemas import Health
 from app.service import Service, State
 
@@ -20,7 +21,7 @@ UNAVAILABLE: dict[int | str, dict[str, Any]] = {
 async def live(request: Request, response: Response) -> Health:
     """503 if the service cannot work any more and should be replaced."""
     service: Service = request.app.state.service
-    if not service.is_usable:
+    if not is_usable(service):
         response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
         return Health(status="dead")
     return Health(status="alive")
@@ -30,10 +31,10 @@ async def live(request: Request, response: Response) -> Health:
 async def ready(request: Request, response: Response) -> Health:
     """503 until the engine is warm, and again from SIGTERM on."""
     service: Service = request.app.state.service
-    readiness = service.readiness
-    if readiness is not State.READY:
+    state = readiness(service)
+    if state is not State.READY:
         response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
-    return Health(status=readiness)
+    return Health(status=state)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -193,12 +193,15 @@ def test_a_process_that_is_told_to_end_does_so_though_its_engine_is_stuck(weight
 
 @pytest.mark.parametrize("fault", [STUCK, DIE])
 def test_a_worker_that_is_stuck_or_dead_is_replaced(weights_file, fault):
-    settings = {"weights": weights_file, "stuck_after_s": 0.5, "workers": 2, "threads": 1}
+    # Long enough for a batch of the other one on a busy machine.
+    settings = {"weights": weights_file, "stuck_after_s": 5, "workers": 2, "threads": 1}
     with faulty_program(**settings) as process, ThreadPoolExecutor() as threads:
         first = [logged(process, "worker started")["worker"] for _ in range(2)]
         address = logged(process, "ready")["address"]
         logged(process, "ready")
-        answer = threads.submit(httpx.post, f"{address}/v1/segment", content=command(fault))
+        answer = threads.submit(
+            httpx.post, f"{address}/v1/segment", content=command(fault), timeout=60
+        )
         ended = logged(process, "worker ended")
         assert ended["worker"] in first
         assert ended["status"] == (70 if fault is STUCK else -signal.SIGABRT)

@@ -171,7 +171,7 @@ def test_a_killed_worker_takes_along_its_own_requests_only(weights_file):
 
 
 def test_a_stuck_worker_accepts_nobody(weights_file):
-    settings = {"stuck_after_s": 3, "workers": 2, "threads": 1, "operations_port": 0}
+    settings = {"stuck_after_s": 5, "workers": 2, "threads": 1, "operations_port": 0}
     with (
         program(
             module="tests.app.faulty",
