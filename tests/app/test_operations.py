@@ -214,10 +214,10 @@ def test_a_caller_who_leaves_the_queue_is_not_computed(settings):
         server.service.predictor.predict = gated
         submit, queued = batcher.submit, threading.Semaphore(0)
 
-        async def watched_submit(*arguments):
+        async def watched_submit(*arguments, **options):
             queued.release()
             try:
-                return await submit(*arguments)
+                return await submit(*arguments, **options)
             except asyncio.CancelledError:
                 left.set()
                 raise
