@@ -8,8 +8,11 @@ walk over the first of them. Knows how the formats are put together; decodes not
 
 import re
 import struct
+from collections.abc import Iterator
 
-from app.errors import BrokenImage
+from app.problems import BrokenImage, UnsupportedType
+
+SUPPORTED = "JPEG, PNG, WebP, BMP, TIFF or GIF (its first frame)"
 
 MAX_PARTS = 2**16
 """Segments, chunks, blocks or tags that are walked over: some 50 ms. A PNG of 32 MiB in pieces of
@@ -23,6 +26,8 @@ MAX_COLOURS = 3 * 256
 MAX_VALUES = 16
 """Of any other TIFF tag that matters: bits of each sample, coefficients, tables of an old JPEG."""
 
+JPEG_START = b"\xff\xd8\xff"
+START_OF_SCAN = 0xDA
 JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")
 PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 PNG_EXIF = b"eXIf"
@@ -47,13 +52,25 @@ TIFF_INTEGERS = frozenset({3, 4, 16})
 ORIENTATION = 274
 
 
+STARTS = (JPEG_START, b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", *TIFF_STARTS)
+
+
+def require_known(data: bytes) -> None:
+    """Raises UnsupportedType for what does not begin like a file of a supported format."""
+    if not data.startswith(STARTS) and not (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+        raise UnsupportedType(
+            f"The {len(data)} bytes are not an image of a supported format.",
+            remedy=f"Send {SUPPORTED}.",
+        )
+
+
 def essential(data: bytes) -> bytes:
     """The same file or a smaller one, with the same first picture and its EXIF orientation.
 
     Raises BrokenImage for one that is not put together as its format wants, or of too many parts.
     """
     try:
-        if data.startswith(b"\xff\xd8\xff"):
+        if data.startswith(JPEG_START):
             return _jpeg(data)
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
             return _png(data)
@@ -84,27 +101,41 @@ class _Budget:
             )
 
 
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Of a JPEG before its first scan, and the head of this: marker, start, end.
+
+    What lies between two of them is padding or junk.
+    """
+    budget, position = _Budget(), 2
+    while found := JPEG_MARKER.search(data, position):
+        budget.take()
+        start, marker = found.start(), found[1][0]
+        if marker == 0xC8 or 0xD0 <= marker <= 0xD9 or 0xF0 <= marker <= 0xFD or marker < 0xC0:
+            position = found.end()  # these have no content
+        else:
+            (length,) = struct.unpack_from(">H", data, start + 2)
+            position = start + 2 + length
+            if marker != START_OF_SCAN and (length < 2 or position > len(data)):
+                raise BrokenImage("A segment of the JPEG has no end.", remedy=SENT_WHOLE)
+        yield marker, start, position
+        if marker == START_OF_SCAN:
+            return
+    raise BrokenImage("The JPEG has no picture.", remedy=SENT_WHOLE)
+
+
 def _jpeg(data: bytes) -> bytes:
     """Without comments and application segments but JFIF's and Adobe's, which tell the colours,
     and the first with EXIF. From the first scan on, the file is left as it is.
     """
-    budget, view = _Budget(), memoryview(data)
+    view = memoryview(data)
     parts: list[bytes | memoryview] = [view[:2]]
-    position, has_exif, has_dropped = 2, False, False
-    while found := JPEG_MARKER.search(data, position):
-        budget.take()
-        start, marker = found.start(), found[1][0]
-        has_dropped |= start != position  # padding or junk
-        if marker == 0xDA:
+    before, has_exif, has_dropped = 2, False, False
+    for marker, start, end in segments(data):
+        has_dropped |= start != before
+        before = end
+        if marker == START_OF_SCAN:
+            parts.append(view[start:])
             break
-        if marker == 0xC8 or 0xD0 <= marker <= 0xD9 or 0xF0 <= marker <= 0xFD or marker < 0xC0:
-            parts.append(view[start : found.end()])  # these have no content
-            position = found.end()
-            continue
-        (length,) = struct.unpack_from(">H", data, start + 2)
-        position = start + 2 + length
-        if length < 2 or position > len(data):
-            raise BrokenImage("A segment of the JPEG has no end.", remedy=SENT_WHOLE)
         is_exif = marker == 0xE1 and data.startswith(b"Exif\0\0", start + 4)
         if (
             not (0xE0 <= marker <= 0xEF or marker == 0xFE)
@@ -112,13 +143,10 @@ def _jpeg(data: bytes) -> bytes:
             or (marker == 0xEE and data.startswith(b"Adobe", start + 4))
             or (is_exif and not has_exif)
         ):
-            parts.append(view[start:position])
+            parts.append(view[start:end])
         else:
             has_dropped = True
         has_exif |= is_exif
-    if not found:
-        raise BrokenImage("The JPEG has no picture.", remedy=SENT_WHOLE)
-    parts.append(view[found.start() :])
     return b"".join(parts) if has_dropped else data
 
 

@@ -7,6 +7,7 @@
       Unauthorized          401  no API key, or none that the server knows
       Forbidden             403  the caller's key lacks the role
       BrokenImage           422  an image of a supported format that cannot be decoded
+      TooCostly             422  an image that takes too long, or too much memory, to decode
       UnsupportedType       415  a body that is no image of a supported format
       BodyTooLarge          413  more bytes than the limit, declared or counted
       TooManyPixels         413  width x height above the limit
@@ -27,7 +28,7 @@ Knows nothing of images or engines: who finds an error raises one of these.
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -36,42 +37,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from app.methods import with_head
+from app.problems import BrokenImage as BrokenImage
+from app.problems import Problem as Problem
+from app.problems import TooCostly as TooCostly
+from app.problems import TooManyPixels as TooManyPixels
+from app.problems import UnsupportedType as UnsupportedType
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:segmentation:problem:"
-
-
-class Problem(Exception):
-    """`detail` names the value and the limit, `remedy` says what the caller can do."""
-
-    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
-    name: ClassVar[str] = "internal"
-    title: ClassVar[str] = "Internal error"
-
-    def __init__(
-        self,
-        detail: str,
-        *,
-        remedy: str,
-        reason: str = "",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """`reason`: for metrics and logs, where the name does not say enough."""
-        super().__init__(detail)
-        self.detail = detail
-        self.remedy = remedy
-        self.reason = reason or self.name
-        self.headers = dict(headers or {})
-
-    def response(self) -> Response:
-        return problem_response(
-            status=self.status,
-            name=self.name,
-            title=self.title,
-            detail=self.detail,
-            remedy=self.remedy,
-            headers=self.headers,
-        )
 
 
 class BadRequest(Problem):
@@ -104,28 +77,10 @@ class Forbidden(Problem):
     title = "The caller may not do this"
 
 
-class BrokenImage(Problem):
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    name = "broken-image"
-    title = "The image cannot be decoded"
-
-
-class UnsupportedType(Problem):
-    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    name = "unsupported-type"
-    title = "Not an image of a supported format"
-
-
 class BodyTooLarge(Problem):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     name = "body-too-large"
     title = "The request has too many bytes"
-
-
-class TooManyPixels(Problem):
-    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    name = "too-many-pixels"
-    title = "The image has too many pixels"
 
 
 class NotAcceptable(Problem):
@@ -200,6 +155,7 @@ PROBLEMS = (
     Unauthorized,
     Forbidden,
     BrokenImage,
+    TooCostly,
     UnsupportedType,
     BodyTooLarge,
     TooManyPixels,

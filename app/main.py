@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app import __version__, errors, images
+from app import __version__, errors
 from app.access import KeyCheck, describe_keys
 from app.drain import DrainLimit
 from app.headers import SecurityHeaders, allow_origins
@@ -14,6 +14,7 @@ from app.keys import Keyring
 from app.limits import AdmissionGate, AnswerLimit, BodyLimit
 from app.methods import HeadAsGet
 from app.peers import Peers
+from app.pictures import prepare_pillow
 from app.rates import RateLimit
 from app.routes import admin, operations, pages, segment
 from app.schemas import ProblemDetails
@@ -41,7 +42,7 @@ def create_app(settings: Settings, peers: Peers | None = None) -> FastAPI:
     `peers`: the other processes that serve with this one, if any. Raises KeysError for a keys file
     that cannot be used.
     """
-    images.prepare_pillow()
+    prepare_pillow()
     service = Service(settings, peers)
 
     @asynccontextmanager

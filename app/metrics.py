@@ -87,6 +87,11 @@ class Metrics:
         self.dropped = self._counter("dropped", "Requests whose caller left, by stage", "stage")
         self.engine_failures = self._counter("engine_failures", "Engine calls that failed")
         self.engine_restarts = self._counter("engine_restarts", "Processes that were replaced")
+        self.decoders_ended = self._counter(
+            "decoders_ended", "Decoder processes that an upload brought to their end", "reason"
+        )
+        for reason in ("time", "memory", "crash", "killed"):
+            self.decoders_ended.labels(reason)
         self.reloads = self._counter("reloads", "Reloads of the weights", "outcome")
         for outcome in ("swapped", "kept"):
             self.reloads.labels(outcome)  # Prometheus sees no increase in what begins with 1

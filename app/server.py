@@ -166,7 +166,8 @@ class Server(uvicorn.Server):
         """From any thread or signal handler."""
         self._should_exit = value
         if value and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stopping.set)
+            with suppress(RuntimeError):  # it has ended already, and its loop with it
+                self._loop.call_soon_threadsafe(self._stopping.set)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.service.drain()

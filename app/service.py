@@ -12,22 +12,28 @@ from typing import TypeVar
 
 import structlog
 
-from app import allocator
+from app import allocator, images
 from app.admission import Admission
 from app.batching import Batcher
 from app.budget import Budget, Share
 from app.coalescing import Coalesced
 from app.codecs import CodecThreads
+from app.containers import JPEG_START, essential, require_known
+from app.decoders import Decoders, out_of_memory
 from app.drain import Drain
 from app.errors import NotReady, ReloadFailed
+from app.images import Decoded
+from app.jpegs import is_ordinary
 from app.metrics import Metrics
 from app.peers import Peers
 from app.settings import Settings
 from app.threads import end_threads, work_threads
 from app.trial import try_out
 from app.watchdog import Watchdog
+from model.engines.base import Size
 from model.errors import ModelError
 from model.predictor import Predictor, open_predictor
+from model.scaling import content_size
 
 T = TypeVar("T")
 
@@ -84,6 +90,7 @@ class Service:
         self._predictor: Predictor | None = None
         self._batcher: Batcher | None = None
         self._codecs = CodecThreads(settings.codec_threads, gauge=self.metrics.codec_tasks)
+        self._decoders = Decoders(settings.codec_threads, metrics=self.metrics)
         self._reloads = Coalesced(self._reload)
         self.tell_others: Callable[[], None] = lambda: None
         """Of several processes that serve, to reload as well."""
@@ -93,6 +100,8 @@ class Service:
         """Starts in the background, so that the probes answer meanwhile; ends in order."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._end_threads, self._codecs.threads)
+            stack.callback(self._decoders.close)
+            stack.push_async_callback(self._end_threads, self._decoders.threads)
             starting = asyncio.create_task(self._start(stack), name="start")
             try:
                 yield
@@ -227,6 +236,54 @@ class Service:
         if self._batcher is None or self.state is not State.READY:
             raise _not_ready(self.state)
         return self._batcher
+
+    async def decode(
+        self,
+        data: bytes,
+        *,
+        max_side: int,
+        reserve: Callable[[int], None],
+        finish: Callable[[Decoded], T],
+        held: Sequence[Share] = (),
+    ) -> T:
+        """What `finish` makes of it: of an ordinary JPEG on a codec thread, of any other file on a
+        thread that waits for a decoder's process. `reserve` gets the number of pixels.
+        """
+        require_known(data)
+        if data.startswith(JPEG_START):
+            decoded: T | None = await self.on_codec_thread(
+                self._decode_ordinary, data, max_side, reserve, finish, held=held
+            )
+            if decoded is not None:
+                return decoded
+
+        def plan(size: Size) -> Size:
+            reserve(size[0] * size[1])
+            return content_size(size, max_side)
+
+        max_pixels = self.settings.max_pixels
+        return await self._decoders.decode(
+            data, max_pixels=max_pixels, plan=plan, finish=finish, held=held
+        )
+
+    def _decode_ordinary(
+        self,
+        data: bytes,
+        max_side: int,
+        reserve: Callable[[int], None],
+        finish: Callable[[Decoded], T],
+    ) -> T | None:
+        """None for a JPEG that is not ordinary."""
+        try:
+            data = essential(data)
+            if not is_ordinary(data):
+                return None
+            max_pixels = self.settings.max_pixels
+            return finish(
+                images.decode(data, max_pixels=max_pixels, max_side=max_side, reserve=reserve)
+            )
+        except MemoryError as error:
+            raise out_of_memory("There is no memory for the image.") from error
 
     async def on_codec_thread(
         self,

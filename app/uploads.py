@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from app.containers import SUPPORTED
 from app.errors import ImageMissing, RequestTimeout, UnsupportedType
 from app.forms import FormError, read_file
-from app.images import SUPPORTED
 
 FIELD = "file"
 

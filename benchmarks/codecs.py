@@ -22,7 +22,8 @@ from app.images import decode, encode_json, encode_npy, encode_png
 from benchmarks.photos import TWELVE_MEGAPIXELS, VOC_SIZE, made_photos
 from benchmarks.report import Cell, in_turns, median_ms, write
 from model.engines.base import Array, Size
-from model.predictor import Predictor, content_size, open_predictor
+from model.predictor import Predictor, open_predictor
+from model.scaling import content_size
 from model.weights import SHIPPED_WEIGHTS, Metadata, colormap
 
 FULL_HD = (1080, 1920)

@@ -15,7 +15,8 @@ from multiprocessing.connection import Connection
 from PIL import Image
 
 from app.errors import Problem
-from app.images import decode, prepare_pillow
+from app.images import decode
+from app.pictures import prepare_pillow
 from app.settings import Settings
 from benchmarks.memory import MIB, ProcessTree
 from benchmarks.report import Cell, write

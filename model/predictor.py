@@ -14,6 +14,7 @@ from PIL import Image
 from model.engines.base import Array, Engine, EngineName, Precision, Region, Size
 from model.engines.choice import start_engine
 from model.golden import require_golden_mask
+from model.scaling import content_size, scale_down
 from model.weights import Metadata, Weights, read_weights
 
 CANVAS_MULTIPLE = 32
@@ -74,22 +75,6 @@ class Predictor:
             [canvas.pixels for canvas in canvases],
             [canvas.region for canvas in canvases],
         )
-
-
-def content_size(size: Size, max_side: int) -> Size:
-    """The size after scaling: `size` unless its longer side exceeds `max_side` (0: never)."""
-    longer = max(size)
-    if max_side == 0 or longer <= max_side:
-        return size
-    height, width = (max(1, round(side * max_side / longer)) for side in size)
-    return height, width
-
-
-def scale_down(
-    picture: Image.Image, content: Size, *, box: tuple[float, float, float, float] | None = None
-) -> Image.Image:
-    """Every scaling goes this way. `box`: the part that counts (left, upper, right, lower)."""
-    return picture.resize(content[::-1], Image.Resampling.BILINEAR, box=box)
 
 
 def canvas_size(content: Size) -> Size:

@@ -47,6 +47,7 @@ METRICS = {
     "seg_dropped_total": ("counter", {"stage"}),
     "seg_engine_failures_total": ("counter", set()),
     "seg_engine_restarts_total": ("counter", set()),
+    "seg_decoders_ended_total": ("counter", {"reason"}),
     "seg_reloads_total": ("counter", {"outcome"}),
     "seg_ready": ("gauge", set()),
     "seg_model_info": ("gauge", {"digest", "engine"}),

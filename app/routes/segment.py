@@ -85,13 +85,7 @@ async def segment(
     async def segmented() -> Answer:
         async with service.admission.admitted(due) as place:
 
-            def decode() -> Canvas:
-                image = images.decode(
-                    data,
-                    max_pixels=service.settings.max_pixels,
-                    max_side=side,
-                    reserve=place.take,
-                )
+            def prepare(image: images.Decoded) -> Canvas:
                 return predictor.prepare(image.pixels, max_side=side, size=image.size)
 
             def encode() -> Answer:
@@ -100,7 +94,9 @@ async def segment(
                 return made
 
             stages.enter("decode")
-            canvas = await service.on_codec_thread(decode, held=(place, upload))
+            canvas = await service.decode(
+                data, max_side=side, reserve=place.take, finish=prepare, held=(place, upload)
+            )
             mask = await batcher.submit(predictor.predict, canvas, stages, held=place)
             stages.enter("encode")
             return await service.on_codec_thread(encode, held=(place, sent))

@@ -547,6 +547,12 @@ def png_rows(width: int, height: int, bits: int, *, interlaced: bool) -> bytes:
     return b"".join(rows)
 
 
+def tall_png(width: int, height: int) -> bytes:
+    """RGBA, all of one colour."""
+    row = b"\0" + bytes((200, 100, 50, 128)) * width
+    return png(width, height, colour=6, pixels=row * height)
+
+
 def flat_png(width: int, height: int, *, depth: int) -> bytes:
     return png(
         width, height, depth=depth, colour=0, pixels=bytes(height * (1 + width * depth // 8))
@@ -651,6 +657,34 @@ def tiff(
     count = struct.pack(order + ("Q" if big else "H"), len(entries))
     directory = struct.pack(order + place, start + len(body))
     return header + directory + body + count + b"".join(entries) + bytes(inline)
+
+
+def ccitt_strips(*, rows: int = 25_000_000, strips: int = 2**16, compression: int = 2) -> bytes:
+    """Of invalid code words, all at one place: each row is an error that libtiff reports."""
+    words = random.Random(1).randbytes(4000)
+    of_strip = -(-rows // strips)
+    count = -(-rows // of_strip)
+    tags = {
+        256: 1, 257: rows, 258: 1, 259: compression, 262: 1, 277: 1, 278: of_strip,
+        273: [8] * count, 279: [len(words)] * count,
+    }  # fmt: skip
+    return tiff(tags, pixels=words)
+
+
+def jpeg_strips(*, strips: int = 2**16, height: int = 380, scans: int = 90) -> bytes:
+    """One pixel wide, in blocks of eight, and each goes over its blocks many times."""
+    jpeg = more_scans(saved(Image.new("RGB", (1, height)), "JPEG", progressive=True), scans)
+    tags = {
+        256: 1, 257: height * strips, 259: 7, 262: 6, 278: height,
+        273: [8] * strips, 279: [len(jpeg)] * strips,
+    }  # fmt: skip
+    return tiff(tags, pixels=jpeg)
+
+
+def more_scans(jpeg: bytes, count: int) -> bytes:
+    """A progressive JPEG with its last scan repeated until it has so many."""
+    last = jpeg.rindex(b"\xff\xda\0")
+    return jpeg[:-2] + jpeg[last:-2] * (count - jpeg.count(b"\xff\xda\0")) + jpeg[-2:]
 
 
 def looping_tiff() -> bytes:

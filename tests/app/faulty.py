@@ -61,6 +61,13 @@ def command(colour, size=(64, 64)):
     return file.getvalue()
 
 
+def jpeg():
+    """No command, and decoded in the server's own process, unlike a PNG."""
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), (10, 200, 30)).save(file, "JPEG")
+    return file.getvalue()
+
+
 def open_faulty_predictor(*arguments, **options):
     predictor = open_predictor(*arguments, **options)
     predictor.engine = FaultyEngine(predictor.engine)

@@ -45,7 +45,7 @@ def test_whoever_cannot_be_answered_by_the_limit_gets_a_problem(settings, monkey
         engine = server.service.predictor.engine
         origin = b"Origin: %b\r\n" % PAGE.encode()
         opened = []
-        for body in (command(STUCK), GOOD, GOOD + b"gated"):
+        for body in (command(STUCK), GOOD, faulty.jpeg() + b"gated"):
             connection = stack.enter_context(connected(server))
             opened.append(connection)
             connection.sendall(request(body, fields=origin))
@@ -90,7 +90,7 @@ def test_what_can_be_answered_by_the_limit_is(settings, monkeypatch):
 def test_a_decode_that_does_not_end_does_not_keep_the_process(weights_file):
     settings = {"weights": weights_file, "drain_timeout_s": 1, "port": 0, "device": "cpu"}
     with program(module="tests.app.hanging", log_format="json", **settings) as process:
-        with asking(process, GOOD) as connection:
+        with asking(process, faulty.jpeg()) as connection:
             logged(process, "decoding")
             process.send_signal(signal.SIGTERM)
             assert refused(everything(connection))

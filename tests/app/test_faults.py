@@ -11,7 +11,7 @@ from app import images
 from app.trial import WARM_UP_SIZES
 from tests.app import faulty
 from tests.app.conftest import connected, metric, serving
-from tests.app.faulty import DIE, NEEDS_TOO_MUCH, RAISE, STUCK, command
+from tests.app.faulty import DIE, NEEDS_TOO_MUCH, RAISE, STUCK, command, jpeg
 from tests.app.test_program import logged, program
 
 GOOD = (10, 200, 30)
@@ -90,7 +90,7 @@ def test_of_a_thousand_callers_of_whom_most_hang_up_only_the_others_are_computed
     many = settings.model_copy(update=PATIENT | {"max_queue": 2000, "max_connections": 0})
     with serving(many) as (client, server):
         engine = server.service.predictor.engine
-        body = command(GOOD, (32, 32))
+        body = jpeg()
         request = b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
         stuck = held(engine, client)
         opened = [connected(server) for _ in range(1000)]
@@ -122,7 +122,7 @@ def test_a_caller_who_leaves_while_decoded_is_not_computed(faulty_server, monkey
         return decode(*arguments, **options)
 
     monkeypatch.setattr(images, "decode", gated)
-    body = command(GOOD)
+    body = jpeg()
     with connected(server) as connection:
         connection.sendall(
             b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body

@@ -13,20 +13,16 @@ from PIL import Image
 
 from app.accept import AnswerFormat
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
-from app.images import (
+from app.images import decode, encode, encode_png, present_classes
+from app.jpegs import MAX_SCANS, SCAN
+from app.pictures import (
     DRAFT_MARGIN,
     FORMATS,
     MAX_RUN_LENGTH_PIXELS,
-    MAX_SCANS,
-    SCAN,
     UPRIGHT,
-    decode,
-    encode,
-    encode_png,
     prepare_pillow,
-    present_classes,
 )
-from model.predictor import content_size, scale_down
+from model.scaling import content_size, scale_down
 from model.weights import Metadata, colormap
 from tests.app.corpus import bmp, taller, tiff
 

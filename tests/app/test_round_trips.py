@@ -13,8 +13,9 @@ from PIL import Image
 
 from app.accept import AnswerFormat
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
-from app.images import UPRIGHT, decode, encode, prepare_pillow
-from model.predictor import content_size
+from app.images import decode, encode
+from app.pictures import UPRIGHT, prepare_pillow
+from model.scaling import content_size
 from model.weights import Metadata, colormap
 from tests.app.corpus import damaged, ordinary, saved
 

@@ -20,7 +20,9 @@ with atheris.instrument_imports(include=["app", "PIL", "python_multipart", "mode
     from app.accept import AnswerFormat
     from app.errors import BrokenImage, TooManyPixels, UnsupportedType
     from app.forms import FormError, read_file
-    from model.predictor import CANVAS_MULTIPLE, Predictor, content_size
+    from app.pictures import prepare_pillow
+    from model.predictor import CANVAS_MULTIPLE, Predictor
+    from model.scaling import content_size
 
 import numpy as np
 
@@ -101,7 +103,7 @@ def write_seeds(folder: Path) -> None:
 
 
 def main() -> None:
-    images.prepare_pillow()
+    prepare_pillow()
     logging.disable()  # of each broken form, the parser says so
     with tempfile.TemporaryDirectory() as seeds:
         write_seeds(Path(seeds))

@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from model.predictor import canvas_size, content_size, open_predictor, scale_down
+from model.predictor import canvas_size, open_predictor
+from model.scaling import content_size, scale_down
 from tests.model.test_engines import reference_logits
 
 
