@@ -1,72 +1,67 @@
-"""Our decoding and encoding beside the usual ways with Pillow, NumPy and json, in turns.
+"""Our decoding and encoding against the usual ways with Pillow, NumPy and json, in turns.
 
-The photos are made of the repository's one, the masks are those that the shipped weights give them.
+The photos are made of the repository's one, and the masks are what the shipped weights give them.
 Knows nothing of servers.
 """
 
-import argparse
 import io
 import json
-import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import PIL
 from PIL import Image
 
 from app.images import decode, encode_json, encode_npy, encode_png
-from benchmarks.photos import TWELVE_MEGAPIXELS, VOC_SIZE, made_photos
-from benchmarks.report import Cell, in_turns, median_ms, write
+from benchmarks import report
+from benchmarks.photos import TWELVE_MEGAPIXELS, VOC_SIZE, decode_photo, encode_image, make_photos
+from benchmarks.process import measure_call, start_worker
+from benchmarks.report import Row, median_ms, publish, read_plan, run_in_turns
+from benchmarks.watch import MIB
 from model.engines.base import Array, Size
 from model.predictor import Predictor, open_predictor
 from model.scaling import content_size
 from model.weights import SHIPPED_WEIGHTS, Metadata, colormap
 
-FULL_HD = (1080, 1920)
 TINY = (16, 16)
-
-LARGE_PIXELS = 4_000_000
-"""From here on the plan's smaller number of rounds."""
-
 MAX_PIXELS = 100_000_000
 
-# Masks are made at this scale, as by a request with this max_side, and have the photo's size.
 MASKS_MAX_SIDE = 1024
-
-Row = dict[str, Cell]
+"""Masks are made at this scale, as by a request with this max_side, and have the photo's size."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much is measured. `sides`: of max_side; README's for large photos, and the service's."""
+class Plan(report.Plan):
+    rounds: Annotated[int, "number of rounds of the smaller sizes"] = 31
+    large_rounds: Annotated[int, "number of rounds of twelve megapixels"] = 7
+    sizes: Sequence[Size] = (VOC_SIZE, (1080, 1920), TWELVE_MEGAPIXELS)
+    sides: Sequence[int] = (640, 2048)
+    """Values of max_side for photos that exceed them."""
 
-    sizes: tuple[Size, ...] = (VOC_SIZE, FULL_HD, TWELVE_MEGAPIXELS)
-    sides: tuple[int, ...] = (640, 2048)
-    rounds: int = 31
-    large_rounds: int = 7
 
-    def rounds_of(self, size: Size) -> int:
-        return self.large_rounds if size[0] * size[1] > LARGE_PIXELS else self.rounds
+QUICK = {"rounds": 1, "sizes": (VOC_SIZE,), "sides": (320,)}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The usual way and ours, and what says how far two of their results are the same."""
+    """The usual way and ours; `check` says how far two of their results are the same."""
 
     what: str
     usually: str
     usual: Callable[[Any], Any]
     ours: Callable[[Any], Any]
-    sameness: Callable[[Any, Any], str]
+    check: Callable[[Any, Any], str]
 
-    def row(self, value: Any, tiny: Any, size: Size, plan: Plan) -> Row:
+    def measure(self, value: Any, tiny: Any, size: Size, plan: Plan) -> Row:
         usual, ours = partial(self.usual, value), partial(self.ours, value)
-        seconds = in_turns({"usual": usual, "ours": ours}, rounds=plan.rounds_of(size))
+        rounds = plan.large_rounds if size == TWELVE_MEGAPIXELS else plan.rounds
+        seconds = run_in_turns({"usual": usual, "ours": ours}, rounds=rounds)
         usual_ms, our_ms = median_ms(seconds["usual"]), median_ms(seconds["ours"])
+        # The file's bytes are those that are decoded, or the result of encoding.
+        files = (value, value) if isinstance(value, bytes) else (usual(), ours())
         return {
             "what": self.what,
             "size": f"{size[0]} x {size[1]}",
@@ -74,42 +69,26 @@ class Comparison:
             "usual ms": usual_ms,
             "our ms": our_ms,
             "times as fast": usual_ms / our_ms,
-            "usual bytes": file_bytes(value, usual()),
-            "our bytes": file_bytes(value, ours()),
-            "usual peak MiB": peak_mib(self.usual, value, tiny),
-            "our peak MiB": peak_mib(self.ours, value, tiny),
-            "the same": self.sameness(usual(), ours()),
+            "usual bytes": len(files[0]),
+            "our bytes": len(files[1]),
+            "usual peak MiB": measure_peak_mib(self.usual, value, tiny),
+            "our peak MiB": measure_peak_mib(self.ours, value, tiny),
+            "the same": self.check(usual(), ours()),
         }
 
 
-def decoding(kind: str, max_side: int, size: Size, predictor: Predictor) -> Comparison:
-    return Comparison(
-        what=f"decode {kind}" + (f", scaled to {max_side}" if max_side else ""),
-        usually="Image.open, convert" + (", resize" if max_side else ""),
-        usual=partial(decode_usually, max_side=max_side),
-        ours=partial(decode_ours, max_side=max_side),
-        sameness=partial(pixels_sameness, size=size, predictor=predictor),
-    )
+def measure_peak_mib(function: Callable[[Any], object], value: Any, tiny: Any) -> int:
+    """What one call takes at its peak, result included, in a process warmed up by a tiny one."""
+    with start_worker() as call:
+        return round(call(_measure_peak_bytes, function, value, tiny) / MIB)
 
 
-def encodings(metadata: Metadata) -> list[Comparison]:
-    """PNG beside a picture of the colours, as it is usually sent, and beside the same answer."""
-    colours = partial(colour_png, metadata=metadata)
-    indices = partial(indexed_png_by_pillow, metadata=metadata)
-    ours = partial(encode_png, metadata=metadata)
-    our_json = partial(encode_json, metadata=metadata)
-    colour = partial(alike, read=picture, words="every pixel")
-    index = partial(alike, read=listed_mask, words="every index")
-    byte = partial(alike, read=as_they_are, words="every byte")
-    return [
-        Comparison("encode PNG", "Pillow, RGB, level 6", colours, ours, colour),
-        Comparison("encode PNG", "Pillow, indexed, level 1", indices, ours, colour),
-        Comparison("encode JSON", "json, tolist", json_usually, our_json, index),
-        Comparison("encode npy", "numpy.save", npy_usually, encode_npy, byte),
-    ]
+def _measure_peak_bytes(function: Callable[[Any], object], value: Any, tiny: Any) -> int:
+    function(tiny)
+    return measure_call(function, value).peak_bytes
 
 
-def decode_usually(data: bytes, *, max_side: int = 0) -> Array:
+def decode_usually(data: bytes, *, max_side: int) -> Array:
     with Image.open(io.BytesIO(data)) as file:
         image = file.convert("RGB")
     content = content_size((image.height, image.width), max_side)
@@ -118,38 +97,12 @@ def decode_usually(data: bytes, *, max_side: int = 0) -> Array:
     return np.asarray(image)
 
 
-def decode_ours(data: bytes, *, max_side: int = 0) -> Array:
+def decode_ours(data: bytes, *, max_side: int) -> Array:
     return decode(data, max_pixels=MAX_PIXELS, max_side=max_side).pixels
 
 
-def colour_png(mask: Array, *, metadata: Metadata) -> bytes:
-    return saved(Image.fromarray(colormap(metadata)[mask]), "PNG")
-
-
-def indexed_png_by_pillow(mask: Array, *, metadata: Metadata) -> bytes:
-    image = Image.fromarray(mask)
-    image.putpalette(colormap(metadata).tobytes())
-    return saved(image, "PNG", compress_level=1)
-
-
-def json_usually(mask: Array) -> bytes:
-    return json.dumps({"mask": mask.tolist()}).encode()
-
-
-def npy_usually(mask: Array) -> bytes:
-    file = io.BytesIO()
-    np.save(file, mask)
-    return file.getvalue()
-
-
-def saved(image: Image.Image, kind: str, **options: int) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def pixels_sameness(usual: Array, ours: Array, *, size: Size, predictor: Predictor) -> str:
-    """Of the pixels; where some differ, of the masks that come of them."""
+def compare_pixels(usual: Array, ours: Array, *, size: Size, predictor: Predictor) -> str:
+    """Where some pixels differ, the share of the mask that is equal."""
     if np.array_equal(usual, ours):
         return "every pixel"
     max_side = max(ours.shape)
@@ -158,78 +111,74 @@ def pixels_sameness(usual: Array, ours: Array, *, size: Size, predictor: Predict
     return f"{100 * np.mean(masks[0] == masks[1]):.2f} % of the mask"
 
 
-def alike(usual: bytes, ours: bytes, *, read: Callable[[bytes], Array], words: str) -> str:
+def measure_decoding(plan: Plan, predictor: Predictor) -> Iterator[Row]:
+    for size in plan.sizes:
+        photos = [make_photos(1, one)[0] for one in (size, TINY)]
+        pngs = [encode_image(Image.fromarray(decode_photo(photo)), "PNG") for photo in photos]
+        for kind, (photo, tiny) in {"JPEG": photos, "PNG": pngs}.items():
+            for side in (0, *(side for side in plan.sides if side < max(size))):
+                comparison = Comparison(
+                    f"decode {kind}" + f", scaled to {side}" * bool(side),
+                    "Image.open, convert" + ", resize" * bool(side),
+                    partial(decode_usually, max_side=side),
+                    partial(decode_ours, max_side=side),
+                    partial(compare_pixels, size=size, predictor=predictor),
+                )
+                yield comparison.measure(photo, tiny, size, plan)
+
+
+def encode_colour_png(mask: Array, *, metadata: Metadata) -> bytes:
+    """A picture in colours, as masks are usually sent."""
+    return encode_image(Image.fromarray(colormap(metadata)[mask]), "PNG")
+
+
+def encode_indexed_png(mask: Array, *, metadata: Metadata) -> bytes:
+    image = Image.fromarray(mask)
+    image.putpalette(colormap(metadata).tobytes())
+    return encode_image(image, "PNG", compress_level=1)
+
+
+def encode_json_usually(mask: Array) -> bytes:
+    return json.dumps({"mask": mask.tolist()}).encode()
+
+
+def encode_npy_usually(mask: Array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, mask)
+    return file.getvalue()
+
+
+def compare_files(usual: bytes, ours: bytes, *, read: Callable[[bytes], Any], words: str) -> str:
     assert np.array_equal(read(usual), read(ours)), f"not {words} is the same"
     return words
 
 
-def picture(data: bytes) -> Array:
-    return np.asarray(opened(data).convert("RGB"))
-
-
-def listed_mask(data: bytes) -> Array:
-    return np.array(json.loads(data)["mask"], np.uint8)
-
-
-def as_they_are(data: bytes) -> Array:
-    return np.frombuffer(data, np.uint8)
-
-
-def opened(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data))
-
-
-def file_bytes(value: bytes | Array, result: bytes | Array) -> int:
-    """The file's: what was decoded, or what was encoded."""
-    return len(value) if isinstance(value, bytes) else len(result)
-
-
-def peak_mib(function: Callable[[Any], object], value: Any, tiny: Any) -> int:
-    """What one call takes at its peak, result included, in a process warmed up by a tiny one."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return round(pool.apply(_peak_bytes, (function, value, tiny)) / 2**20)
-
-
-def _peak_bytes(function: Callable[[Any], object], value: Any, tiny: Any) -> int:
-    function(tiny)
-    before = _memory("VmRSS")
-    function(value)
-    return max(0, _memory("VmHWM") - before)
-
-
-def _memory(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return int(value.split()[0]) * 1024
-    raise OSError(f"/proc/self/status has no {name}: the memory is measured on Linux only")
-
-
-def measure(plan: Plan, predictor: Predictor) -> list[Row]:
-    rows = []
+def measure_encoding(plan: Plan, predictor: Predictor) -> Iterator[Row]:
+    metadata = predictor.metadata
+    png, our_json = (partial(encode, metadata=metadata) for encode in (encode_png, encode_json))
+    colours = partial(encode_colour_png, metadata=metadata)
+    indices = partial(encode_indexed_png, metadata=metadata)
+    check_pixels = partial(compare_files, read=decode_photo, words="every pixel")
+    check_json = partial(compare_files, read=lambda x: json.loads(x)["mask"], words="every index")
+    check_bytes = partial(compare_files, read=bytes, words="every byte")
+    comparisons = [
+        Comparison("encode PNG", "Pillow, RGB, level 6", colours, png, check_pixels),
+        Comparison("encode PNG", "Pillow, indexed, level 1", indices, png, check_pixels),
+        Comparison("encode JSON", "json, tolist", encode_json_usually, our_json, check_json),
+        Comparison("encode npy", "numpy.save", encode_npy_usually, encode_npy, check_bytes),
+    ]
     for size in plan.sizes:
-        photo, tiny = made_photos(1, size)[0], made_photos(1, TINY)[0]
-        for kind in ("JPEG", "PNG"):
-            if kind == "PNG":
-                photo, tiny = (saved(opened(data), kind) for data in (photo, tiny))
-            for side in (0, *(side for side in plan.sides if side < max(size))):
-                comparison = decoding(kind, side, size, predictor)
-                rows.append(comparison.row(photo, tiny, size, plan))
-    for size in plan.sizes:
-        mask = predictor(decode_usually(made_photos(1, size)[0]))
-        assert np.array_equal(np.asarray(opened(encode_png(mask, predictor.metadata))), mask)
-        for comparison in encodings(predictor.metadata):
-            rows.append(comparison.row(mask, np.zeros(TINY, np.uint8), size, plan))
-    return rows
+        mask = predictor(decode_photo(make_photos(1, size)[0]))
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(mask)))), mask)
+        for comparison in comparisons:
+            yield comparison.measure(mask, np.zeros(TINY, np.uint8), size, plan)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=Plan.rounds, help="of the smaller sizes")
-    options = parser.parse_args(arguments)
+def main() -> None:
+    plan = read_plan(Plan, "codecs", __doc__, quick=QUICK)
     predictor = open_predictor(SHIPPED_WEIGHTS, device="cpu", max_side=MASKS_MAX_SIDE)
-    rows = measure(Plan(rounds=options.rounds), predictor)
-    write("codecs", "Decoding and encoding", rows, pillow=PIL.__version__)
+    rows = [*measure_decoding(plan, predictor), *measure_encoding(plan, predictor)]
+    publish("codecs", "Decoding and encoding", rows, plan=plan, pillow=PIL.__version__)
 
 
 if __name__ == "__main__":

@@ -1,137 +1,130 @@
 """Engines against eager PyTorch, against each other and against the floor of multiply-adds.
 
 Every engine computes the same canvas in every round, and their masks are compared in the same run.
-The floor is what the network's multiply-adds, done one by one, would take at the rate of this
-machine's matrix product; Winograd's convolutions do fewer. OpenVINO takes part where it is
-installed.
-
-    python -m benchmarks.engine [--threads N] [--rounds N] [--quick]
+The floor is the time of the network's multiply-adds, done one by one, at the rate of this machine's
+matrix product; Winograd's convolutions do fewer. OpenVINO takes part where it is installed.
 """
 
-import argparse
-import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from typing import Annotated
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.notebook import notebook_network
-from benchmarks.photos import made_photos
-from benchmarks.report import in_turns, median_ms, write
+from benchmarks import report
+from benchmarks.notebook import load_notebook_network
+from benchmarks.photos import decode_photo, make_photos
+from benchmarks.report import Cell, median_ms, publish, read_plan, run_in_turns
 from model.engines.base import Array, Engine, EngineName, Size, usable_cores
 from model.engines.choice import start_engine
 from model.errors import EngineError
-from model.predictor import Predictor
+from model.predictor import Canvas, Predictor
 from model.weights import SHIPPED_WEIGHTS, Weights, read_weights
 
-SIZES: tuple[Size, ...] = ((224, 224), (375, 500), (480, 640), (768, 1024))
 ENGINES: tuple[EngineName, ...] = ("native", "ncnn", "torch")
 BFLOAT16 = "bfloat16"
 TRAINED_NOISE = 0.02
-"""Standard deviation of what makes a bilinear kernel dense, as training it does."""
+"""The standard deviation of what makes a bilinear kernel dense, as training does."""
+
+MIN_EQUAL = 0.999
+"""The part of the pixels on which the masks of all exact engines must agree."""
+
+
+@dataclass(frozen=True)
+class Plan(report.Plan):
+    threads: Annotated[int, "number of threads"] = usable_cores()
+    rounds: Annotated[int, "number of rounds"] = 15
+    sizes: Sequence[Size] = ((224, 224), (375, 500), (480, 640), (768, 1024))
+
+
+QUICK = {"rounds": 2, "sizes": ((224, 224),)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--quick", action="store_true", help="one small size, two rounds")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    sizes = SIZES[:1] if arguments.quick else SIZES
-    rounds = 2 if arguments.quick else arguments.rounds
-    rate = products_per_s()
+    plan = read_plan(Plan, "engine", __doc__, quick=QUICK)
+    torch.set_num_threads(plan.threads)
+    rate = measure_multiply_adds_per_s()
     rows = []
     for kernel in ("dense", "bilinear"):
-        weights = with_kernel(read_weights(SHIPPED_WEIGHTS), kernel)
-        network = notebook_network(weights)
+        weights = replace_kernel(read_weights(SHIPPED_WEIGHTS), kernel)
+        network = load_notebook_network(weights)
         predictors = {
             name: Predictor(engine, weights.metadata)
-            for name, engine in engines(weights, arguments.threads).items()
+            for name, engine in start_engines(weights, plan.threads).items()
         }
-        for size in sizes:
-            rows.append(
-                measure(kernel, size, weights, network, predictors, rounds=rounds, rate=rate)
-            )
+        for size in plan.sizes:
+            canvas = predictors["native"].prepare(decode_photo(make_photos(1, size)[0]))
+            candidates = list_candidates(canvas, weights, network, predictors)
+            agreement = compare_masks(candidates, size)
+            floor_ms = 1000 * count_multiply_adds(network, canvas.size) / rate
+            seconds = run_in_turns(candidates, rounds=plan.rounds, settle_s=0.05)
+            row = {"photo": f"{size[0]} x {size[1]}", "kernel": kernel, **describe_times(seconds)}
+            rows.append(row | {"floor ms": floor_ms, "equal pixels": f"{agreement:.5%}"})
     title = "Engines: milliseconds for one photo on the CPU, and how many times eager PyTorch"
-    write("engine", title, rows, threads=arguments.threads, multiply_adds_per_s=rate)
+    publish("engine", title, rows, plan=plan, multiply_adds_per_s=rate)
 
 
-def engines(weights: Weights, threads: int) -> dict[str, Engine]:
+def start_engines(weights: Weights, threads: int) -> dict[str, Engine]:
     """All of them; the native one in bfloat16, too, where the processor has AMX."""
-    found = {
+    engines: dict[str, Engine] = {
         name: start_engine(weights, engine=name, device="cpu", threads=threads) for name in ENGINES
     }
     with suppress(EngineError):
-        found[BFLOAT16] = start_engine(
+        engines[BFLOAT16] = start_engine(
             weights, engine="native", threads=threads, device="cpu", precision="bfloat16"
         )
-    return found
+    return engines
 
 
-def measure(
-    kernel: str,
-    size: Size,
-    weights: Weights,
-    network: nn.Module,
-    predictors: Mapping[str, Predictor],
-    *,
-    rounds: int,
-    rate: float,
-) -> dict[str, str | float]:
-    """One row: all candidates in turns, and the share of pixels on which they agree."""
-    canvas = predictors["native"].prepare(decoded(size))
-    eager = eager_segmentation(network, weights, canvas.pixels)
-    candidates: dict[str, Callable[[], Array]] = {"eager": eager}
+def list_candidates(
+    canvas: Canvas, weights: Weights, network: nn.Module, predictors: Mapping[str, Predictor]
+) -> dict[str, Callable[[], Array]]:
+    """Functions that compute the canvas's mask, eager PyTorch first."""
+    candidates = {"eager": prepare_eager(network, weights, canvas.pixels)}
     for name, predictor in predictors.items():
         candidates[name] = lambda predictor=predictor: predictor.predict([canvas])[0]
     if find_spec("openvino"):
-        candidates["openvino"] = openvino_segmentation(network, weights, canvas.pixels)
-    expected = eager()[: size[0], : size[1]]
-    agreement = min(
-        float(np.mean(run()[: size[0], : size[1]] == expected))
+        candidates["openvino"] = prepare_openvino(network, weights, canvas.pixels)
+    return candidates
+
+
+def compare_masks(candidates: Mapping[str, Callable[[], Array]], size: Size) -> float:
+    """The least part of the pixels on which a candidate agrees with eager PyTorch."""
+    masks = {
+        name: run()[: size[0], : size[1]]
         for name, run in candidates.items()
         if name != BFLOAT16  # fast, not exact: its cost is measured in mean IoU
-    )
-    assert agreement >= 0.999, f"the engines disagree on {1 - agreement:.2%} of the pixels"
-    seconds = in_turns(candidates, rounds=rounds, settle_s=0.05)
-    milliseconds = {name: median_ms(values) for name, values in seconds.items()}
-    row: dict[str, str | float] = {"photo": f"{size[0]} x {size[1]}", "kernel": kernel}
-    row |= {f"{name} ms": value for name, value in milliseconds.items()}
-    row |= {
-        f"{name} x": milliseconds["eager"] / value
-        for name, value in milliseconds.items()
-        if name != "eager"
     }
-    if "openvino" in milliseconds:
-        row["openvino / native x"] = milliseconds["openvino"] / milliseconds["native"]
-    row["floor ms"] = 1000 * multiply_adds(canvas.size, len(weights.metadata.classes)) / rate
-    row["equal pixels"] = f"{agreement:.5%}"
+    agreement = min(float(np.mean(mask == masks["eager"])) for mask in masks.values())
+    assert agreement >= MIN_EQUAL, f"the engines disagree on {1 - agreement:.2%} of the pixels"
+    return agreement
+
+
+def describe_times(seconds: Mapping[str, Sequence[float]]) -> dict[str, Cell]:
+    ms = {name: median_ms(values) for name, values in seconds.items()}
+    row: dict[str, Cell] = {f"{name} ms": value for name, value in ms.items()}
+    row |= {f"{name} x": ms["eager"] / value for name, value in ms.items() if name != "eager"}
+    if "openvino" in ms:
+        row["openvino / native x"] = ms["openvino"] / ms["native"]
     return row
 
 
-def decoded(size: Size) -> Array:
-    with Image.open(io.BytesIO(made_photos(1, size)[0])) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def with_kernel(weights: Weights, kernel: str) -> Weights:
+def replace_kernel(weights: Weights, kernel: str) -> Weights:
     """The weights as they are (bilinear), or with a last kernel that has no zeros (dense)."""
     if kernel == "bilinear":
         return weights
     name = "transpose_conv.weight"
     noise = np.random.default_rng(0).normal(0, TRAINED_NOISE, weights.tensors[name].shape)
-    tensors = dict(weights.tensors)
-    tensors[name] = tensors[name] + noise.astype(np.float32)
-    return replace(weights, tensors=tensors)
+    dense = {name: weights.tensors[name] + noise.astype(np.float32)}
+    return replace(weights, tensors={**weights.tensors, **dense})
 
 
-def eager_segmentation(network: nn.Module, weights: Weights, pixels: Array) -> Callable[[], Array]:
+def prepare_eager(network: nn.Module, weights: Weights, pixels: Array) -> Callable[[], Array]:
     """As the notebook does it: normalise, whole network, argmax."""
     mean = torch.tensor(weights.metadata.mean).view(1, 3, 1, 1)
     std = torch.tensor(weights.metadata.std).view(1, 3, 1, 1)
@@ -153,26 +146,19 @@ class _Argmax(nn.Module):
         return self.network(images).argmax(dim=1).to(torch.uint8)
 
 
-def openvino_segmentation(
-    network: nn.Module, weights: Weights, pixels: Array
-) -> Callable[[], Array]:
+def prepare_openvino(network: nn.Module, weights: Weights, pixels: Array) -> Callable[[], Array]:
     """OpenVINO's whole network with argmax, float32, for the size of these pixels."""
     import openvino
 
-    height, width, _ = pixels.shape
-    example = torch.zeros(1, 3, height, width)
-    model = openvino.convert_model(_Argmax(network), example_input=example)
-    model.reshape([1, 3, height, width])
-    compiled = openvino.Core().compile_model(
-        model,
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        },
-    )
-    request = compiled.create_infer_request()
+    shape = [1, 3, *pixels.shape[:2]]
+    model = openvino.convert_model(_Argmax(network), example_input=torch.zeros(shape))
+    model.reshape(shape)
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
     mean = np.array(weights.metadata.mean, np.float32)
     std = np.array(weights.metadata.std, np.float32)
 
@@ -183,24 +169,16 @@ def openvino_segmentation(
     return run
 
 
-def multiply_adds(canvas: Size, classes: int) -> float:
-    """Of the whole network, the transposed convolution included."""
-    height, width = canvas
-    quarter = height * width / 16  # pixels behind the maximum
-    total = 4 * quarter * 64 * 3 * 49  # the first convolution
-    total += quarter * 4 * 64 * 64 * 9
-    for level, channels in enumerate((128, 256, 512), start=1):
-        pixels = quarter / 4**level
-        total += pixels * channels * (channels // 2) * (9 + 1)  # stride 2, and the shortcut
-        total += pixels * 3 * channels * channels * 9
-    coarse = height * width / 1024
-    return total + coarse * 512 * classes + coarse * classes * classes * 64 * 64
+def count_multiply_adds(network: nn.Module, canvas: Size) -> float:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, *canvas))
+    return counter.get_total_flops() / 2
 
 
-def products_per_s() -> float:
-    """Multiply-adds a second of a 2048 x 2048 matrix product, the best of some."""
+def measure_multiply_adds_per_s() -> float:
+    """The rate of a 2048 x 2048 matrix product, the best of some."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    seconds = in_turns({"product": lambda: a @ b}, rounds=7)["product"]
+    seconds = run_in_turns({"product": lambda: a @ b}, rounds=7)["product"]
     return 2048**3 / min(seconds)
 
 

@@ -4,13 +4,10 @@ Each file is decoded in a process of its own, forked for it; those that use the 
 come beside the files of the tests' corpus. Knows nothing of the server.
 """
 
-import argparse
 import os
-import time
 import zlib
 from collections.abc import Callable
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 
 from PIL import Image
 
@@ -18,57 +15,58 @@ from app.errors import Problem
 from app.images import decode
 from app.pictures import prepare_pillow
 from app.settings import Settings
-from benchmarks.memory import MIB, ProcessTree
-from benchmarks.report import Cell, write
+from benchmarks.process import Cost, measure_call
+from benchmarks.report import Plan, Row, publish, read_plan
+from benchmarks.watch import MIB
 from tests.app.corpus import corpus, picture, png, saved
 
 SIDE = 5000
 """Its square is the default SEG_MAX_PIXELS."""
 
 SHOWN = 6
-"""Of the corpus' files, the slowest; and the one of the most memory."""
+"""This many of the corpus's files are shown: the slowest, and the one of the most memory."""
+
+QUICK_FILES = 40
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile", description=__doc__)
-    parser.parse_args()
+    plan = read_plan(Plan, "hostile", __doc__, quick={})
     prepare_pillow()
     Image.init()  # in each fork it would count
-    small = [measured(name, data) for name, data in corpus().items()]
+    files = list(corpus().items())[: QUICK_FILES if plan.quick else None]
+    small = [measure_decoding(name, data) for name, data in files]
     rows = sorted(small, key=lambda row: -float(row["decode, s"]))[:SHOWN]
     largest = max(small, key=lambda row: float(row["memory, MiB"]))
     rows += [largest] if largest not in rows else []
-    rows += [measured(name, make()) for name, make in FULL.items()]
-    write("hostile", "What hostile images cost", rows, files=len(small))
+    if not plan.quick:
+        rows += [measure_decoding(name, make()) for name, make in FULL.items()]
+    publish("hostile", "What hostile images cost", rows, plan=plan, files=len(small))
 
 
-def measured(name: str, data: bytes) -> dict[str, Cell]:
-    ours, theirs = get_context("fork").Pipe()
-    process = get_context("fork").Process(target=decode_once, args=(theirs, data))
-    process.start()
-    seconds, memory_bytes, outcome = ours.recv()
-    process.join()
+def measure_decoding(name: str, data: bytes) -> Row:
+    with get_context("fork").Pool(1) as pool:
+        cost: Cost = pool.apply(_measure_in_fork, (data,))
     return {
         "file": name,
         "bytes": len(data),
-        "decode, s": round(seconds, 3),
-        "memory, MiB": round(memory_bytes / MIB),
-        "outcome": outcome,
+        "decode, s": round(cost.seconds, 3),
+        "memory, MiB": round(cost.peak_bytes / MIB),
+        "outcome": cost.result,
     }
 
 
-def decode_once(answer: Connection, data: bytes) -> None:
+def _measure_in_fork(data: bytes) -> Cost:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff complains there
-    settings, memory = Settings(), ProcessTree(os.getpid())
-    memory.reset_peak()
-    before, started = memory.peak_bytes(), time.perf_counter()
+    return measure_call(_decode, data, Settings())
+
+
+def _decode(data: bytes, settings: Settings) -> str:
+    """The decoded size, or the name of the problem."""
     try:
         decoded = decode(data, max_pixels=settings.max_pixels, max_side=settings.max_side)
-        outcome = "{} x {}".format(*decoded.size)
     except Problem as problem:
-        outcome = problem.name
-    seconds = time.perf_counter() - started
-    answer.send((seconds, memory.peak_bytes() - before, outcome))
+        return problem.name
+    return "{} x {}".format(*decoded.size)
 
 
 def flat(mode: str, kind: str, **options: object) -> bytes:

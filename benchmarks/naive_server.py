@@ -13,14 +13,14 @@ from fastapi import FastAPI, Response, UploadFile
 from PIL import Image
 from torchvision import transforms
 
-from benchmarks.notebook import notebook_network
+from benchmarks.notebook import load_notebook_network
 from model.classes import PALETTE
 from model.weights import IMAGENET_MEAN, IMAGENET_STD, SHIPPED_WEIGHTS, read_weights
 
 MEAN_COLOUR = tuple(round(255 * value) for value in IMAGENET_MEAN)
 
 
-network = notebook_network(read_weights(SHIPPED_WEIGHTS))
+network = load_notebook_network(read_weights(SHIPPED_WEIGHTS))
 normalise = transforms.Compose(
     [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
 )

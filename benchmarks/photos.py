@@ -1,15 +1,16 @@
 """JPEG photos to send: made from the repository's one photo, or read from a folder.
 
-Knows nothing of servers. What is made is the same at every call: its seed is the photo's number.
+Knows nothing of servers. Made photos are the same at every call: the photo's number is its seed.
 """
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from model.engines.base import Size
+from model.engines.base import Array, Size
 
 SOURCE = Path(__file__).parent.parent / "docs" / "images" / "cat.jpg"
 
@@ -24,14 +25,14 @@ GRAIN = 5.0
 QUALITY = 92
 
 
-def made_photos(count: int, size: Size = VOC_SIZE) -> list[bytes]:
+def make_photos(count: int, size: Size = VOC_SIZE) -> list[bytes]:
     """Different crops, flips and exposures of the one photo."""
     with Image.open(SOURCE) as file:
         source = file.convert("RGB")
-    return [_made(source, size, np.random.default_rng(number)) for number in range(count)]
+    return [_make_photo(source, size, np.random.default_rng(number)) for number in range(count)]
 
 
-def photos_from(folder: Path, count: int, size: Size = VOC_SIZE) -> list[bytes]:
+def read_photos(folder: Path, count: int, size: Size = VOC_SIZE) -> list[bytes]:
     """The first `count` JPEG files of exactly this size, by name. Raises FileNotFoundError."""
     found: list[bytes] = []
     for path in sorted(folder.glob("*.jp*g")):
@@ -47,7 +48,18 @@ def photos_from(folder: Path, count: int, size: Size = VOC_SIZE) -> list[bytes]:
     )
 
 
-def _made(source: Image.Image, size: Size, rng: np.random.Generator) -> bytes:
+def decode_photo(data: bytes) -> Array:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def encode_image(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _make_photo(source: Image.Image, size: Size, rng: np.random.Generator) -> bytes:
     height, width = size
     scale = min(source.width / width, source.height / height) * rng.uniform(0.7, 1.0)
     crop_width, crop_height = width * scale, height * scale
@@ -59,16 +71,6 @@ def _made(source: Image.Image, size: Size, rng: np.random.Generator) -> bytes:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.8, 1.2))
     image = ImageEnhance.Color(image).enhance(rng.uniform(0.6, 1.4))
-    return _as_jpeg(_grained(image, rng))
-
-
-def _grained(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    pixels = np.asarray(image, np.float32)
-    pixels = pixels + GRAIN * rng.standard_normal(pixels.shape[:2], np.float32)[..., None]
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-
-
-def _as_jpeg(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=QUALITY)
-    return file.getvalue()
+    grain = GRAIN * rng.standard_normal(size, np.float32)[..., None]
+    pixels = (np.asarray(image, np.float32) + grain).clip(0, 255).astype(np.uint8)
+    return encode_image(Image.fromarray(pixels), "JPEG", quality=QUALITY)

@@ -1,22 +1,56 @@
-"""What benchmarks share: rounds taken in turns, medians, the machine, a table and a JSON file.
+"""What all commands share: options, candidates in turns, the machine, one table and one JSON file.
 
 Knows nothing of what is measured.
 """
 
+import argparse
 import json
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, TypeVar, get_args, get_origin, get_type_hints
 
 RESULTS = Path(__file__).parent / "results"
 
 Cell = str | int | float
+Row = Mapping[str, Cell]
 
 
-def in_turns(
+@dataclass(frozen=True)
+class Plan:
+    """How much a command measures. Fields with an `Annotated` text are its options."""
+
+    quick: Annotated[bool, "measure little, and write no file"] = False
+
+
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
+
+
+def read_plan(
+    plan_type: type[AnyPlan], name: str, description: str | None, *, quick: Mapping[str, object]
+) -> AnyPlan:
+    """The plan from the command line; `quick` holds the values that --quick changes."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=description,
+        argument_default=argparse.SUPPRESS,
+    )
+    for key, hint in get_type_hints(plan_type, include_extras=True).items():
+        if get_origin(hint) is Annotated:
+            of, text = get_args(hint)
+            flag = "--" + key.removesuffix("_s").replace("_", "-")
+            how = {"action": "store_true"} if of is bool else {"type": (*get_args(of), of)[0]}
+            default = getattr(plan_type, key)
+            parser.add_argument(flag, dest=key, help=text + f" ({default})" * bool(default), **how)
+    given = vars(parser.parse_args())
+    return plan_type(**{**(quick if "quick" in given else {}), **given})
+
+
+def run_in_turns(
     candidates: Mapping[str, Callable[[], object]],
     *,
     rounds: int,
@@ -26,7 +60,7 @@ def in_turns(
     """Seconds of each candidate in each round.
 
     Every round runs every candidate once, so that a slow spell of the machine meets all of them.
-    `settle_s`: a pause before each, where threads of the one before may still spin.
+    `settle_s` is a pause before each, where threads of the one before may still spin.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(warm_up + rounds):
@@ -43,63 +77,67 @@ def median_ms(seconds: Sequence[float]) -> float:
     return 1000 * statistics.median(seconds)
 
 
-def machine() -> dict[str, Cell]:
+def describe_machine() -> dict[str, Cell]:
     """What the figures depend on, without the machine's name."""
     return {
-        "processor": _processor(),
+        "processor": _read_processor(),
         "cores": len(os.sched_getaffinity(0)),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
 
 
-def write(
+def publish(
     name: str,
     title: str,
-    rows: Sequence[Mapping[str, Cell]],
+    tables: Sequence[Row] | Mapping[str, Sequence[Row]],
     *,
-    sections: Mapping[str, Sequence[Mapping[str, Cell]]] | None = None,
+    plan: Plan,
     **facts: object,
 ) -> None:
-    """Print the rows as a table; write `results/<name>.md` and, with the facts, `<name>.json`.
+    """Print the tables; unless the plan is quick, write `results/<name>.md` and `<name>.json`.
 
-    `sections`: more tables, by their headings.
+    `tables` is one table, or several by their headings, where the heading of the first is "rows".
+    The JSON file holds the machine, the plan and the facts as well.
     """
-    about = machine()
-    lines = [
-        f"# {title}",
-        "",
-        f"`python -m benchmarks.{name}` on {about['cores']} cores, {about['processor']}.",
-        "",
-        table(rows),
-    ]
-    for heading, more in (sections or {}).items():
-        lines += ["", f"## {heading}", "", table(more)]
+    if not isinstance(tables, Mapping):
+        tables = {"rows": tables}
+    machine = describe_machine()
+    where = f"`python -m benchmarks.{name}` on {machine['cores']} cores, {machine['processor']}."
+    lines = [f"# {title}", "", where]
+    for heading, rows in tables.items():
+        lines += ["", *([] if heading == "rows" else [f"## {heading}", ""]), format_table(rows)]
     text = "\n".join(lines) + "\n"
     print(text)
+    if plan.quick:
+        return
+    chosen = {k: v for k, v in asdict(plan).items() if k != "quick" and not isinstance(v, Path)}
+    document = {"benchmark": name, "machine": machine, **chosen, **facts, **tables}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text)
-    document = {"benchmark": name, "machine": about, **facts, "rows": [dict(row) for row in rows]}
-    document |= {heading: [dict(row) for row in more] for heading, more in (sections or {}).items()}
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
-def table(rows: Sequence[Mapping[str, Cell]]) -> str:
+def list_figures(figures: Mapping[str, Cell]) -> list[Row]:
+    return [{"figure": name, "value": value} for name, value in figures.items()]
+
+
+def format_table(rows: Sequence[Row]) -> str:
     """Markdown, one column for each key of the first row."""
     columns = list(rows[0])
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for row in rows:
-        lines.append("| " + " | ".join(_shown(row[column]) for column in columns) + " |")
+        lines.append("| " + " | ".join(_format_cell(row[column]) for column in columns) + " |")
     return "\n".join(lines)
 
 
-def _shown(cell: Cell) -> str:
+def _format_cell(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:.3g}" if abs(cell) < 100 else f"{cell:.0f}"
     return str(cell)
 
 
-def _processor() -> str:
+def _read_processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

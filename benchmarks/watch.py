@@ -1,11 +1,13 @@
-"""A process over time: its memory, descriptors and threads, whether they stay, and a picture.
+"""A process over time: memory, descriptors, threads, processor time; trends and a plot.
 
-Reads Linux' /proc; knows nothing of what the process does or why.
+Reads Linux' /proc itself: psutil has neither the peak memory nor its reset, and counts processor
+time in ticks of 10 ms. Knows nothing of what the process does.
 """
 
 import asyncio
 import itertools
-import statistics
+import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,157 +16,166 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.memory import MIB, ProcessTree
-from benchmarks.report import Cell
+from benchmarks.report import Row
 
-LEAST_S = 300
-"""Shorter, and whatever fills in the first minutes looks like growth."""
+MIB = 2**20
+
+MIN_SECONDS = 300
+"""In a shorter time, whatever fills in the first minutes looks like growth."""
 
 WARM_UP_SHARE = 0.1
-"""Of the time: pools fill, the allocator takes what it needs."""
+"""The part of the time in which pools fill and the allocator takes what it needs."""
 
 EDGE_SHARE = 0.25
-"""Of the time after the warm-up: what its first part and its last part have is compared."""
+"""The parts at the start and at the end of the rest whose medians are compared."""
 
 RESIDENT, DESCRIPTORS, THREADS = "resident memory, MiB", "descriptors", "threads"
 
 MAX_GROWTH = {RESIDENT: 24.0, DESCRIPTORS: 8.0, THREADS: 4.0}
-"""Between the medians of those two parts. More is a leak."""
+"""More growth than this between those medians is a leak."""
 
 GROWS = "GROWS"
 
-LOOKS = 3
+ATTEMPTS = 3
 
-SECONDS_PER_HOUR = 3600
+
+class ProcessTree:
+    """A process and, unless told otherwise, its descendants, as the kernel accounts for them."""
+
+    def __init__(self, pid: int, *, children: bool = True) -> None:
+        self.pids = _find_descendants(pid) if children else [pid]
+
+    def measure_resident_bytes(self) -> int:
+        return sum(_read_status_bytes(pid, "VmRSS") for pid in self.pids)
+
+    def measure_peak_bytes(self) -> int:
+        """The largest resident memory since `reset_peak`; of several processes, their sum."""
+        return sum(_read_status_bytes(pid, "VmHWM") for pid in self.pids)
+
+    def reset_peak(self) -> None:
+        for pid in self.pids:
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # proc(5): 5 resets VmHWM
+
+    def count_descriptors(self) -> int:
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self.pids)
+
+    def count_threads(self) -> int:
+        return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in self.pids)
+
+    def measure_cpu_s(self) -> float:
+        """Processor time so far, user and system, in nanoseconds' resolution."""
+        # The clock's number is what clock_getcpuclockid(3) returns.
+        return sum(time.clock_gettime((~pid << 3) | 2) for pid in self.pids)
+
+
+def _find_descendants(pid: int) -> list[int]:
+    children = [
+        int(child)
+        for thread in Path(f"/proc/{pid}/task").iterdir()
+        for child in (thread / "children").read_text().split()
+    ]
+    return [pid, *(descendant for child in children for descendant in _find_descendants(child))]
+
+
+def _read_status_bytes(pid: int, name: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise AssertionError(f"/proc/{pid}/status has no {name}")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
+    """`ended` is the number of requests that have ended by then."""
+
     at_s: float
     values: Mapping[str, float]
     ended: int
-    """Requests that have ended until then."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trend:
-    """One value of the process, over the time."""
-
-    name: str
-    start: float
-    warm: float
-    end: float
-    peak: float
-    per_hour: float
-    growth: float
-    seconds: float
-
-    @property
-    def verdict(self) -> str:
-        if self.growth <= MAX_GROWTH[self.name]:
-            return "flat"
-        return GROWS if self.seconds >= LEAST_S else "too short to tell"
-
-    def row(self) -> dict[str, Cell]:
-        return {
-            "value": self.name,
-            "start": self.start,
-            "after warm-up": self.warm,
-            "end, at rest": self.end,
-            "peak": self.peak,
-            "slope per hour": self.per_hour,
-            "growth": self.growth,
-            "bound": MAX_GROWTH[self.name],
-            "verdict": self.verdict,
-        }
 
 
 @dataclass(slots=True)
 class Watch:
-    """Samples of a process and its children."""
+    """Samples of a process and its descendants under load."""
 
     pid: int
-    ended: Callable[[], int]
+    count_ended: Callable[[], int]
     started: float = field(default_factory=time.perf_counter)
     samples: list[Sample] = field(default_factory=list)
-    """Under load."""
 
     @property
     def now_s(self) -> float:
         return time.perf_counter() - self.started
 
-    async def run(self, period_s: float) -> None:
-        """Until it is cancelled."""
+    async def keep_sampling(self, period_s: float) -> None:
         while True:
-            self.samples.append(self.look())
+            self.samples.append(self.take_sample())
             await asyncio.sleep(period_s)
 
-    def look(self) -> Sample:
+    def take_sample(self) -> Sample:
         """Raises ProcessLookupError when the process has ended."""
-        for _ in range(LOOKS):
+        for _ in range(ATTEMPTS):
             with suppress(FileNotFoundError, ProcessLookupError):  # a child has ended meanwhile
-                return self._look()
+                tree = ProcessTree(self.pid)
+                values = {
+                    RESIDENT: tree.measure_resident_bytes() / MIB,
+                    DESCRIPTORS: float(tree.count_descriptors()),
+                    THREADS: float(tree.count_threads()),
+                }
+                return Sample(self.now_s, values, self.count_ended())
         raise ProcessLookupError(f"process {self.pid} has ended")
 
-    def _look(self) -> Sample:
-        tree = ProcessTree(self.pid)
-        values = {
-            RESIDENT: tree.resident_bytes() / MIB,
-            DESCRIPTORS: float(tree.descriptors()),
-            THREADS: float(tree.threads()),
-        }
-        return Sample(self.now_s, values, self.ended())
 
-    def trends(self, before: Sample, after: Sample) -> list[Trend]:
-        """`before` and `after` the load."""
-        return [trend(name, before, self.samples, after) for name in MAX_GROWTH]
-
-
-def trend(name: str, before: Sample, loaded: Sequence[Sample], after: Sample) -> Trend:
-    values = np.array([sample.values[name] for sample in loaded])
+def describe_trend(name: str, before: Sample, loaded: Sequence[Sample], after: Sample) -> Row:
+    """One value before, under and after the load, its growth, and whether that is a leak."""
     at_s = np.array([sample.at_s for sample in loaded])
-    seconds = float(at_s[-1] - at_s[0])
-    warm = at_s >= at_s[0] + WARM_UP_SHARE * seconds
-    values, at_s = values[warm], at_s[warm]
-    edge = max(1, round(EDGE_SHARE * len(values)))
-    first, last = statistics.median(values[:edge]), statistics.median(values[-edge:])
-    return Trend(
-        name,
-        start=before.values[name],
-        warm=float(values[0]),
-        end=after.values[name],
-        peak=max(sample.values[name] for sample in (before, *loaded, after)),
-        per_hour=float(SECONDS_PER_HOUR * np.polyfit(at_s, values, 1)[0]),
-        growth=float(last - first),
-        seconds=seconds,
-    )
+    values = np.array([sample.values[name] for sample in loaded])
+    seconds = at_s[-1] - at_s[0]
+    is_warm = at_s >= at_s[0] + WARM_UP_SHARE * seconds
+    warm = values[is_warm]
+    edge = max(1, round(EDGE_SHARE * len(warm)))
+    growth = float(np.median(warm[-edge:]) - np.median(warm[:edge]))
+    if growth <= MAX_GROWTH[name]:
+        verdict = "flat"
+    else:
+        verdict = GROWS if seconds >= MIN_SECONDS else "too short to tell"
+    return {
+        "value": name,
+        "start": before.values[name],
+        "after warm-up": float(warm[0]),
+        "end, at rest": after.values[name],
+        "peak": max(sample.values[name] for sample in (before, *loaded, after)),
+        "slope per hour": float(3600 * np.polyfit(at_s[is_warm], warm, 1)[0]),
+        "growth": growth,
+        "bound": MAX_GROWTH[name],
+        "verdict": verdict,
+    }
 
 
-def draw(
+def plot(
     path: Path,
     samples: Sequence[Sample],
     *,
     spans: Sequence[tuple[float, float]],
     events: Sequence[float],
 ) -> None:
-    """Memory, descriptors, threads and requests a second; `spans` are shaded, `events` lines."""
+    """Memory, descriptors, threads and requests per second; `spans` are shaded, `events` lines."""
     from matplotlib.figure import Figure  # takes a second to import, and servers have none
 
     figure = Figure(figsize=(10, 7), layout="constrained")
-    memory, counts, rate = figure.subplots(3, 1, sharex=True)
     at_s = [sample.at_s for sample in samples]
-    for axes, names in ((memory, [RESIDENT]), (counts, [DESCRIPTORS, THREADS])):
-        for name in names:
-            axes.plot(at_s, [sample.values[name] for sample in samples], lw=1, label=name)
     rates = [(b.ended - a.ended) / (b.at_s - a.at_s) for a, b in itertools.pairwise(samples)]
-    rate.plot(at_s[1:], rates, lw=1, label="requests ended, a second")
-    for axes in (memory, counts, rate):
+    curves = {name: [sample.values[name] for sample in samples] for name in MAX_GROWTH}
+    curves["requests ended per second"] = [math.nan, *rates]
+    panels = figure.subplots(3, 1, sharex=True)
+    for axes, name in zip(panels[[0, 1, 1, 2]], curves, strict=True):
+        axes.plot(at_s, curves[name], lw=1, label=name)
+    for axes in panels:
         for first, last in spans:
             axes.axvspan(first, last, color="0.9")
         for event in events:
             axes.axvline(event, color="C3", lw=0.5, alpha=0.5)
         axes.set_ylim(bottom=0)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
-    memory.set_title("grey: overload; red: other weights", loc="right", fontsize=9)
-    rate.set_xlabel("seconds")
+    panels[0].set_title("grey: overload; red: other weights", loc="right", fontsize=9)
+    panels[2].set_xlabel("seconds")
     figure.savefig(path, dpi=90)

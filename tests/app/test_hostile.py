@@ -17,7 +17,7 @@ from PIL import Image
 
 from app.errors import Problem
 from app.images import decode
-from benchmarks.memory import ProcessTree
+from benchmarks.watch import ProcessTree
 from tests.app.corpus import FAMILIES, corpus, metadata, saved, tiffs
 from tests.app.test_program import logged, program
 from tests.conftest import PHOTO
@@ -169,13 +169,13 @@ def test_hostile_images_harm_neither_the_server_nor_their_neighbours(
 ):
     memory = ProcessTree(running.process.pid)
     pass_over(client, dict.fromkeys(map(str, range(50)), small_photo()))
-    usual = memory.resident_bytes()
+    usual = memory.measure_resident_bytes()
     memory.reset_peak()
     after = []
     for turn in range(PASSES):
         assert pass_over(client, files) == expected, f"pass {turn}"
-        after.append(memory.resident_bytes())
-    peak = memory.peak_bytes() - usual
+        after.append(memory.measure_resident_bytes())
+    peak = memory.measure_peak_bytes() - usual
 
     assert running.process.poll() is None
     assert client.get("/health/live").json() == {"status": "alive"}

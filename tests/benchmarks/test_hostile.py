@@ -16,12 +16,12 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reas
 
 SCRIPT = """
 import json, sys
-from benchmarks.hostile import measured
-print(json.dumps(measured("a file", sys.stdin.buffer.read())))
+from benchmarks.hostile import measure_decoding
+print(json.dumps(measure_decoding("a file", sys.stdin.buffer.read())))
 """
 
 
-def measured(data):
+def measure(data):
     """From a process that has done nothing before: it has no freed memory to use."""
     command = [sys.executable, "-c", SCRIPT]
     ended = subprocess.run(command, cwd=REPOSITORY, input=data, capture_output=True, check=True)
@@ -29,10 +29,10 @@ def measured(data):
 
 
 def test_a_picture_takes_as_much_memory_as_it_has_pixels():
-    small = measured(saved(picture(), "PNG"))
+    small = measure(saved(picture(), "PNG"))
     assert small["file"] == "a file"
     assert small["outcome"] == "60 x 80"
-    large = measured(saved(Image.new("RGB", (5000, 4000)), "PNG"))
+    large = measure(saved(Image.new("RGB", (5000, 4000)), "PNG"))
     assert large["outcome"] == "4000 x 5000"
     # Pillow's four bytes a pixel; some of them this process had already.
     assert 2 * 20_000_000 < large["memory, MiB"] * 2**20 < 8 * 20_000_000
@@ -40,4 +40,4 @@ def test_a_picture_takes_as_much_memory_as_it_has_pixels():
 
 
 def test_a_refusal_is_an_outcome():
-    assert measured(b"no image")["outcome"] == "unsupported-type"
+    assert measure(b"no image")["outcome"] == "unsupported-type"

@@ -4,43 +4,46 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.notebook import NotebookImages, normalize_images
+from benchmarks.process import start_worker
 from benchmarks.train import (
     BOOK,
     TOLERANCE,
-    BookImages,
     Plan,
-    Worker,
-    book_input,
-    large_samples,
-    loop_for,
-    loss_difference,
-    make_voc,
+    compare_losses,
+    open_loop,
+    train_epoch,
 )
+from benchmarks.voc import choose_samples, make_voc
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory):
+def samples(tmp_path_factory):
     folder = tmp_path_factory.mktemp("voc")
     make_voc(folder, 8, size=(70, 100))
-    samples = large_samples(folder, (64, 64), 8)
-    return Plan(tuple(samples), rounds=1, batch_size=4, crop=(64, 64), workers=0)
+    return choose_samples(folder, (64, 64), 8)
 
 
-def test_our_d2l_step_loses_and_learns_what_the_books_does(plan):
-    assert loss_difference(plan) < TOLERANCE
+PLAN = Plan(images=8, rounds=1, batch_size=4, crop=(64, 64), workers=0)
 
 
-def test_the_book_normalises_images_and_counts_void_as_background(plan):
-    image, target = BookImages(plan.samples, size=(70, 100))[3]
-    expected_image, expected_target = plan.samples[3].read(21)
+def test_our_d2l_step_loses_and_learns_what_the_books_does(samples):
+    assert compare_losses(PLAN, samples) < TOLERANCE
+
+
+def test_the_book_normalises_images_and_counts_void_as_background(samples):
+    image, target = NotebookImages(samples, size=(70, 100))[3]
+    expected_image, expected_target = samples[3].read(21)
     assert 255 in expected_target
     pixels = torch.from_numpy(expected_image.copy()).permute(2, 0, 1)
-    torch.testing.assert_close(image, book_input(pixels), rtol=0, atol=0.2)  # another JPEG decoder
+    torch.testing.assert_close(
+        image, normalize_images(pixels), rtol=0, atol=0.2
+    )  # another JPEG decoder
     assert np.array_equal(target, np.where(expected_target == 255, 0, expected_target))
 
 
-def test_a_crop_of_the_book_is_the_same_window_of_image_and_mask(plan):
-    images = BookImages(plan.samples[:1], size=(64, 64))
+def test_a_crop_of_the_book_is_the_same_window_of_image_and_mask(samples):
+    images = NotebookImages(samples[:1], size=(64, 64))
     images.images[0] = images.masks[0].float()
     torch.manual_seed(0)
     for _ in range(5):
@@ -49,20 +52,19 @@ def test_a_crop_of_the_book_is_the_same_window_of_image_and_mask(plan):
         assert torch.equal(images.index_of[(red * 256 + green) * 256 + blue], target)
 
 
-def test_a_loop_trains_an_epoch_in_a_process_of_its_own(plan):
-    with Worker(BOOK, plan) as worker:
-        worker.epoch()
-    assert worker.peak_mib > 100
+def test_a_loop_trains_an_epoch_in_a_process_of_its_own(samples):
+    with start_worker() as call:
+        assert call(train_epoch, BOOK, PLAN, samples) > 100  # MiB
 
 
 def test_too_few_images_are_named_with_their_remedy(tmp_path):
     make_voc(tmp_path, 2, size=(70, 100))
     with pytest.raises(SystemExit, match=r"has 2 images of 64 x 96 or more .* --images"):
-        large_samples(tmp_path, (64, 96), 3)
+        choose_samples(tmp_path, (64, 96), 3)
 
 
-def test_our_loop_goes_through_its_epochs(plan):
-    loop = loop_for("d2l", plan)
-    loop.epoch()
-    loop.epoch()
+def test_our_loop_goes_through_its_epochs(samples):
+    loop = open_loop("d2l", PLAN, samples)
+    loop.train_epoch()
+    loop.train_epoch()
     assert (loop.training.step, loop.training.epoch) == (4, 2)

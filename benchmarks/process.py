@@ -1,0 +1,156 @@
+"""Processes that benchmarks start: our server, the naive one, and calls in a fresh process.
+
+Knows nothing of what is measured in them, but the most memory of a call.
+"""
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+from app.settings import PREFIX
+from benchmarks.connection import Address
+from benchmarks.watch import ProcessTree
+
+REPOSITORY = Path(__file__).parent.parent
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 5
+
+OUR_PATH = "/v1/segment"
+NAIVE_PATH = "/predict"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server in a process of its own. Its log can be read when it has ended."""
+
+    process: subprocess.Popen[bytes]
+    address: Address
+    seconds_to_ready: float
+    log: IO[bytes]
+
+    def read_log(self) -> str:
+        self.log.seek(0)
+        return self.log.read().decode()
+
+
+@contextmanager
+def start_our_server(**variables: object) -> Iterator[Server]:
+    """`python -m app`, ready; `variables` override the SEG_ variables of the environment."""
+    port = find_free_port()
+    variables |= {"host": HOST, "port": port}
+    settings = {PREFIX + name.upper(): str(value) for name, value in variables.items()}
+    with _start_server(["app"], port, "/health/ready", **settings) as server:
+        yield server
+
+
+@contextmanager
+def start_naive_server() -> Iterator[Server]:
+    port = find_free_port()
+    command = ["benchmarks.naive_server", "--port", str(port)]
+    with _start_server(command, port, "/openapi.json") as server:
+        yield server
+
+
+def find_free_port() -> int:
+    with socket.create_server((HOST, 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _start_server(
+    command: Sequence[str], port: int, ready_path: str, **environment: str
+) -> Iterator[Server]:
+    """The module's server once `ready_path` answers 200; it is stopped when the block ends."""
+    with tempfile.TemporaryFile() as log, httpx.Client(timeout=START_TIMEOUT_S) as client:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=REPOSITORY,
+            env=os.environ | environment,
+            stdout=log,
+            stderr=log,
+        )
+        server = Server(process, Address(HOST, port), math.nan, log)
+        try:
+            _wait_until_ready(server, client, server.address.url + ready_path)
+            yield replace(server, seconds_to_ready=time.perf_counter() - started)
+        finally:
+            _stop(process)
+
+
+def _wait_until_ready(server: Server, client: httpx.Client, url: str) -> None:
+    """Ask every few milliseconds: another process has no event to wait for."""
+    until = time.perf_counter() + START_TIMEOUT_S
+    while server.process.poll() is None and time.perf_counter() < until:
+        with suppress(httpx.TransportError):
+            if client.get(url).status_code == HTTPStatus.OK:
+                return
+        time.sleep(0.01)
+    sys.exit(f"the server is not ready:\n{server.read_log()[-2000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:  # the naive one, with all that it was sent in the overload
+        process.kill()
+        process.wait()
+
+
+def find_errors(log: str) -> list[str]:
+    """Lines of a JSON log that are errors, or are no JSON."""
+    return [line[:500] for line in log.splitlines() if _read_level(line) in ("error", "critical")]
+
+
+def _read_level(line: str) -> str:
+    try:
+        return str(json.loads(line)["level"])
+    except (ValueError, KeyError, TypeError):
+        return "critical"
+
+
+@contextmanager
+def start_worker() -> Iterator[Callable[..., Any]]:
+    """A process that makes calls one after the other: `call(function, *arguments)`.
+
+    What a function caches stays in that process.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        yield lambda function, *arguments: pool.submit(function, *arguments).result()
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one call returned, took, and added to the process's memory at its peak."""
+
+    result: Any
+    seconds: float
+    peak_bytes: int
+
+
+def measure_call(function: Callable[..., Any], *arguments: Any) -> Cost:
+    tree = ProcessTree(os.getpid())
+    tree.reset_peak()
+    before, started = tree.measure_peak_bytes(), time.perf_counter()
+    result = function(*arguments)
+    seconds = time.perf_counter() - started
+    return Cost(result, seconds, max(0, tree.measure_peak_bytes() - before))
