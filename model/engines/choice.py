@@ -31,12 +31,13 @@ def start_engine(
     if precision != "float32" and name != "native":
         raise EngineError(f"engine {name!r} computes in float32, {precision!r} was asked for")
     if name == "native":
-        path = library.ensure()
-        if path is None:
+        try:
+            path = library.prepare()
+        except EngineError as error:
             raise EngineError(
-                "engine 'native' is not available here: it needs Linux, a C compiler, and "
-                "a processor with AVX2 or NEON; choose ncnn"
-            )
+                "engine 'native' is not available here, it needs Linux, a C compiler, and a "
+                f"processor with AVX2 or NEON; choose ncnn: {error}"
+            ) from error
         from model.engines.native_engine import NativeEngine
 
         return NativeEngine(weights, path, threads=threads, precision=precision)

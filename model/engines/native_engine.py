@@ -46,7 +46,7 @@ class NativeEngine:
         """
         network = folding.fold(weights)
         self._classes = len(network.upsampling_bias)
-        self._library = _declared(library.load(path))
+        self._library = declared(library.load(path))
         if precision == "bfloat16" and not self._library.engine_has_bfloat16():
             raise EngineError("precision 'bfloat16' needs a processor with AMX: choose float32")
         threads = threads or usable_cores()
@@ -157,7 +157,7 @@ class _Turns:
                 self._changed.notify_all()
 
 
-def _declared(native: ctypes.CDLL) -> ctypes.CDLL:
+def declared(native: ctypes.CDLL) -> ctypes.CDLL:
     """The functions of native/engine.h with their types."""
     pointer = c_void_p
     native.engine_start.argtypes = [pointer, pointer, pointer, pointer, c_int, c_int, c_int]

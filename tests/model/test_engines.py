@@ -1,7 +1,5 @@
 """The contract of `model.engines.base`, for every engine, against float32 PyTorch done plainly."""
 
-import platform
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -44,23 +42,18 @@ def weights(weights_file):
     return read_weights(weights_file)
 
 
-def native_kinds():
-    """The kinds of library that this processor runs, the best first."""
-    kinds = [name for name, _, _ in library.KINDS.get(platform.machine(), [])]
-    best = library.kind_of_processor()
-    return kinds[kinds.index(best) :] if best in kinds else []
+NATIVE = [f"native-{kind}" for kind in library.kinds_of_processor()]
 
 
-NATIVE = [f"native-{kind}" for kind in native_kinds()]
+def native_library(name):
+    try:
+        return library.prepare_kind(name.partition("-")[2])
+    except EngineError as error:
+        pytest.skip(f"the native engine cannot be built here: {error}")
 
 
 def native_engine(weights, name, **options):
-    if shutil.which("cc") is None:
-        pytest.skip("needs a C compiler")
-    path = library.library_path(name.partition("-")[2])
-    if not library.is_current(path):
-        library.build(name.partition("-")[2])
-    return NativeEngine(weights, path, **options)
+    return NativeEngine(weights, native_library(name), **options)
 
 
 @pytest.fixture(scope="module", params=["torch", "ncnn", *NATIVE])
@@ -232,16 +225,6 @@ def test_only_the_native_engine_has_a_choice_of_precision(weights):
             choice.start_engine(weights, engine=engine, device="cpu", precision="bfloat16")
 
 
-def test_without_a_compiler_the_native_engine_gives_way(weights, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(library, "library_path", lambda kind: tmp_path / f"{kind}.so")
-    monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
-    assert library.ensure() is None
-    assert "the native engine is not available" in caplog.text
-    assert choice.choose("auto", "cpu") == "ncnn"
-    with pytest.raises(EngineError, match="choose ncnn"):
-        choice.start_engine(weights, engine="native")
-
-
 @pytest.mark.parametrize(
     ("limit", "cores"), [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("", 8)]
 )
@@ -263,27 +246,22 @@ def test_a_forked_process_may_forget_the_native_engine(kind, weights):
         "del engine\n"
         "if child: sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )
-    path = library.library_path(kind.partition("-")[2])
-    native_engine(weights, kind)  # builds it if need be
+    path = native_library(kind)
     ended = subprocess.run([sys.executable, "-c", script, str(path)], cwd=REPOSITORY, timeout=60)
     assert ended.returncode == 0
-
-
-def test_a_processor_of_no_known_kind_has_no_native_engine(monkeypatch):
-    monkeypatch.setattr(library, "_listed_features", lambda: {"fpu", "sse2"})
-    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    assert library.kind_of_processor() is None
-    avx2 = set(library.KINDS["x86_64"][1][2].split())
-    monkeypatch.setattr(library, "_listed_features", lambda: avx2)
-    assert library.kind_of_processor() == "avx2"
-    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    assert library.kind_of_processor() is None
-    assert library.ensure() is None
 
 
 def test_of_equal_scores_the_first_class_wins():
     scores = np.array([[1, 5, 2], [1, 5, 3], [0, 5, 3]], np.float32)
     assert argmax(scores).tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("classes", [0, 256, 300])
+def test_more_classes_than_a_mask_can_name_are_refused(weights, classes):
+    names = tuple(f"class {i}" for i in range(classes))
+    many = replace(weights.metadata, classes=names, palette=((0, 0, 0),) * classes)
+    with pytest.raises(WeightsError, match=f"has {classes} classes, expected 1 to 255"):
+        TorchEngine(Weights(weights.tensors, many, source="some.file"), device="cpu")
 
 
 def test_wrong_tensors_are_named(weights):

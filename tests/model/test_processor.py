@@ -34,19 +34,19 @@ def loader(folder, text):
     platform.machine() == "x86_64" and not processor.LOADER.is_file(), reason="glibc"
 )
 def test_the_loader_tells_the_same_kind_as_cpuinfo(hidden, monkeypatch):
-    told = library.kind_of_processor()
+    told = library.kinds_of_processor()
     monkeypatch.setattr(processor, "CPU_INFO", Path("/proc/cpuinfo"))
-    assert told == library.kind_of_processor()
+    assert told == library.kinds_of_processor()
 
 
 @pytest.mark.parametrize(
-    ("v4", "v3", "kind"),
-    [(SUPPORTED, SUPPORTED, "avx512"), ("", SUPPORTED, "avx2"), ("", "", None)],
+    ("v4", "v3", "kinds"),
+    [(SUPPORTED, SUPPORTED, ["avx512", "avx2"]), ("", SUPPORTED, ["avx2"]), ("", "", [])],
 )
-def test_the_level_that_the_loader_tells_is_the_kind(hidden, monkeypatch, tmp_path, v4, v3, kind):
+def test_the_levels_that_the_loader_tells_are_the_kinds(hidden, monkeypatch, tmp_path, v4, v3, kinds):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(processor, "LOADER", loader(tmp_path, TOLD.format(v4=v4, v3=v3)))
-    assert library.kind_of_processor() == kind
+    assert library.kinds_of_processor() == kinds
 
 
 @pytest.mark.parametrize("text", ["Usage: ld.so [OPTION]... EXECUTABLE-FILE\n", None])
@@ -63,4 +63,4 @@ def test_where_nothing_tells_the_log_says_why_the_slower_engine_computes(
 
 def test_arm_needs_nothing_told(hidden, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert library.kind_of_processor() == "neon"
+    assert library.kinds_of_processor() == ["neon"]

@@ -6,11 +6,17 @@
 
 #if defined(__AVX512F__) && defined(__linux__)
 
+/* Clang's headers name the features of each intrinsic themselves. */
+#ifndef __clang__
 #pragma GCC target("amx-tile,amx-bf16,avx512bf16")
+#endif
 #include <cpuid.h>
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("amx-tile,amx-bf16,avx512bf16"))), apply_to = function)
+#endif
 
 /* One tile register: 16 rows of 32 bfloat16, or of 16 float32. */
 #define TILE_ROWS 16
@@ -184,11 +190,11 @@ static void convolution_task(void *context, int number, int worker)
     int across = (width + TILE_ROWS - 1) / TILE_ROWS, chunks = across * height;
     int blocks = from->channels / DEPTH, groups = convolution->out_channels / GROUP;
     int part = number % job->parts, some = number / job->parts;
-    int first = (int)((long)part * chunks / job->parts), last = (int)((part + 1L) * chunks / job->parts);
+    int first = first_of(part, job->parts, chunks), last = first_of(part + 1, job->parts, chunks);
     long bytes = (long)stride * DEPTH * sizeof(bfloat);
     float sums[2][2][TILE_ROWS][16] __attribute__((aligned(ALIGNMENT)));
     open_tiles();
-    for (int g = some * groups / job->groups; g < (some + 1) * groups / job->groups; g++)
+    for (int g = first_of(some, job->groups, groups); g < first_of(some + 1, job->groups, groups); g++)
         for (int c = first; c < last; c += 2) {
             struct chunk one = chunk_at(c, across), two = chunk_at(MIN(c + 1, last - 1), across);
             const bfloat *a = half_pixel(from, 0, one.y * stride - border, one.x * stride - border);
@@ -479,6 +485,10 @@ void bfloat16_free(struct bfloat16_network *network)
     free_convolution(&network->classifier);
     free(network);
 }
+
+#ifdef __clang__
+#pragma clang attribute pop
+#endif
 
 #else /* no AMX in this kind of processor */
 

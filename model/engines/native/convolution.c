@@ -93,15 +93,16 @@ static void direct_task(void *context, int number, int worker)
     int size = convolution->size, stride = convolution->stride, border = size / 2;
     int groups = convolution->out_channels / (COLUMNS * LANES), blocks = from->channels / LANES;
     int part = number % job->parts, group = number / job->parts;
-    int first_y = part * to->height / job->parts, last_y = (part + 1) * to->height / job->parts;
-    int first_group = group * groups / job->groups, last_group = (group + 1) * groups / job->groups;
+    int first_y = first_of(part, job->parts, to->height), last_y = first_of(part + 1, job->parts, to->height);
+    int first_group = first_of(group, job->groups, groups),
+        last_group = first_of(group + 1, job->groups, groups);
     long group_weights = (long)convolution->in_channels * size * size * COLUMNS * LANES;
     int pieces = (to->width + ROWS - 1) / ROWS;
     float sums[COLUMNS * ROWS * LANES] __attribute__((aligned(ALIGNMENT)));
     for (int g = first_group; g < last_group; g++)
         for (int y = first_y; y < last_y; y++)
             for (int piece = 0; piece < pieces; piece++) {
-                int x = piece * to->width / pieces, rows = (piece + 1) * to->width / pieces - x;
+                int x = first_of(piece, pieces, to->width), rows = first_of(piece + 1, pieces, to->width) - x;
                 products[stride - 1][rows - 1](pixel(from, 0, y * stride - border, x * stride - border),
                                                from->plane, from->row, blocks, size,
                                                convolution->weights + g * group_weights, sums, ROWS * LANES);
@@ -264,10 +265,10 @@ static void winograd_task(void *context, int number, int worker)
     /* Whole products of ROWS tiles, but for the last part. */
     int steps = (tiles + ROWS - 1) / ROWS;
     struct extent extent;
-    extent.first_tile = part * steps / job->parts * ROWS;
-    extent.tiles = MIN(tiles, (part + 1) * steps / job->parts * ROWS) - extent.first_tile;
-    extent.first_group = group * groups / job->groups;
-    extent.groups = (group + 1) * groups / job->groups - extent.first_group;
+    extent.first_tile = first_of(part, job->parts, steps) * ROWS;
+    extent.tiles = MIN(tiles, first_of(part + 1, job->parts, steps) * ROWS) - extent.first_tile;
+    extent.first_group = first_of(group, job->groups, groups);
+    extent.groups = first_of(group + 1, job->groups, groups) - extent.first_group;
     float *inputs = job->scratch + worker * job->scratch_floats;
     float *sums = inputs + (long)POSITIONS * round_up(extent.tiles, ROWS) * convolution->in_channels;
     winograd_inputs(job, extent, inputs);

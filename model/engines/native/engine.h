@@ -11,7 +11,7 @@ struct region;
 /* `convolutions`: kernel and bias of stem, eight blocks (first, second, and the shortcut in the 3rd, 5th
    and 7th) and classifier, in that order. `levels` (3, 256): each channel's normalised levels.
    `head_kernel`: see head_pack. All are copied. `bfloat16`: whether to compute in it, where that is
-   possible. NULL without memory or threads. */
+   possible. NULL without memory or threads, and for less than one or more than 255 classes. */
 struct engine *engine_start(const float *const *convolutions, const float *levels, const float *head_kernel,
                             const float *head_bias, int classes, int threads, int bfloat16);
 int engine_has_bfloat16(void);

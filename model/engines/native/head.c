@@ -310,8 +310,8 @@ static void fill_between(const struct job *job, const struct band *band, int row
                          long next_x, int first_y, int last_y, int first_x, int last_x)
 {
     const struct region *region = &job->region;
-    int classes = job->head->classes, candidates[256], count = 0;
-    float corners[4][256];
+    int classes = job->head->classes, candidates[MAX_CLASSES], count = 0;
+    float corners[4][MAX_CLASSES];
     long plane = BAND_ROWS * band->line;
     const long at[4] = {row * band->line + x, row * band->line + next_x, next_row * band->line + x,
                         next_row * band->line + next_x};
@@ -332,7 +332,7 @@ static void fill_between(const struct job *job, const struct band *band, int row
     for (int y = first_y; y < last_y; y++) {
         float down;
         source_pixel(y, region->height, region->output_height, &down);
-        float left[256], slope[256];
+        float left[MAX_CLASSES], slope[MAX_CLASSES];
         for (int i = 0; i < count; i++) {
             int class = candidates[i];
             left[i] = corners[0][class] + (corners[2][class] - corners[0][class]) * down;

@@ -7,8 +7,11 @@
 #include "picture.h"
 #include "team.h"
 
+/* A mask has one byte a pixel, and 255 is void. */
+#define MAX_CLASSES 255
+
 struct head {
-    int classes;
+    int classes;   /* 1 to MAX_CLASSES */
     float *kernel; /* dense: (32, classes, 4 * classes, 32), see head_pack; NULL: exactly bilinear */
     float *bias;   /* (classes) */
 };

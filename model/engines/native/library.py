@@ -1,15 +1,18 @@
 """The shared library of the native engine: built by a C compiler, one for each kind of processor.
 
 `python -m model.engines.native.library` builds all kinds of this machine's family, so that what is
-built here runs elsewhere; `ensure` builds only the one that this processor needs, if nobody has.
-Knows nothing of what the library does.
+built here runs elsewhere; `prepare` builds only the one that this processor needs, if nobody has,
+beside the sources or else in the user's cache. Knows nothing of what the library does.
 """
 
 import ctypes
+import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -41,19 +44,51 @@ GCC_FLAGS = ["-fno-predictive-commoning"]
 
 
 def ensure() -> Path | None:
-    """This processor's library, built now if need be; None where that is not possible."""
-    kind = kind_of_processor()
-    if kind is None:
-        log.warning("the native engine is not available: %s", _why_there_is_no_kind())
+    """See `prepare`; None, and a warning with the reasons, where it raises EngineError."""
+    try:
+        return prepare()
+    except EngineError as error:
+        log.warning("the native engine is not available: %s", error)
         return None
-    path = library_path(kind)
-    if not is_current(path):
+
+
+def prepare() -> Path:
+    """A library for this processor, of the best kind that is there or can be built now.
+
+    Raises EngineError that says of each kind why not.
+    """
+    kinds = kinds_of_processor()
+    if not kinds:
+        raise EngineError(_why_there_is_no_kind())
+    failed: dict[str, list[str]] = {}
+    for kind in kinds:
         try:
-            build(kind)
+            path = prepare_kind(kind)
         except EngineError as error:
-            log.warning("the native engine is not available: %s", error)
-            return None
-    return path
+            failed.setdefault(str(error), []).append(kind)
+            continue
+        if failed:
+            log.warning("the native engine is %s, not better: %s", kind, _told(failed))
+        return path
+    raise EngineError(_told(failed))
+
+
+def prepare_kind(kind: str) -> Path:
+    """The library of one kind, built if need be: the first place that has it or takes it."""
+    beside, cached = library_path(kind), cached_path(kind)
+    if is_current(beside):
+        return beside
+    if cached.is_file() and _is_ours(cached.parent):
+        return cached
+    reasons = []
+    for path in (beside, cached):
+        try:
+            build(kind, path)
+        except _Unwritable as error:
+            reasons.append(str(error))
+            continue
+        return path
+    raise EngineError("; ".join(reasons))
 
 
 def load(path: Path) -> ctypes.CDLL:
@@ -64,15 +99,16 @@ def load(path: Path) -> ctypes.CDLL:
         raise EngineError(f"{path} cannot be loaded: {error}") from error
 
 
-def kind_of_processor() -> str | None:
-    """The best kind that this processor has; None where there is none (or no Linux to tell)."""
+def kinds_of_processor() -> list[str]:
+    """The kinds that this processor runs, the best first; none where there is no Linux to tell."""
     listed = _listed_features()
     if listed is None:
-        return None
-    for name, _, features in KINDS.get(platform.machine(), []):
-        if listed.issuperset(features.split()):
-            return name
-    return None
+        return []
+    return [
+        name
+        for name, _, features in KINDS.get(platform.machine(), [])
+        if listed.issuperset(features.split())
+    ]
 
 
 def _why_there_is_no_kind() -> str:
@@ -88,25 +124,37 @@ def library_path(kind: str) -> Path:
     return SOURCES / f"libsegment-{kind}.so"
 
 
-def build(kind: str) -> None:
+def cached_path(kind: str) -> Path:
+    """Where the sources' folder cannot be written to; many versions of the sources share it."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    content = hashlib.sha256(repr((FLAGS, GCC_FLAGS, KINDS, os.environ.get("CC"))).encode())
+    for source in sorted(SOURCES.glob("*.[ch]")):
+        content.update(source.read_bytes())
+    name = f"libsegment-{kind}-{content.hexdigest()[:16]}.so"
+    return Path(cache) / "fcn-segmentation-service" / name
+
+
+def build(kind: str, path: Path) -> None:
     """Compile the library of one kind. Raises EngineError with what the compiler said."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or "")
+    if not compiler:
         raise EngineError("no C compiler (cc) to build it with")
     (march,) = [flags for name, flags, _ in KINDS[platform.machine()] if name == kind]
     gcc = GCC_FLAGS if "clang" not in _version_of(compiler) else []
     sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]
     log.info("compiling the native engine for %s, once", kind)
     try:
-        with tempfile.TemporaryDirectory(dir=SOURCES) as folder:
+        with _folder_beside(path) as folder:
             made = Path(folder) / "library.so"
-            command = [compiler, *FLAGS, *gcc, *march, *sources, "-o", str(made)]
+            command = [*compiler, *FLAGS, *gcc, *march, *sources, "-o", str(made)]
             subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
-            os.replace(made, library_path(kind))  # whole or not at all, whoever else builds
+            os.replace(made, path)  # whole or not at all, whoever else builds
     except OSError as error:
-        raise EngineError(f"{SOURCES}: {error.strerror}") from error
+        raise EngineError(f"{path}: {error.strerror}") from error
     except subprocess.CalledProcessError as error:
-        raise EngineError(f"{compiler} failed: {error.stderr.strip()[-2000:]}") from error
+        raise EngineError(
+            f"{shlex.join(compiler)} failed: {error.stderr.strip()[-2000:]}"
+        ) from error
 
 
 def is_current(path: Path) -> bool:
@@ -115,11 +163,39 @@ def is_current(path: Path) -> bool:
     return path.is_file() and path.stat().st_mtime >= newest
 
 
-def _version_of(compiler: str) -> str:
+class _Unwritable(EngineError):
+    """Another place may take the library."""
+
+
+def _told(failed: dict[str, list[str]]) -> str:
+    return "; ".join(f"{', '.join(kinds)}: {reason}" for reason, kinds in failed.items())
+
+
+def _folder_beside(path: Path) -> "tempfile.TemporaryDirectory[str]":
+    """To build in; raises _Unwritable where there can be none, or where others may write."""
     try:
-        told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+        if path.parent != SOURCES:
+            if not path.is_absolute():
+                raise _Unwritable(f"{path.parent}: there is no home directory")
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_ours(path.parent):
+                raise _Unwritable(f"{path.parent} belongs, or is open, to another user")
+        return tempfile.TemporaryDirectory(dir=path.parent)
+    except OSError as error:
+        raise _Unwritable(f"{path.parent}: {error.strerror}") from error
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else can put code there that we would run."""
+    found = folder.stat()
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _version_of(compiler: list[str]) -> str:
+    try:
+        told = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError) as error:
-        raise EngineError(f"{compiler} does not run: {error}") from error
+        raise EngineError(f"{shlex.join(compiler)} does not run: {error}") from error
     return told.stdout
 
 
@@ -127,13 +203,16 @@ def main() -> None:
     kinds = [name for name, _, _ in KINDS.get(platform.machine(), [])]
     if not kinds:
         print(f"no native engine for {platform.machine()}: ncnn computes instead")
+    failed = False
     for kind in kinds:
         try:
             if not is_current(library_path(kind)):
-                build(kind)
+                build(kind, library_path(kind))
+            print(library_path(kind).name)
         except EngineError as error:
-            sys.exit(f"error: {error}")
-        print(library_path(kind).name)
+            failed = True
+            print(f"error: {kind}: {error}", file=sys.stderr)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -24,4 +24,17 @@ static inline float *allocate_floats(long count)
     return memory;
 }
 
+/* Gives the pages behind the first `kept` of `bytes` back to the system. They stay usable, and become
+   zeros, as borders are. */
+static inline void give_back(float *memory, long bytes, long kept)
+{
+#ifdef __linux__
+    long last = bytes / LARGE_PAGE * LARGE_PAGE;
+    if (kept < last)
+        madvise((char *)memory + kept, last - kept, MADV_DONTNEED);
+#else
+    (void)memory, (void)bytes, (void)kept;
+#endif
+}
+
 #endif
