@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 REQUIREMENTS := deploy/requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-avx2 training fuzz native lint types lock clean
+.PHONY: help serve test test-avx2 training fuzz sanitize native lint types lock clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -31,13 +31,16 @@ fuzz: $(VENV)/dev.done  ## look for uploads that break the decoding, for ten min
 	mkdir -p build/fuzz
 	$(RUN) -m tests.fuzz.upload build/fuzz -max_total_time=600 -artifact_prefix=build/
 
+sanitize: $(VENV)/dev.done  ## check the native engine's memory, arithmetic and threads (needs GCC; two minutes)
+	$(RUN) -m tests.native
+
 native:  ## compile the native engine (without a C compiler, ncnn computes instead)
 	@$(PYTHON) -m model.engines.native.library || echo "The native engine is not compiled: ncnn computes instead, more slowly."
 
 lint: $(VENV)/dev.done  ## check style
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(VENV)/bin/clang-format --dry-run --Werror model/engines/native/*.[ch]
+	$(VENV)/bin/clang-format --dry-run --Werror model/engines/native/*.[ch] tests/native/*.c
 	$(VENV)/bin/hadolint Dockerfile
 
 types: $(VENV)/dev.done  ## check types

@@ -43,7 +43,9 @@ def test_the_loader_tells_the_same_kind_as_cpuinfo(hidden, monkeypatch):
     ("v4", "v3", "kinds"),
     [(SUPPORTED, SUPPORTED, ["avx512", "avx2"]), ("", SUPPORTED, ["avx2"]), ("", "", [])],
 )
-def test_the_levels_that_the_loader_tells_are_the_kinds(hidden, monkeypatch, tmp_path, v4, v3, kinds):
+def test_the_levels_that_the_loader_tells_are_the_kinds(
+    hidden, monkeypatch, tmp_path, v4, v3, kinds
+):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(processor, "LOADER", loader(tmp_path, TOLD.format(v4=v4, v3=v3)))
     assert library.kinds_of_processor() == kinds

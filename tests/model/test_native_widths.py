@@ -1,0 +1,21 @@
+"""The native engine in vectors of four: what NEON has, without a machine that has NEON."""
+
+import pytest
+
+from tests.native.__main__ import Unavailable, neon, run, widths
+
+
+def test_with_neons_width_every_property_holds():
+    try:
+        (variant, *_) = widths()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    assert "4 lanes: 5 rounds and the engine hold" in run(variant, seed=2, rounds=5)
+
+
+def test_with_neon_under_an_emulator_every_property_holds():
+    try:
+        variant = neon()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    assert "4 lanes: 2 rounds and the engine hold" in run(variant, seed=3, rounds=2)
