@@ -240,6 +240,23 @@ def _require_few_values(tag: int, kind: int, values: int) -> None:
         )
 
 
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """The canvas' height and width (RFC 9649); None of another file, or of a shorter head."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    elif kind == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+    else:
+        return None
+    return height, width
+
+
 def orientation(exif: bytes) -> int:
     """As an EXIF block says (Exif 2.32, tag 0x0112); 1, upright, where it cannot be read."""
     block = exif.removeprefix(b"Exif\0\0")

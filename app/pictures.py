@@ -19,7 +19,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TILELENGTH, TILEWIDTH, TiffImageFile
 
-from app.containers import SENT_WHOLE, SUPPORTED, orientation
+from app.containers import SENT_WHOLE, SUPPORTED, orientation, webp_size
 from app.jpegs import require_few_scans
 from app.problems import BrokenImage, TooManyPixels, UnsupportedType
 from model.scaling import GAP, Size, scale_down
@@ -162,6 +162,9 @@ def opened(data: bytes, *, max_pixels: int) -> Iterator[Upload]:
 
     Raises UnsupportedType, BrokenImage, TooManyPixels: before anything is decoded.
     """
+    canvas = webp_size(data)
+    if canvas is not None:  # Pillow makes it when it opens the file
+        _require_few_pixels(canvas, max_pixels)
     with pillows_errors():
         try:
             image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -171,16 +174,21 @@ def opened(data: bytes, *, max_pixels: int) -> Iterator[Upload]:
                 remedy=f"Send {SUPPORTED}.",
             ) from error
     with image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise TooManyPixels(
-                f"The image has {width} x {height} = {width * height} pixels, "
-                f"the limit is {max_pixels}.",
-                remedy="Scale the image down before sending it.",
-            )
+        height, width = image.height, image.width
+        _require_few_pixels((height, width), max_pixels)
         if width * height == 0:
             raise BrokenImage("The image has no pixels.", remedy=SENT_WHOLE)
         yield Upload(data, image)
+
+
+def _require_few_pixels(size: Size, max_pixels: int) -> None:
+    height, width = size
+    if width * height > max_pixels:
+        raise TooManyPixels(
+            f"The image has {width} x {height} = {width * height} pixels, "
+            f"the limit is {max_pixels}.",
+            remedy="Scale the image down before sending it.",
+        )
 
 
 def require_modest(upload: Upload, max_pixels: int) -> None:

@@ -12,9 +12,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from app.accept import AnswerFormat
+from app.containers import webp_size
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
 from app.images import decode, encode, encode_png, present_classes
-from app.jpegs import MAX_SCANS, SCAN
+from app.jpegs import MAX_SCANS, SCAN, component_samples, is_ordinary
 from app.pictures import (
     DRAFT_MARGIN,
     FORMATS,
@@ -24,7 +25,7 @@ from app.pictures import (
 )
 from model.scaling import content_size, scale_down
 from model.weights import Metadata, colormap
-from tests.app.corpus import bmp, taller, tiff
+from tests.app.corpus import bmp, more_scans, taller, tiff, webp_canvas
 
 LIMIT = 1_000_000
 
@@ -226,6 +227,40 @@ def test_a_jpeg_of_very_many_scans_is_refused_unread():
     assert decode(most, max_pixels=LIMIT).pixels.shape == (64, 64, 3)
     with pytest.raises(BrokenImage, match=f"more than {MAX_SCANS} scans"):
         decode(scans_added(MAX_SCANS - usual + 1), max_pixels=LIMIT)
+
+
+def test_a_jpeg_is_ordinary_by_what_its_scans_go_over():
+    image = Image.new("RGB", (64, 48))
+    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}):
+        assert is_ordinary(saved(image, format="JPEG", **options))
+    baseline = saved(image, format="JPEG", subsampling=0)
+    frame = baseline.index(b"\xff\xc0")
+    head = baseline[frame + 4 :]
+    assert component_samples(head) == {1: 64 * 48, 2: 64 * 48, 3: 64 * 48}
+    odd = head[:1] + struct.pack(">HH", 1, 65) + head[5:]
+    assert component_samples(odd) == {1: 72 * 8, 2: 72 * 8, 3: 72 * 8}
+    for unusual in (
+        baseline[:frame] + b"\xff\xc9" + baseline[frame + 2 :],  # arithmetic codes
+        baseline[: frame + 4] + b"\x0c" + baseline[frame + 5 :],  # 12 bits
+        baseline[: frame + 9] + b"\0" + baseline[frame + 10 :],  # no components
+        baseline[: frame + 11] + b"\0" + baseline[frame + 12 :],  # no samples
+        baseline[:frame] + baseline[frame : frame + 19] + baseline[frame:],  # two frames
+        baseline[:frame] + baseline[frame + 19 :],  # none
+    ):
+        assert not is_ordinary(unusual)
+    large = saved(Image.new("RGB", (3000, 3000)), format="JPEG", progressive=True, subsampling=0)
+    assert is_ordinary(large)
+    assert not is_ordinary(more_scans(large, 90))
+
+
+def test_a_webps_canvas_is_read_before_its_decoder_makes_it():
+    for lossless in (False, True):
+        data = saved(Image.new("RGB", (7, 5)), format="WEBP", lossless=lossless)
+        assert webp_size(data) == (5, 7)
+    assert webp_size(saved(Image.new("RGBA", (7, 5)), format="WEBP")) == (5, 7)
+    assert webp_size(webp_canvas(40_000, 300)) == (300, 40_000)
+    with pytest.raises(TooManyPixels):
+        decode(webp_canvas(40_000, 300), max_pixels=LIMIT)
 
 
 def test_a_large_run_length_coded_bmp_is_refused():
