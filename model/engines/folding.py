@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.classes import MAX_CLASSES
 from model.errors import WeightsError
 from model.weights import Metadata, Weights
 
@@ -56,8 +55,6 @@ class FoldedNetwork:
 def fold(weights: Weights) -> FoldedNetwork:
     """The tensors of a weights file, every one used. Raises WeightsError that names the others."""
     classes = len(weights.metadata.classes)
-    if not 1 <= classes <= MAX_CLASSES:
-        raise WeightsError(f"{weights.source}: has {classes} classes, expected 1 to {MAX_CLASSES}")
     taken = _Taken(weights.tensors)
     blocks = []
     in_channels = 64

@@ -256,14 +256,6 @@ def test_of_equal_scores_the_first_class_wins():
     assert argmax(scores).tolist() == [0, 0, 1]
 
 
-@pytest.mark.parametrize("classes", [0, 256, 300])
-def test_more_classes_than_a_mask_can_name_are_refused(weights, classes):
-    names = tuple(f"class {i}" for i in range(classes))
-    many = replace(weights.metadata, classes=names, palette=((0, 0, 0),) * classes)
-    with pytest.raises(WeightsError, match=f"has {classes} classes, expected 1 to 255"):
-        TorchEngine(Weights(weights.tensors, many, source="some.file"), device="cpu")
-
-
 def test_wrong_tensors_are_named(weights):
     tensors = dict(weights.tensors)
     del tensors["backbone.layer2.0.bn1.bias"]
