@@ -83,7 +83,7 @@ class OurLoop:
 
     def __init__(self, network: FCN, samples: Sequence[Sample], recipe: Recipe, workers: int):
         metadata = Metadata(classes=CLASSES)
-        images = SegmentationDataset(samples, name="train", num_classes=len(CLASSES))
+        images = SegmentationDataset(samples, name="train")
         self.samples = TrainingSamples(images, recipe, seed=0, fill=fill_colour(metadata))
         self.sampler = EpochSampler(
             images, batch_size=recipe.batch_size, seed=0, rarity=recipe.rarity

@@ -3,12 +3,8 @@
 Knows nothing of images or networks; standard library and numpy only, so anything may import it.
 """
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
-
-from model.errors import DatasetError
 
 CLASSES: tuple[str, ...] = (
     "background",
@@ -57,13 +53,3 @@ def voc_colormap(entries: int = 256) -> NDArray[np.uint8]:
 
 PALETTE: NDArray[np.uint8] = voc_colormap()
 PALETTE.flags.writeable = False
-
-
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """One class a line, background first. Raises DatasetError."""
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file; it should name one class a line")
-    names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-    if not 2 <= len(names) <= IGNORE_INDEX:
-        raise DatasetError(f"{path} names {len(names)} classes; 2 to {IGNORE_INDEX} are possible")
-    return names

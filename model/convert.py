@@ -11,9 +11,10 @@ if __name__ == "__main__":  # before the imports that fail without them
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from model.classes import CLASSES, read_class_names
+from model.class_list import VOC, ClassList, read_classes
 from model.errors import ModelError, NetworkError
 from model.state_dict import (
     convert_notebook_state,
@@ -24,22 +25,22 @@ from model.state_dict import (
 from model.weights import Metadata, write_weights
 
 
-def convert(source: Path, output: Path, *, classes: tuple[str, ...] | None = None) -> Metadata:
+def convert(source: Path, output: Path, *, classes: ClassList = VOC) -> Metadata:
     """Read `source`, check that it is a whole FCN, write `output`; what was written is returned.
 
-    `classes` names the network's classes; without, there must be VOC's 21. Raises NetworkError.
+    `classes` are the network's. Raises NetworkError.
     """
     network = network_from_state(
         convert_notebook_state(read_state_dict(source)), source=str(source)
     )
-    names = classes or CLASSES
-    if len(names) != network.num_classes:
+    if len(classes) != network.num_classes:
         raise NetworkError(
-            f"{source}: the network has {network.num_classes} classes, {len(names)} are named; "
-            "name them with --class-names FILE, one a line"
+            f"{source}: the network has {network.num_classes} classes, {len(classes)} are named; "
+            "name them with --classes FILE"
         )
     recipe = {"name": "converted", "source": source.name}
-    return write_weights(output, tensors_of(network), Metadata(classes=names, recipe=recipe))
+    metadata = replace(classes.as_metadata(), recipe=recipe)
+    return write_weights(output, tensors_of(network), metadata)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
             "error: which state dict? Give its path: python -m model.convert FILE --output OUT"
         )
     try:
-        classes = read_class_names(options.class_names) if options.class_names else None
+        classes = read_classes(options.classes) if options.classes else VOC
         metadata = convert(source, options.output, classes=classes)
     except ModelError as error:
         sys.exit(f"error: {error}")
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("state_dict", type=Path, nargs="?", help="the notebook's state dict")
     parser.add_argument("--weights", type=Path, help="the same, by option")
     parser.add_argument("--output", type=Path, required=True, help="weights file to write")
-    parser.add_argument("--class-names", type=Path, help="the classes' names, one a line")
+    parser.add_argument("--classes", type=Path, help="the classes' names and colours")
     return parser
 
 

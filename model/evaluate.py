@@ -1,7 +1,7 @@
 """Measure weights on an image set: mean IoU, IoU per class and pixel accuracy.
 
-Every image goes through the predictor that serves, at its own size, into one confusion matrix. Run
-as `python -m model.evaluate --data DIR --weights FILE`.
+Images and masks are checked first; then every image goes through the predictor that serves, at its
+own size, into one confusion matrix. Run as `python -m model.evaluate --data DIR --weights FILE`.
 """
 
 if __name__ == "__main__":  # before the imports that fail without them
@@ -12,26 +12,17 @@ if __name__ == "__main__":  # before the imports that fail without them
 import argparse
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
-from tqdm import tqdm
-
-from model.engines.base import Array, EngineName, Precision
-from model.errors import ModelError
+from model.class_list import ClassList, classes_of, read_classes
+from model.engines.base import EngineName, Precision
+from model.errors import DatasetError, ModelError
 from model.extras import require_packages
 from model.predictor import open_predictor
-from model.training.samples import Sample
-from model.training.validation import evaluate
-from model.training.voc import list_samples
-from model.weights import SHIPPED_WEIGHTS, atomic_write
-
-
-def read_pairs(samples: list[Sample], *, num_classes: int) -> Iterable[tuple[Array, Array]]:
-    """The samples' images and targets, one at a time, behind a progress bar."""
-    for sample in tqdm(samples, desc="evaluate", unit="image"):
-        yield sample.read(num_classes)
+from model.training.data import add_data_options, open_evaluation_images
+from model.training.validation import score
+from model.weights import SHIPPED_WEIGHTS, Metadata, atomic_write
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,7 +30,6 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output:
         require_packages("matplotlib")
     try:
-        samples = list_samples(options.data, options.image_set)
         predictor = open_predictor(
             options.weights,
             engine=options.engine,
@@ -47,19 +37,19 @@ def main(arguments: list[str] | None = None) -> None:
             precision=options.precision,
             max_side=options.max_side,
         )
-        num_classes = len(predictor.metadata.classes)
-        scores = evaluate(predictor, read_pairs(samples, num_classes=num_classes))
+        images = open_evaluation_images(options, choose_classes(options, predictor.metadata))
+        scores = score(predictor, images)
         if options.output:
             from model.training import figures
 
-            first = [sample.read(num_classes) for sample in samples[:4]]
+            first = [images.read(index) for index in range(min(4, len(images)))]
             figures.draw_samples(options.output, predictor, first)
     except ModelError as error:
         sys.exit(f"error: {error}")
     print(scores)
     if options.json:
         report = {
-            "image_set": options.image_set,
+            "image_set": images.name,
             "weights": predictor.metadata.digest,
             "engine": predictor.engine.description,
             "max_side": options.max_side,
@@ -68,12 +58,22 @@ def main(arguments: list[str] | None = None) -> None:
             file.write(json.dumps(report | scores.as_dict(), indent=2).encode() + b"\n")
 
 
+def choose_classes(options: argparse.Namespace, metadata: Metadata) -> ClassList:
+    """The weights' own; --classes may say otherwise how masks are read. Raises DatasetError."""
+    if not options.classes:
+        return classes_of(metadata)
+    classes = read_classes(options.classes)
+    if classes.names != metadata.classes:
+        raise DatasetError(
+            f"{options.classes} names {', '.join(classes.names)}; the weights know "
+            f"{', '.join(metadata.classes)}"
+        )
+    return classes
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder that holds VOCdevkit/VOC2012"
-    )
-    parser.add_argument("--image-set", default="val", help="list to measure on (default: val)")
+    add_data_options(parser, image_set="val")
     parser.add_argument(
         "--weights", type=Path, default=SHIPPED_WEIGHTS, help="weights file (default: the shipped)"
     )

@@ -1,4 +1,4 @@
-"""Train the network on a VOC folder and write its weights file.
+"""Train the network on images and their masks, and write its weights file.
 
 Run as `python -m model.train --data DIR`, or on several GPUs with `torchrun --nproc-per-node N -m
 model.train --data DIR`. Beside the weights it leaves a checkpoint, a history, curves and a figure.
@@ -18,15 +18,18 @@ from io import TextIOWrapper
 
 import torch
 
+from model.class_list import classes_of
 from model.engines.torch_engine import use_exact_float32
-from model.errors import ModelError
+from model.errors import DatasetError, ModelError
 from model.extras import require_packages
 from model.predictor import fill_colour, predictor_for
 from model.state_dict import tensors_of
 from model.training import figures
 from model.training.checkpoint import read_checkpoint
+from model.training.data import open_training_images
 from model.training.dataset import SegmentationDataset
 from model.training.distributed import Group, join_group
+from model.training.download import download_voc
 from model.training.loader import TrainingSamples, create_loader, iterate_epoch
 from model.training.options import build_parser, choose_recipe
 from model.training.recipe import Recipe
@@ -37,7 +40,6 @@ from model.training.soft_labels import SoftLabels
 from model.training.start import start_network
 from model.training.state import Training, should_autocast
 from model.training.validation import score, validate
-from model.training.voc import download_voc, open_voc
 from model.weights import Metadata, Weights, widened, write_weights
 
 EXIT_INTERRUPTED = 130
@@ -86,7 +88,7 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
         pretrained=pretrained,
         steps_per_epoch=sampler.batches,
         seed=options.seed,
-        image_set=options.image_set,
+        image_set=images.name,
         group=group,
     )
     if options.resume:
@@ -145,24 +147,15 @@ def open_data(
     """The images to train on and those to validate on, checked. Raises DatasetError."""
     if options.download:
         if group.is_main:
+            if options.data is None:
+                raise DatasetError("--download fetches VOC2012 into --data DIR: name the folder")
             download_voc(options.data)
         group.wait()
-
-    def open_set(image_set: str) -> SegmentationDataset:
-        min_size = recipe.crop if recipe.drop_small_images else None
-        images = open_voc(
-            options.data, image_set, num_classes=len(metadata.classes), min_size=min_size
-        )
-        listed = len(images) + images.dropped
-        dropped = f"; {images.dropped} smaller than the crop are dropped" if min_size else ""
-        say(f"image set {image_set}: {len(images)} of {listed} images{dropped}")
-        return images
-
-    images = open_set(options.image_set)
-    if options.val_image_set == "none":
-        return images, None
-    val_images = open_set(options.val_image_set)
-    if recipe.validate_crops:
+    min_size = recipe.crop if recipe.drop_small_images else None
+    images, val_images = open_training_images(
+        options, classes_of(metadata), min_size=min_size, say=say
+    )
+    if val_images is not None and recipe.validate_crops:
         val_images.require(recipe.batch_size)
     return images, val_images
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from model.class_list import VOC
 from model.predictor import open_predictor
 from model.training import voc
 from model.training.validation import evaluate
@@ -43,7 +44,7 @@ def test_the_file_is_of_a_size_that_a_repository_bears():
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the VOC images, which we may not ship")
 def test_the_scores_are_those_of_the_holdout_images(predictor):
     samples = voc.list_samples(SHARED, "holdout")
-    scores = evaluate(predictor, (sample.read(21) for sample in samples))
+    scores = evaluate(predictor, (sample.read(VOC) for sample in samples))
     published = predictor.metadata.scores
     assert scores.mean_iou == pytest.approx(published["mean_iou"], abs=0.001)
     assert scores.mean_iou >= 0.40

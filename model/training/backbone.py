@@ -45,7 +45,7 @@ def load_imagenet_backbone(network: FCN) -> LoadReport:
     """
     weights = ResNet18_Weights.IMAGENET1K_V1
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True)
+        state = weights.get_state_dict(progress=True, check_hash=True)
     except OSError as error:
         raise NetworkError(
             f"cannot fetch {weights} ({error}). Without a network, give a local file with "

@@ -11,30 +11,59 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
+from model.class_list import VOC, ClassList
 from model.engines.base import Array, Size
 from model.errors import DatasetError
-from model.training.samples import Sample, find_indices
+from model.training.masks import find_indices
+from model.training.problems import BrokenSample, require_sound
+from model.training.samples import Sample, format_size, holds_crop
 
-MAX_PROBLEMS_SHOWN = 10
+
+def open_images(
+    samples: Sequence[Sample],
+    *,
+    name: str,
+    classes: ClassList = VOC,
+    min_size: Size | None = None,
+) -> "SegmentationDataset":
+    """The image set of these samples, checked; with `min_size`, without smaller images.
+
+    Raises DatasetError.
+    """
+    kept = list(samples)
+    if min_size is not None:
+        kept = [sample for sample in samples if holds_crop(sample, min_size)]
+        if not kept:
+            raise DatasetError(
+                f"no image of the set {name!r} holds a crop of {format_size(min_size)} "
+                "pixels: choose a smaller one with --crop HEIGHT WIDTH"
+            )
+    return SegmentationDataset(kept, name=name, classes=classes, dropped=len(samples) - len(kept))
 
 
 class SegmentationDataset:
-    """One image set of a VOC folder, e.g. "train" or "val"; decoded images are kept if they fit."""
+    """One image set, e.g. VOC's "train" or "val"; decoded images are kept if they fit."""
 
     def __init__(
-        self, samples: Sequence[Sample], *, name: str, num_classes: int, dropped: int = 0
+        self,
+        samples: Sequence[Sample],
+        *,
+        name: str,
+        classes: ClassList = VOC,
+        dropped: int = 0,
     ) -> None:
-        """Reads every image and mask once, so that what is broken is known before training.
+        """Reads every image and mask once, so that what is broken is known before anything starts.
 
         `dropped`: how many images of the list were left out, to be told. Raises DatasetError that
-        lists the broken files.
+        lists all that is wrong.
         """
         self.name = name
         self.samples = list(samples)
-        self.num_classes = num_classes
+        self.classes = classes
         self.dropped = dropped
-        self.class_presence: NDArray[np.bool_] = np.zeros((len(samples), num_classes), np.bool_)
+        self.class_presence: NDArray[np.bool_] = np.zeros((len(samples), len(classes)), np.bool_)
         self._sizes: list[Size] = [(0, 0)] * len(samples)
         self._decoded: dict[int, tuple[Array, Array]] = {}
         self._memory_lock = threading.Lock()
@@ -42,15 +71,10 @@ class SegmentationDataset:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._memory_left_bytes = _available_memory_bytes() // 2 // processes
         with ThreadPoolExecutor() as pool:
-            problems = [p for p in pool.map(self._check, range(len(self.samples))) if p]
-        if problems:
-            shown = "\n  ".join(problems[:MAX_PROBLEMS_SHOWN])
-            more = len(problems) - MAX_PROBLEMS_SHOWN
-            raise DatasetError(
-                f"{len(problems)} of {len(samples)} samples of the image set {name!r} are broken:\n"
-                f"  {shown}{f' and {more} more' if more > 0 else ''}\n"
-                "Copy these files again, or take their names off the list"
-            )
+            checked = pool.map(self._check, range(len(samples)))
+            bar = tqdm(checked, total=len(samples), desc=f"check {name}", leave=False)
+            broken = [error for error in bar if error is not None]
+        require_sound(broken, name=name, samples=len(samples))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -70,14 +94,14 @@ class SegmentationDataset:
 
     def read(self, index: int) -> tuple[Array, Array]:
         """Image (H, W, 3) and target (H, W), both uint8."""
-        return self._decoded.get(index) or self.samples[index].read(self.num_classes)
+        return self._decoded.get(index) or self.samples[index].read(self.classes)
 
-    def _check(self, index: int) -> str | None:
+    def _check(self, index: int) -> BrokenSample | None:
         try:
-            image, target = self.samples[index].read(self.num_classes)
-        except DatasetError as error:
-            return str(error)
-        present = [label for label in find_indices(target) if label < self.num_classes]
+            image, target = self.samples[index].read(self.classes)
+        except BrokenSample as error:
+            return error
+        present = [label for label in find_indices(target) if label < len(self.classes)]
         self.class_presence[index, present] = True
         self._sizes[index] = target.shape
         if self._reserve_memory(image.nbytes + target.nbytes):

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from model.errors import RecipeError
+from model.training.data import add_data_options, add_validation_options
 from model.training.recipe import PRESETS, Recipe
 
 TRAINED = frozenset(Recipe.__slots__) - {"name"}
@@ -63,14 +64,12 @@ def _read_recipe_file(path: Path) -> dict[str, Any]:
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    add_data_options(parser, image_set="train")
+    add_validation_options(parser)
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="folder that holds VOCdevkit/VOC2012")
-    add("--download", action="store_true", help="fetch VOC2012 into it first, if it is not there")
-    add("--image-set", default="train", help="list to train on (default: train)")
-    add("--val-image-set", default="val", help='list to validate on, or "none" (default: val)')
+    add("--download", action="store_true", help="fetch VOC2012 into --data, if it is not there")
     add("--val-every", type=int, default=1, help="epochs between validations; 0: only at the end")
     add("--soft-labels", type=Path, help="folder of a teacher's soft labels to learn from, too")
-    add("--class-names", type=Path, help="your own classes, one a line, background first")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

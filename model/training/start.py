@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from model.classes import CLASSES, read_class_names
+from model.class_list import VOC, read_classes
 from model.network import FCN
 from model.state_dict import network_from_arrays, read_state_dict
 from model.training.backbone import (
@@ -23,13 +23,13 @@ def start_network(
     """The network before its first step, the names of its pretrained tensors, its metadata."""
     if options.init:
         return load_initial_network(options, say)
-    classes = read_class_names(options.class_names) if options.class_names else CLASSES
-    metadata = Metadata(classes=classes)
+    classes = read_classes(options.classes) if options.classes else VOC
+    metadata = classes.as_metadata()
     network = FCN(num_classes=len(classes))
     if options.backbone == "none":
         start = "backbone from a random start: nothing loaded"
         say(start)
-        return network, frozenset(), replace(metadata, data={"start": start})
+        return network, frozenset(), record_start(metadata, start)
     if options.backbone == "imagenet":
         report = load_imagenet_backbone(network)
     else:
@@ -38,8 +38,8 @@ def start_network(
     if recipe.zero_init_residual:
         zero_missing_residuals(network, report.loaded)
     say(report)
-    metadata = replace(metadata, data={"start": report.summary})
-    return network, frozenset(f"backbone.{name}" for name in report.loaded), metadata
+    pretrained = frozenset(f"backbone.{name}" for name in report.loaded)
+    return network, pretrained, record_start(metadata, report.summary)
 
 
 def load_initial_network(
@@ -49,16 +49,21 @@ def load_initial_network(
     weights = read_weights(options.init)
     start = f"weights with digest {weights.metadata.digest}"
     network = network_from_arrays(weights.tensors, source=str(options.init))
-    metadata = replace(weights.metadata, data={"start": start}, scores={}, digest="")
+    masks = {key: value for key, value in weights.metadata.data.items() if key == "masks"}
+    metadata = replace(weights.metadata, data=masks, scores={}, digest="")
     backbone = frozenset(name for name in weights.tensors if name.startswith("backbone."))
-    if options.class_names:
-        classes = read_class_names(options.class_names)
-        if classes != metadata.classes:
-            fresh = FCN(num_classes=len(classes))
+    if options.classes:
+        named = read_classes(options.classes).as_metadata()
+        is_new = named.classes != metadata.classes
+        metadata = replace(metadata, classes=named.classes, palette=named.palette, data=named.data)
+        if is_new:
+            fresh = FCN(num_classes=len(named.classes))
             fresh.backbone.load_state_dict(network.backbone.state_dict())
-            say(f"backbone from {options.init}; a new head for {len(classes)} classes")
-            start = f"backbone of {start}"
-            metadata = replace(metadata, classes=classes, palette=(), data={"start": start})
-            return fresh, backbone, metadata
+            say(f"backbone from {options.init}; a new head for {len(named.classes)} classes")
+            return fresh, backbone, record_start(metadata, f"backbone of {start}")
     say(f"network from {options.init}, {start}: all tensors loaded")
-    return network, backbone, metadata
+    return network, backbone, record_start(metadata, start)
+
+
+def record_start(metadata: Metadata, start: str) -> Metadata:
+    return replace(metadata, data={"start": start, **metadata.data})

@@ -43,10 +43,10 @@ def test_other_classes_want_their_names(tmp_path):
 
     torch.save(FCN(num_classes=3).state_dict(), tmp_path / "net.pth")
     arguments = [str(tmp_path / "net.pth"), "--output", str(tmp_path / "w.safetensors")]
-    with pytest.raises(SystemExit, match=r"3 classes, 21 are named.*--class-names"):
+    with pytest.raises(SystemExit, match=r"3 classes, 21 are named.*--classes"):
         convert.main(arguments)
     (tmp_path / "names.txt").write_text("background\na\nb\n")
-    convert.main([*arguments, "--class-names", str(tmp_path / "names.txt")])
+    convert.main([*arguments, "--classes", str(tmp_path / "names.txt")])
     assert read_weights(tmp_path / "w.safetensors").metadata.classes == ("background", "a", "b")
 
 

@@ -47,7 +47,9 @@ def test_evaluation_writes_the_scores_of_whole_images(voc_folder, weights_file, 
 def test_masks_of_other_classes_are_named(voc_folder, tmp_path):
     tensors = tensors_of(FCN(num_classes=2))
     write_weights(tmp_path / "w", tensors, Metadata(classes=("background", "ship")))
-    with pytest.raises(SystemExit, match=r"error: .*\.png has the class index .*2 classes"):
+    with pytest.raises(
+        SystemExit, match=r"(?s)error: 4 of 4 .*\.png has the class index .*2 classes"
+    ):
         evaluate.main(["--data", str(voc_folder), "--weights", str(tmp_path / "w")])
 
 

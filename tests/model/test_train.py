@@ -285,7 +285,7 @@ def test_own_classes_are_trained_and_saved(tmp_path):
         Image.fromarray(np.asarray(Image.open(path)) % 3).save(path)
     (tmp_path / "classes.txt").write_text("background\nship\nquay\n")
     run("--data", tmp_path, "--output", tmp_path / "w.safetensors", "--epochs", 1, *SMALL, "--half",
-        "--class-names", tmp_path / "classes.txt", "--val-image-set", "train")  # fmt: skip
+        "--classes", tmp_path / "classes.txt", "--val-image-set", "train")  # fmt: skip
     weights = read_weights(tmp_path / "w.safetensors")
     assert weights.metadata.classes == ("background", "ship", "quay")
     assert weights.tensors["final_conv.weight"].shape[0] == 3
@@ -315,7 +315,7 @@ def test_own_classes_start_from_the_backbone_of_other_weights(
 ):
     (tmp_path / "classes.txt").write_text("\n".join(["background", *map(str, range(24))]))
     options = ["--data", voc_folder, "--init", weights_file, "--batch-size", 4, "--crop", 64, 64,
-               "--workers", 0, "--class-names", tmp_path / "classes.txt"]  # fmt: skip
+               "--workers", 0, "--classes", tmp_path / "classes.txt"]  # fmt: skip
     run(*options, "--epochs", 0, "--output", tmp_path / "w.safetensors")
     assert "a new head for 25 classes" in capsys.readouterr().out
     weights, start = read_weights(tmp_path / "w.safetensors"), read_weights(weights_file)

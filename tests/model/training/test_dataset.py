@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.classes import PALETTE, read_class_names
 from model.errors import DatasetError
+from model.training.dataset import open_images
 from model.training.loader import TrainingSamples
 from model.training.recipe import PRESETS
 from model.training.sampler import Draw, EpochSampler, rarity_weights
-from model.training.voc import list_samples, open_voc
+from model.training.samples import Sample
+from model.training.voc import open_voc
 from tests.conftest import write_voc
 
 VOC = "VOCdevkit/VOC2012"
@@ -48,16 +49,6 @@ def test_a_missing_folder_list_or_subfolder_is_named_with_its_remedy(folder):
         open_voc(folder, "train")
 
 
-def test_missing_files_are_named_before_anything_is_read(folder):
-    (folder / VOC / "JPEGImages/train_0002.jpg").unlink()
-    (folder / VOC / "SegmentationClass/train_0005.png").unlink()
-    with pytest.raises(DatasetError) as caught:
-        list_samples(folder, "train")
-    assert "2 files of the image set 'train' are missing" in str(caught.value)
-    assert "train_0002.jpg" in str(caught.value)
-    assert "train_0005.png" in str(caught.value)
-
-
 class MeetingPoint(int):
     """Bytes that are left. Who takes of them waits for a second thread that does, if one can."""
 
@@ -82,44 +73,52 @@ def test_threads_that_decode_together_share_the_memory(voc_folder, monkeypatch):
     assert images._memory_left_bytes == 1_000_000 - sum(kept)
 
 
-def test_broken_files_are_all_named_at_once(folder):
-    image = folder / VOC / "JPEGImages/train_0001.jpg"
+def test_all_mistakes_are_named_at_once_with_their_remedies(folder):
+    photos, masks = folder / VOC / "JPEGImages", folder / VOC / "SegmentationClass"
+    (photos / "train_0002.jpg").unlink()
+    (masks / "train_0005.png").unlink()
+    image = photos / "train_0001.jpg"
     image.write_bytes(image.read_bytes()[:400])
-    (folder / VOC / "SegmentationClass/train_0004.png").write_bytes(b"not a PNG")
-    Image.new("P", (10, 10)).save(folder / VOC / "SegmentationClass/train_0006.png")
-    Image.fromarray(np.full((75, 79), 77, np.uint8)).save(
-        folder / VOC / "SegmentationClass/train_0003.png"
-    )
+    (masks / "train_0001.png").write_bytes(b"not a PNG")
+    Image.new("P", (10, 10)).save(masks / "train_0006.png")
+    indices = np.zeros((75, 79), np.uint8)
+    indices[20, 30:] = 77
+    Image.fromarray(indices).save(masks / "train_0003.png")
+    painted = np.zeros((60, 82, 3), np.uint8)
+    painted[5, 6] = 1, 2, 3
+    Image.fromarray(painted).save(masks / "train_0004.png")
     with pytest.raises(DatasetError) as caught:
         open_voc(folder, "train")
     message = str(caught.value)
-    assert "4 of 12 samples" in message
-    assert "train_0001.jpg cannot be decoded" in message
-    assert "train_0004.png cannot be decoded" in message
-    assert "train_0006.png is 10 x 10, its image 70 x 88" in message
-    assert "train_0003.png has the class index 77" in message
+    for expected in (
+        "6 of 12 samples of the image set 'train' are broken",
+        "train_0002.jpg is missing",
+        "train_0005.png is missing",
+        "train_0001.jpg cannot be decoded",
+        "train_0001.png cannot be decoded",
+        "train_0006.png is 10 x 10, its image 70 x 88",
+        "train_0003.png has the class index 77 at column 30, row 20; there are 21 classes, 0 to 20",
+        "train_0004.png has the colour #010203 at column 6, row 5",
+    ):
+        assert expected in message
+    assert message.count("->") == 5, "one remedy for each kind of mistake"
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
-def test_a_mask_may_be_indices_or_painted(folder, mode):
-    path = folder / VOC / "SegmentationClass/val_0000.png"
-    target = np.zeros((64, 96), np.uint8)
-    target[:10], target[20:30] = 15, 255
-    if mode == "RGB":
-        Image.fromarray(PALETTE[target]).save(path)
-    else:
-        Image.fromarray(target).convert("L").save(path)
-        if mode == "P":
-            indexed = Image.fromarray(target)
-            indexed.putpalette(PALETTE.tobytes())
-            indexed.save(path)
-    assert np.array_equal(open_voc(folder, "val").read(0)[1], target)
+def test_of_very_many_mistakes_of_a_kind_the_first_are_named(tmp_path):
+    samples = [Sample(f"a{n}", tmp_path / f"a{n}.jpg", tmp_path / f"a{n}.png") for n in range(15)]
+    with pytest.raises(DatasetError, match="and 20 more of this kind"):
+        open_images(samples, name="train")
 
 
-def test_a_mask_in_an_unknown_colour_is_refused(folder):
-    Image.new("RGB", (96, 64), (1, 2, 3)).save(folder / VOC / "SegmentationClass/val_0000.png")
-    with pytest.raises(DatasetError, match="#010203"):
-        open_voc(folder, "val")
+def test_lists_may_have_names_with_spaces_and_images_of_other_kinds(tmp_path):
+    (name,) = write_voc(tmp_path, [(40, 60)])
+    root = tmp_path / VOC
+    with Image.open(root / "JPEGImages" / f"{name}.jpg") as image:
+        image.save(root / "JPEGImages" / "a cat.webp", lossless=True)
+        expected = np.asarray(image)
+    (root / "SegmentationClass" / f"{name}.png").rename(root / "SegmentationClass" / "a cat.png")
+    (root / "ImageSets/Segmentation/train.txt").write_text("a cat\n")
+    assert np.array_equal(open_voc(tmp_path, "train").read(0)[0], expected)
 
 
 def test_images_smaller_than_the_crop_are_dropped(tmp_path):
@@ -187,14 +186,3 @@ def test_a_sample_depends_on_seed_epoch_and_place_alone(voc_folder):
     assert np.array_equal(image, again[Draw(2, 3, 4)][0])
     assert np.array_equal(target, again[Draw(2, 3, 4)][1])
     assert not np.array_equal(image, samples[Draw(3, 3, 4)][0])
-
-
-def test_class_names_are_one_a_line(tmp_path):
-    path = tmp_path / "classes.txt"
-    path.write_text("background\nship\n\n")
-    assert read_class_names(path) == ("background", "ship")
-    path.write_text("only\n")
-    with pytest.raises(DatasetError, match="names 1 classes"):
-        read_class_names(path)
-    with pytest.raises(DatasetError, match="no such file"):
-        read_class_names(tmp_path / "nothing.txt")

@@ -1,0 +1,74 @@
+"""Fetch Pascal VOC2012, and show how far it is. Knows nothing of what is in it."""
+
+import hashlib
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import httpx
+from tqdm import tqdm
+
+from model.errors import DatasetError
+from model.training.voc import VOC_FOLDER
+
+TIMEOUT_S = 60.0
+CHUNK_BYTES = 2**20
+
+
+def download_voc(folder: Path) -> None:
+    """VOC2012 into `folder`, unless it is there. Raises DatasetError."""
+    if (folder / VOC_FOLDER).is_dir():
+        return
+    from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+    archive = DATASET_YEAR_DICT["2012"]
+    fetch_voc(folder, url=archive["url"], md5=archive["md5"])
+
+
+def fetch_voc(folder: Path, *, url: str, md5: str) -> None:
+    """The archive from `url`, unpacked; the folder appears complete or not at all.
+
+    Raises DatasetError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = url.rpartition("/")[2]
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+            path = Path(scratch) / name
+            with path.open("wb") as file:
+                found = _fetch(url, file)
+            if found != md5:
+                raise DatasetError(f"{url} has MD5 {found}, not {md5}: fetch it again")
+            _unpack(path, Path(scratch))
+            (folder / VOC_FOLDER.parent).mkdir(exist_ok=True)
+            os.replace(Path(scratch) / VOC_FOLDER, folder / VOC_FOLDER)
+    except (OSError, httpx.HTTPError, tarfile.TarError) as error:
+        raise DatasetError(
+            f"VOC2012 cannot be fetched from {url} ({error!r}): copy {name} here by hand and "
+            f"unpack it in {folder}"
+        ) from error
+
+
+def _fetch(url: str, file: IO[bytes]) -> str:
+    """Write what is at `url`; returns its MD5. The bar counts bytes."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with httpx.stream("GET", url, follow_redirects=True, timeout=TIMEOUT_S) as response:
+        response.raise_for_status()
+        size_bytes = int(response.headers.get("content-length", 0)) or None
+        with tqdm(total=size_bytes, desc="download", unit="B", unit_scale=True) as bar:
+            for chunk in response.iter_raw(CHUNK_BYTES):
+                file.write(chunk)
+                digest.update(chunk)
+                bar.update(len(chunk))
+    return digest.hexdigest()
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """The bar counts the archive's files; how many there are is not known before its end."""
+    with tarfile.open(path) as archive:
+        members: Iterable[tarfile.TarInfo] = tqdm(archive, desc="unpack", unit="file")
+        for member in members:
+            archive.extract(member, folder, filter="data")

@@ -1,0 +1,45 @@
+"""What is wrong with the files of an image set: each mistake, and what puts it right.
+
+Knows nothing of how files are read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model.errors import DatasetError
+
+MAX_PROBLEMS_SHOWN = 10
+"""Of one kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake; those that the same `remedy` puts right are told together."""
+
+    text: str
+    remedy: str
+
+
+class BrokenSample(DatasetError):
+    """An image and its mask that cannot be used, with all that is wrong with them."""
+
+    def __init__(self, *problems: Problem) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{p.text}. {p.remedy}" for p in problems))
+
+
+def require_sound(broken: Sequence[BrokenSample], *, name: str, samples: int) -> None:
+    """Raises DatasetError that lists everything, by kind, unless `broken` is empty."""
+    if not broken:
+        return
+    by_remedy: dict[str, list[str]] = {}
+    for error in broken:
+        for problem in error.problems:
+            by_remedy.setdefault(problem.remedy, []).append(problem.text)
+    lines = [f"{len(broken)} of {samples} samples of the image set {name!r} are broken:"]
+    for remedy, texts in by_remedy.items():
+        more = len(texts) - MAX_PROBLEMS_SHOWN
+        lines += [f"  {text}" for text in texts[:MAX_PROBLEMS_SHOWN]]
+        lines += [f"  and {more} more of this kind"] if more > 0 else []
+        lines.append(f"  -> {remedy}")
+    raise DatasetError("\n".join(lines))
