@@ -12,17 +12,15 @@ import sys
 from concurrent.futures import Future
 
 import structlog
-from pydantic import ValidationError
 
+from app.access.keys import KeysError
 from app.arguments import parse_arguments
-from app.keys import KeysError
-from app.logs import configure_logging
-from app.settings import PREFIX, Settings, unknown_variables
-from app.sockets import ListenError
+from app.process.sockets import ListenError
+from app.process.startup import load_settings
+from app.settings import Settings, unknown_variables
 from model.errors import ModelError
 from model.weights import read_metadata
 
-EXIT_USAGE = 2
 EXAMPLE_PHOTO = "docs/images/cat.jpg"
 
 log = structlog.get_logger("segmentation")
@@ -31,7 +29,7 @@ log = structlog.get_logger("segmentation")
 def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     os.environ.update(parse_arguments(sys.argv[1:]))
-    settings = configured()
+    settings = load_settings()
     for name in unknown_variables(os.environ):
         log.warning("unknown setting, ignored", variable=name)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # where the program is not this file
@@ -41,32 +39,16 @@ def main() -> None:
         sys.exit(f"error: cannot start: {error}")
     log.info("loading", weights=str(settings.weights), device=settings.device)
     try:
-        sys.exit(supervised(settings) if settings.workers > 1 else alone(settings))
+        sys.exit(serve_with_workers(settings) if settings.workers > 1 else serve_alone(settings))
     except ListenError as error:
         sys.exit(f"error: cannot listen on {error.filename}: {error.strerror}")
     except (OSError, KeysError) as error:
         sys.exit(f"error: cannot start: {error}")
 
 
-def configured() -> Settings:
-    """Settings from the environment, and the log as they say.
-
-    Ends the program with a line for each value out of bounds.
-    """
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        for problem in error.errors():
-            name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"error: {name}={problem['input']}: {problem['msg']}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
-    configure_logging(level=settings.log_level, log_format=settings.log_format)
-    return settings
-
-
-def alone(settings: Settings) -> int:
-    """In this process."""
-    from app.server import Server, serve
+def serve_alone(settings: Settings) -> int:
+    """Serve in this process; returns the exit status."""
+    from app.process.server import Server, serve
 
     server = Server(settings)
 
@@ -83,9 +65,9 @@ def alone(settings: Settings) -> int:
     return serve(server)
 
 
-def supervised(settings: Settings) -> int:
-    """In processes of their own, which are replaced when they end."""
-    from app.supervisor import Supervisor
+def serve_with_workers(settings: Settings) -> int:
+    """Serve in worker processes that a supervisor restarts; returns the exit status."""
+    from app.process.supervisor import Supervisor
 
     return Supervisor(settings).run()
 

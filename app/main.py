@@ -6,21 +6,23 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app import __version__, errors
-from app.access import KeyCheck, describe_keys
-from app.drain import DrainLimit
-from app.headers import SecurityHeaders, allow_origins
-from app.keys import Keyring
-from app.limits import AdmissionGate, AnswerLimit, BodyLimit
-from app.methods import HeadAsGet
-from app.peers import Peers
-from app.pictures import prepare_pillow
-from app.rates import RateLimit
+from app import __version__
+from app.access.check import KeyCheck, describe_keys
+from app.access.keys import Keyring
+from app.access.rates import RateLimit
+from app.codecs.pictures import prepare_pillow
+from app.http import problems
+from app.http.drain import DrainLimit
+from app.http.gates import AdmissionGate, AnswerLimit, BodyLimit
+from app.http.headers import SecurityHeaders, allow_origins
+from app.http.methods import HeadAsGet
+from app.http.paths import SEGMENT_PATH
+from app.http.telemetry import RequestTelemetry
+from app.observability.peers import Peers
 from app.routes import admin, operations, pages, segment
 from app.schemas import ProblemDetails
 from app.service import Service
 from app.settings import Settings, parse_origins, parse_rates
-from app.telemetry import SEGMENT_PATH, RequestTelemetry
 
 
 class Application(FastAPI):
@@ -92,7 +94,7 @@ def create_operations_app(service: Service) -> FastAPI:
 
 def _observed(app: FastAPI, service: Service) -> FastAPI:
     app.state.service = service
-    errors.add_handlers(app)
+    problems.add_handlers(app)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestTelemetry, metrics=service.metrics)
     app.add_middleware(SecurityHeaders)

@@ -12,24 +12,25 @@ from typing import TypeVar
 
 import structlog
 
-from app import allocator, images
-from app.admission import Admission
-from app.batching import Batcher
-from app.budget import Budget, Share
-from app.coalescing import Coalesced
-from app.codecs import CodecThreads
-from app.containers import JPEG_START, essential, require_known
-from app.decoders import Decoders, out_of_memory
-from app.drain import Drain
+from app.codecs import decode
+from app.codecs.containers import JPEG_START, essential, require_known
+from app.codecs.decode import Decoded
+from app.codecs.decoders import Decoders, out_of_memory
+from app.codecs.jpegs import is_ordinary
+from app.codecs.trial import try_out
 from app.errors import NotReady, ReloadFailed
-from app.images import Decoded
-from app.jpegs import is_ordinary
-from app.metrics import Metrics
-from app.peers import Peers
+from app.http.drain import Drain
+from app.observability import allocator
+from app.observability.metrics import Metrics
+from app.observability.peers import Peers
+from app.scheduling.admission import Admission
+from app.scheduling.batcher import Batcher
+from app.scheduling.budget import Budget, Share
+from app.scheduling.coalescing import Coalesced
+from app.scheduling.codec_threads import CodecThreads
+from app.scheduling.threads import end_threads, work_threads
+from app.scheduling.watchdog import Watchdog
 from app.settings import Settings
-from app.threads import end_threads, work_threads
-from app.trial import try_out
-from app.watchdog import Watchdog
 from model.engines.base import Size
 from model.errors import ModelError
 from model.predictor import Predictor, open_predictor
@@ -280,7 +281,7 @@ class Service:
                 return None
             max_pixels = self.settings.max_pixels
             return finish(
-                images.decode(data, max_pixels=max_pixels, max_side=max_side, reserve=reserve)
+                decode.decode_image(data, max_pixels=max_pixels, max_side=max_side, reserve=reserve)
             )
         except MemoryError as error:
             raise out_of_memory("There is no memory for the image.") from error
@@ -303,5 +304,5 @@ def _not_ready(state: State) -> NotReady:
     return NotReady(
         f"The server is {state}.",
         remedy="Try again when /health/ready answers 200.",
-        headers={"Retry-After": "1"},
+        retry_after_s=1,
     )

@@ -15,7 +15,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from app.images import decode, encode_json, encode_npy, encode_png
+from app.codecs.decode import decode_image
+from app.codecs.encode import encode_json, encode_npy, encode_png
 from benchmarks import report
 from benchmarks.photos import TWELVE_MEGAPIXELS, VOC_SIZE, decode_photo, encode_image, make_photos
 from benchmarks.process import measure_call, start_worker
@@ -98,7 +99,7 @@ def decode_usually(data: bytes, *, max_side: int) -> Array:
 
 
 def decode_ours(data: bytes, *, max_side: int) -> Array:
-    return decode(data, max_pixels=MAX_PIXELS, max_side=max_side).pixels
+    return decode_image(data, max_pixels=MAX_PIXELS, max_side=max_side).pixels
 
 
 def compare_pixels(usual: Array, ours: Array, *, size: Size, predictor: Predictor) -> str:

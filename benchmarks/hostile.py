@@ -11,9 +11,9 @@ from multiprocessing import get_context
 
 from PIL import Image
 
-from app.errors import Problem
-from app.images import decode
-from app.pictures import prepare_pillow
+from app.codecs.decode import decode_image
+from app.codecs.pictures import prepare_pillow
+from app.errors import RequestError
 from app.settings import Settings
 from benchmarks.process import Cost, measure_call
 from benchmarks.report import Plan, Row, publish, read_plan
@@ -63,9 +63,9 @@ def _measure_in_fork(data: bytes) -> Cost:
 def _decode(data: bytes, settings: Settings) -> str:
     """The decoded size, or the name of the problem."""
     try:
-        decoded = decode(data, max_pixels=settings.max_pixels, max_side=settings.max_side)
-    except Problem as problem:
-        return problem.name
+        decoded = decode_image(data, max_pixels=settings.max_pixels, max_side=settings.max_side)
+    except RequestError as problem:
+        return type(problem).__name__
     return "{} x {}".format(*decoded.size)
 
 

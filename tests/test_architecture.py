@@ -17,6 +17,64 @@ def imports(package):
                     yield path, alias.name
             elif isinstance(node, ast.ImportFrom) and node.module:
                 yield path, node.module
+                for alias in node.names if node.module in (package, "model", "app") else ():
+                    yield path, f"{node.module}.{alias.name}"
+
+
+APP = (
+    {"__main__", "keys"},
+    {"process"},
+    {"main"},
+    {"routes"},
+    {"service"},
+    {"codecs", "access"},
+    {"http"},
+    {"scheduling"},
+    {"observability"},
+    {"arguments", "schemas"},
+    {"settings"},
+    {"errors", "formats"},
+)
+"""The rooms of app/, from the top to the bottom floor."""
+
+MODEL = (
+    {"train", "evaluate", "convert", "card"},
+    {"training"},
+    {"predictor"},
+    {"golden"},
+    {"state_dict"},
+    {"engines", "network", "scaling"},
+    {"weights", "confusion"},
+    {"metadata"},
+    {"classes"},
+    {"errors", "extras"},
+)
+
+
+@pytest.mark.parametrize(("package", "floors"), [("app", APP), ("model", MODEL)])
+def test_every_room_imports_only_from_the_floors_below(package, floors):
+    floor_of = {room: number for number, rooms in enumerate(floors) for room in rooms}
+    upward = []
+    for path, name in imports(package):
+        top, _, rest = name.partition(".")
+        target = rest.partition(".")[0]
+        room = path.relative_to(REPOSITORY / package).parts[0].removesuffix(".py")
+        if top != package or target in ("", "__version__", room) or room == "__init__":
+            continue
+        if floor_of[target] <= floor_of[room]:
+            upward.append(f"{path.relative_to(REPOSITORY)} imports {name}")
+    assert upward == []
+
+
+def test_scheduling_and_errors_know_nothing_of_http():
+    libraries = {"fastapi", "starlette", "uvicorn", "http", "httptools"}
+    below = ("app/scheduling", "app/errors.py", "app/formats.py")
+    found = [
+        f"{path} imports {name}"
+        for path, name in imports("app")
+        if str(path.relative_to(REPOSITORY)).startswith(below) and name.split(".")[0] in libraries
+    ]
+    assert found == []
 
 
 def test_model_never_imports_app():

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.errors import PROBLEMS
-from app.metrics import Metrics
+from app.http.problems import PROBLEMS
+from app.observability.metrics import Metrics
 from tests.conftest import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
@@ -59,7 +59,7 @@ OVERLOADED = {"queue-full", "deadline", "expired", "upload-bytes", "pixels", "an
 VALUES = {
     "stage": {"accept", "read", "decode", "queue", "inference", "encode", "send"},
     "outcome": {"swapped", "kept"},
-    "reason": OVERLOADED | {problem.name for problem in PROBLEMS},
+    "reason": OVERLOADED | {problem.name for problem in PROBLEMS.values()},
     "route": {"/v1/segment", "/v1/model"},
     "status": {"200", "422", "500", "503"},
     "job": {"segmentation"},

@@ -2,8 +2,9 @@
 
 from fastapi import APIRouter, Depends, Request
 
-from app.access import require_admin
-from app.errors import Forbidden, NotReady, ReloadFailed, TooManyRequests, Unauthorized, described
+from app.access.check import require_admin
+from app.errors import Forbidden, NotReady, ReloadFailed, TooManyRequests, Unauthorized
+from app.http.problems import describe_problems
 from app.schemas import Reloaded
 from app.service import Service
 
@@ -12,7 +13,7 @@ router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(req
 
 @router.post(
     "/reload",
-    responses=described((Unauthorized, Forbidden, ReloadFailed, TooManyRequests, NotReady)),
+    responses=describe_problems((Unauthorized, Forbidden, ReloadFailed, TooManyRequests, NotReady)),
 )
 async def reload(request: Request) -> Reloaded:
     """Serve with the weights file as it is now, as SIGHUP does; an admin's key is needed.

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response, status
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from app.health import is_usable, readiness
+from app.routes.health import is_usable, readiness
 from app.schemas import Health
 from app.service import Service, State
 

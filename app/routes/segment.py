@@ -5,16 +5,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from app import images
-from app.accept import AnswerFormat, accepts_gzip, negotiate
-from app.answers import Answer, make_answer
-from app.budget import Share
-from app.errors import PROBLEMS, Forbidden, NotReady, PreflightRefused, ReloadFailed, described
+from app.codecs import decode
+from app.codecs.answers import Answer, make_answer
+from app.errors import Forbidden, NotReady, PreflightRefused, ReloadFailed
+from app.formats import AnswerFormat
+from app.http.negotiation import accepts_gzip, negotiate
+from app.http.problems import PROBLEMS, describe_problems
+from app.http.uploads import FIELD, read_upload, while_connected
+from app.observability.stages import Stages
+from app.routes.sending import AnswerResponse
+from app.scheduling.budget import Share
 from app.schemas import ClassInfo, Limits, ModelInfo, Segmentation
-from app.sending import AnswerResponse
 from app.service import Service
-from app.stages import Stages
-from app.uploads import FIELD, read_upload, while_connected
 from model.predictor import Canvas
 
 router = APIRouter(prefix="/v1", tags=["segmentation"])
@@ -47,7 +49,7 @@ MASK: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/segment",
     response_class=Response,
-    responses=MASK | described(problem for problem in PROBLEMS if problem not in OTHERS),
+    responses=MASK | describe_problems(problem for problem in PROBLEMS if problem not in OTHERS),
     openapi_extra={"requestBody": REQUEST_BODY},
 )
 async def segment(
@@ -85,7 +87,7 @@ async def segment(
     async def segmented() -> Answer:
         async with service.admission.admitted(due) as place:
 
-            def prepare(image: images.Decoded) -> Canvas:
+            def prepare(image: decode.Decoded) -> Canvas:
                 return predictor.prepare(image.pixels, max_side=side, size=image.size)
 
             def encode() -> Answer:
@@ -127,7 +129,7 @@ def smaller_side(asked: int | None, limit: int) -> int:
     return min(asked, limit) if limit else asked
 
 
-@router.get("/model", responses=described([NotReady]))
+@router.get("/model", responses=describe_problems([NotReady]))
 async def model(request: Request) -> ModelInfo:
     """The weights that serve: classes, colours, scores, digest, device and limits."""
     service: Service = request.app.state.service

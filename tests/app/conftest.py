@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from app.server import Server
+from app.process.server import Server
 from app.settings import Settings
 
 

@@ -76,7 +76,8 @@ def open_faulty_predictor(*arguments, **options):
 
 def main():
     from app import __main__ as program
-    from app import service, supervisor, worker
+    from app import service
+    from app.process import supervisor, worker
 
     supervisor.WORKER = "tests.app.faulty"
     service.open_predictor = open_faulty_predictor

@@ -40,7 +40,8 @@ def open_predictor_behind_gate(*arguments, **options):
 
 def main():
     from app import __main__ as program
-    from app import service, supervisor, worker
+    from app import service
+    from app.process import supervisor, worker
 
     supervisor.WORKER = "tests.app.gated"
     service.open_predictor = open_predictor_behind_gate

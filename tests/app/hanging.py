@@ -4,8 +4,8 @@ import threading
 
 import structlog
 
-from app import images
 from app.__main__ import main
+from app.codecs import decode
 
 
 def hang(*_, **__):
@@ -14,5 +14,5 @@ def hang(*_, **__):
 
 
 if __name__ == "__main__":
-    images.decode = hang
+    decode.decode_image = hang
     main()

@@ -20,7 +20,7 @@ def run(*command):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["app", "app.keys"])
+@pytest.mark.parametrize("module", ["app", "app.access.keys"])
 def test_help_and_version_start_nothing(module):
     helped = run(module, "--help")
     assert (helped.returncode, helped.stderr) == (0, "")
@@ -39,8 +39,14 @@ def test_help_and_version_start_nothing(module):
         (["app", "--port", "many"], "error: SEG_PORT=many: Input should be a valid integer"),
         (["app", "--port", "99999"], "error: SEG_PORT=99999: Input should be less than or equal"),
         (["app.keys", "a", "b"], "python -m app.keys: error: unrecognized arguments: b"),
-        (["app.keys", "a", "--adm"], "python -m app.keys: error: unrecognized arguments: --adm"),
-        (["app.keys"], "python -m app.keys: error: the following arguments are required: NAME"),
+        (
+            ["app.keys", "a", "--adm"],
+            "python -m app.keys: error: unrecognized arguments: --adm",
+        ),
+        (
+            ["app.keys"],
+            "python -m app.keys: error: the following arguments are required: NAME",
+        ),
     ],
 )
 def test_what_it_does_not_know_is_an_error(command, message):

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from app import images
-from app.trial import WARM_UP_SIZES
+from app.codecs import decode
+from app.codecs.trial import WARM_UP_SIZES
 from tests.app import faulty
 from tests.app.conftest import connected, metric, serving
 from tests.app.faulty import DIE, NEEDS_TOO_MUCH, RAISE, STUCK, command, jpeg
@@ -114,14 +114,14 @@ def test_of_a_thousand_callers_of_whom_most_hang_up_only_the_others_are_computed
 
 def test_a_caller_who_leaves_while_decoded_is_not_computed(faulty_server, monkeypatch):
     client, server, engine = faulty_server
-    decode, begun, goes_on = images.decode, threading.Event(), threading.Event()
+    decode_image, begun, goes_on = decode.decode_image, threading.Event(), threading.Event()
 
     def gated(*arguments, **options):
         begun.set()
         assert goes_on.wait(30)
-        return decode(*arguments, **options)
+        return decode_image(*arguments, **options)
 
-    monkeypatch.setattr(images, "decode", gated)
+    monkeypatch.setattr(decode, "decode_image", gated)
     body = jpeg()
     with connected(server) as connection:
         connection.sendall(
@@ -131,7 +131,7 @@ def test_a_caller_who_leaves_while_decoded_is_not_computed(faulty_server, monkey
     while 'seg_dropped_total{stage="decode"} 1' not in client.get("/metrics").text:
         pass
     goes_on.set()
-    monkeypatch.setattr(images, "decode", decode)
+    monkeypatch.setattr(decode, "decode_image", decode_image)
     assert post(client, GOOD).status_code == 200
     assert engine.computed == WARM_UP + 1
 
@@ -139,7 +139,7 @@ def test_a_caller_who_leaves_while_decoded_is_not_computed(faulty_server, monkey
 def test_a_caller_who_leaves_while_computed_is_not_encoded(faulty_server, monkeypatch):
     client, server, engine = faulty_server
     encoded = []
-    monkeypatch.setattr("app.images.encode", lambda *_: encoded.append(1))
+    monkeypatch.setattr("app.codecs.encode.encode_mask", lambda *_: encoded.append(1))
     body = command(STUCK)
     with connected(server) as connection:
         connection.sendall(

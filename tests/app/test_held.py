@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app import images
+from app.codecs import decode
 from tests.app.conftest import connected, held_by, serving, wait_for_rest
 from tests.conftest import PHOTO
 
@@ -26,14 +26,14 @@ def lone(settings):
 @contextmanager
 def gated(monkeypatch):
     """Decoding waits, before it has looked at the file; `begun` and `goes_on`."""
-    decode, begun, goes_on = images.decode, threading.Event(), threading.Event()
+    decode_image, begun, goes_on = decode.decode_image, threading.Event(), threading.Event()
 
     def waits(*arguments, **options):
         begun.set()
         assert goes_on.wait(60)
-        return decode(*arguments, **options)
+        return decode_image(*arguments, **options)
 
-    monkeypatch.setattr(images, "decode", waits)
+    monkeypatch.setattr(decode, "decode_image", waits)
     try:
         yield begun, goes_on
     finally:
@@ -68,14 +68,14 @@ def test_a_decoding_that_outlives_its_request_takes_no_pixels(lone, monkeypatch)
 
 def test_the_pixels_of_a_decoding_are_counted_until_it_has_ended(lone, monkeypatch):
     client, server = lone
-    loaded, begun, goes_on = images._straight, threading.Event(), threading.Event()
+    loaded, begun, goes_on = decode._decode_jpeg, threading.Event(), threading.Event()
 
     def waits(*arguments):
         begun.set()
         assert goes_on.wait(60)
         return loaded(*arguments)
 
-    monkeypatch.setattr(images, "_straight", waits)
+    monkeypatch.setattr(decode, "_decode_jpeg", waits)
     with connected(server) as caller:
         caller.sendall(post(PHOTO.read_bytes()))
         assert begun.wait(60)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.errors import Problem
-from app.images import decode
+from app.codecs.decode import decode_image
+from app.errors import RequestError
 from benchmarks.watch import ProcessTree
 from tests.app.corpus import FAMILIES, corpus, metadata, saved, tiffs
 from tests.app.test_program import logged, program
@@ -61,8 +61,8 @@ def expected(files) -> dict[str, Answer]:
 
     def expect(data: bytes) -> Answer:
         try:
-            return decode(data, max_pixels=MAX_PIXELS, max_side=512).size
-        except Problem as problem:
+            return decode_image(data, max_pixels=MAX_PIXELS, max_side=512).size
+        except RequestError as problem:
             return int(problem.status)
 
     with pytest.MonkeyPatch.context() as patch:

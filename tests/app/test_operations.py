@@ -6,9 +6,9 @@ from itertools import pairwise
 import httpx
 import pytest
 
-from app.metrics import SECONDS
+from app.http.telemetry import RequestTelemetry
+from app.observability.metrics import SECONDS
 from app.settings import Settings
-from app.telemetry import RequestTelemetry
 from tests.app.conftest import connected, serving
 from tests.conftest import PHOTO
 
@@ -289,7 +289,7 @@ def test_an_unexpected_error_is_500_with_a_request_id_and_no_details(settings, m
         def fail(*_):
             raise RuntimeError("secret detail")
 
-        monkeypatch.setattr("app.routes.segment.images.encode", fail)
+        monkeypatch.setattr("app.codecs.encode.encode_mask", fail)
         response = client.post("/v1/segment", content=PHOTO.read_bytes())
         assert response.status_code == 500
         assert response.headers["content-type"] == "application/problem+json"

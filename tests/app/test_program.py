@@ -16,7 +16,7 @@ import httpx
 import pytest
 import torch
 
-from app.keys import line_of, new_key
+from app.access.keys import line_of, new_key
 from app.settings import Settings, unknown_variables
 from tests.conftest import PHOTO, REPOSITORY
 
@@ -229,7 +229,7 @@ def test_a_signal_waits_for_its_turn(weights_file):
     """A handler that runs while its own thread holds a metric's lock would wait for ever."""
     script = f"""
 import os, signal, threading
-from app.server import Server, serve
+from app.process.server import Server, serve
 from app.settings import Settings
 
 server = Server(Settings(port=0, weights={str(weights_file)!r}, device="cpu"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.errors import PROBLEMS
+from app.http.problems import PROBLEMS
 from app.settings import PREFIX, Settings
 from model import convert, evaluate
 from model.training.options import build_parser
@@ -77,7 +77,7 @@ def test_the_endpoints_are_those_of_the_application(client):
 
 def test_the_errors_are_those_of_the_application():
     listed = {(row[0].strip("`"), int(row[1])) for row in table(section(README, "Errors"))}
-    assert listed == {(problem.name, int(problem.status)) for problem in PROBLEMS}
+    assert listed == {(problem.name, int(problem.status)) for problem in PROBLEMS.values()}
 
 
 def test_the_settings_are_those_of_the_application():

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.access.keys import line_of, new_key
 from app.errors import NotReady, ReloadFailed
-from app.keys import line_of, new_key
 from model.predictor import open_predictor
 from model.weights import read_weights, write_weights
 from tests.app.conftest import metric, serving
@@ -143,7 +143,7 @@ def missing(two, _):
 def unanswerable(two, monkeypatch):
     """The file is well and the engine is, but no answer can be made in one of the formats."""
     put(two, "second")
-    monkeypatch.setattr("app.images.present_classes", lambda *_: 1 / 0)
+    monkeypatch.setattr("app.codecs.encode.list_classes", lambda *_: 1 / 0)
 
 
 @pytest.mark.parametrize("harm", [damaged, missing, other_engine, unanswerable])

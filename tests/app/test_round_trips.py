@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from app.accept import AnswerFormat
+from app.codecs.decode import decode_image
+from app.codecs.encode import encode_mask
+from app.codecs.pictures import UPRIGHT, prepare_pillow
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
-from app.images import decode, encode
-from app.pictures import UPRIGHT, prepare_pillow
+from app.formats import AnswerFormat
 from model.scaling import content_size
 from model.weights import Metadata, colormap
 from tests.app.corpus import damaged, ordinary, saved
@@ -61,7 +62,7 @@ starting = st.builds(bytes.__add__, st.sampled_from(STARTS), st.binary(max_size=
 @given(data=st.binary(max_size=300) | starting | spliced(), max_side=st.sampled_from([0, 32]))
 def test_any_bytes_are_an_image_or_one_of_three_problems(data, max_side):
     try:
-        decoded = decode(data, max_pixels=LIMIT, max_side=max_side)
+        decoded = decode_image(data, max_pixels=LIMIT, max_side=max_side)
     except (BrokenImage, TooManyPixels, UnsupportedType):
         return
     height, width = decoded.size
@@ -88,7 +89,7 @@ def test_a_lossless_upload_is_decoded_to_its_very_pixels(pixels, orientation, ki
         exif[0x0112] = orientation
         options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
         data = saved(stored, kind, exif=exif, **options)
-    decoded = decode(data, max_pixels=LIMIT)
+    decoded = decode_image(data, max_pixels=LIMIT)
     assert decoded.size == pixels.shape[:2]
     assert np.array_equal(decoded.pixels, pixels)
 
@@ -110,12 +111,12 @@ views = st.sampled_from(
 @given(mask=masks, view=views)
 def test_every_answer_reads_back_as_the_mask(mask, view):
     mask, metadata = view(mask), Metadata()
-    with Image.open(io.BytesIO(encode(mask, AnswerFormat.PNG, metadata))) as image:
+    with Image.open(io.BytesIO(encode_mask(mask, AnswerFormat.PNG, metadata))) as image:
         assert np.array_equal(np.asarray(image), mask)
         assert np.array_equal(np.asarray(image.convert("RGB")), colormap(metadata)[mask])
-    npy = io.BytesIO(encode(mask, AnswerFormat.NPY, metadata))
+    npy = io.BytesIO(encode_mask(mask, AnswerFormat.NPY, metadata))
     assert np.array_equal(np.load(npy, allow_pickle=False), mask)
-    body = json.loads(encode(mask, AnswerFormat.JSON, metadata))
+    body = json.loads(encode_mask(mask, AnswerFormat.JSON, metadata))
     assert np.array_equal(np.array(body["mask"], np.uint8), mask)
     assert [entry["index"] for entry in body["classes"]] == np.unique(mask).tolist()
     assert sum(entry["pixels"] for entry in body["classes"]) == mask.size

@@ -10,9 +10,9 @@ from PIL import Image
 
 from app.routes.segment import smaller_side
 from model.weights import read_metadata
+from tests.app.codecs.test_decode import png_of_claimed_size, saved
 from tests.app.conftest import serving
 from tests.app.differences import explain_differences
-from tests.app.test_images import png_of_claimed_size, saved
 from tests.conftest import PHOTO
 from tests.model.test_engines import reference_logits
 

@@ -16,11 +16,11 @@ from typing import cast
 import atheris
 
 with atheris.instrument_imports(include=["app", "PIL", "python_multipart", "model.predictor"]):
-    from app import images
-    from app.accept import AnswerFormat
+    from app.codecs import decode, encode
+    from app.codecs.pictures import prepare_pillow
     from app.errors import BrokenImage, TooManyPixels, UnsupportedType
-    from app.forms import FormError, read_file
-    from app.pictures import prepare_pillow
+    from app.formats import AnswerFormat
+    from app.http.forms import FormError, read_file
     from model.predictor import CANVAS_MULTIPLE, Predictor
     from model.scaling import content_size
 
@@ -59,7 +59,7 @@ def upload(data: bytes) -> None:
         return
     max_side = MAX_SIDES[choice // 2 % len(MAX_SIDES)]
     try:
-        decoded = images.decode(file, max_pixels=MAX_PIXELS, max_side=max_side)
+        decoded = decode.decode_image(file, max_pixels=MAX_PIXELS, max_side=max_side)
     except (BrokenImage, TooManyPixels, UnsupportedType):
         return
     height, width = decoded.size
@@ -72,7 +72,7 @@ def upload(data: bytes) -> None:
     mask = np.zeros(decoded.size, np.uint8)
     mask[: decoded.pixels.shape[0], : decoded.pixels.shape[1]] = decoded.pixels[..., 0] % 21
     for answer in AnswerFormat:
-        assert images.encode(mask, answer, METADATA)
+        assert encode.encode_mask(mask, answer, METADATA)
 
 
 async def _file_of_form(body: bytes) -> bytes | None:

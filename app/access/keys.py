@@ -1,0 +1,146 @@
+"""API keys: a file of names and digests, read again when it changes.
+
+`python -m app.keys NAME` makes a key. Knows nothing of HTTP. One key a line, `#` begins a comment:
+
+    NAME  SHA-256-OF-THE-KEY-IN-HEX  [admin]
+
+The digest is a plain SHA-256 on purpose. Slow and salted hashes (bcrypt, Argon2) protect what
+people choose, for that can be guessed. A key from here is 256 random bits: nobody meets it by
+trying, however fast the hash is; a slow one would only cost every request milliseconds.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+KEY_BYTES = 32
+KEY_PREFIX = "seg_"
+"""So that people and secret scanners see what it is, and so that it never begins with a dash."""
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+DIGEST = re.compile(r"[0-9A-Fa-f]{64}")
+ADMIN = "admin"
+MAX_FILE_BYTES = 2**20
+
+CLOCK_TICK_NS = 50_000_000
+"""File systems' clocks tick: two changes in one tick may leave the same time."""
+
+log = structlog.get_logger("segmentation")
+
+
+class KeysError(Exception):
+    """The file cannot be used; the message says where and why, and quotes nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What the server knows of a key. A name may have several: the old one and the new."""
+
+    name: str
+    digest: bytes
+    is_admin: bool = False
+
+
+class Keyring:
+    """The keys of a file, as it is now. Raises KeysError if it cannot be read at the start."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._state = _file_state(path)
+        self._text = _read(path)
+        self._keys = parse_keys(self._text, path)
+
+    def find(self, presented: bytes) -> Key | None:
+        """The key that was presented, if it is known.
+
+        Digests are compared, in constant time, and always all of them: how long it takes says
+        nothing of the keys.
+        """
+        self._refresh()
+        digest = hashlib.sha256(presented).digest()
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        return found
+
+    def _refresh(self) -> None:
+        """A file that cannot be used leaves the old keys, and is reported once."""
+        state = _file_state(self.path)
+        if state == self._state:
+            return
+        self._state = state
+        try:
+            text = _read(self.path)
+            if text == self._text:
+                return
+            self._text = text
+            self._keys = parse_keys(text, self.path)
+            log.info("keys read", keys=len(self._keys))
+        except KeysError as error:
+            log.error("keys not read, the old ones stay", error=str(error))
+
+
+def parse_keys(text: str, path: Path) -> tuple[Key, ...]:
+    """Raises KeysError for the first line that is no key. No key at all: nobody may call."""
+    keys: dict[bytes, Key] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if not (NAME.fullmatch(words[0]) and len(words) > 1 and DIGEST.fullmatch(words[1])):
+            raise KeysError(
+                f"{path}, line {number}: expected NAME SHA-256-IN-HEX [{ADMIN}]. Make a line with: "
+                "python -m app.keys NAME"
+            )
+        if words[2:] not in ([], [ADMIN]):
+            raise KeysError(f"{path}, line {number}: the only role is {ADMIN!r}")
+        digest = bytes.fromhex(words[1])
+        if digest in keys:
+            raise KeysError(f"{path}, line {number}: the same key as that of {keys[digest].name}")
+        keys[digest] = Key(words[0], digest, is_admin=len(words) > 2)
+    return tuple(keys.values())
+
+
+def _file_state(path: Path) -> tuple[int, int, int, bool] | None:
+    """Differs where the file or its permissions have changed, and once more after a clock tick."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    settled = not 0 <= time.time_ns() - status.st_ctime_ns < CLOCK_TICK_NS
+    return status.st_ino, status.st_size, status.st_ctime_ns, settled
+
+
+def _read(path: Path) -> str:
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for its writer
+            raise KeysError(f"{path}: expected a file of keys, found something else")
+        if status.st_size > MAX_FILE_BYTES:
+            raise KeysError(f"{path}: has {status.st_size} bytes, the limit is {MAX_FILE_BYTES}")
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise KeysError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise KeysError(
+            f"{path}: expected a file of keys, found something that is no text"
+        ) from error
+
+
+def new_key() -> str:
+    return KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
+
+
+def line_of(name: str, key: str, *, admin: bool = False) -> str:
+    """The line for the file."""
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return f"{name} {digest}{f' {ADMIN}' if admin else ''}"

@@ -1,0 +1,53 @@
+"""From a mask to the bytes of an answer: an indexed PNG, JSON or a NumPy array.
+
+Knows nothing of HTTP, nor of how an answer is sent.
+"""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.lib import format as npy
+
+from app.codecs import jsonmask
+from app.codecs.png import indexed_png
+from app.formats import AnswerFormat
+from model.engines.base import Array
+from model.weights import Metadata, colormap
+
+
+def encode_mask(mask: Array, answer: AnswerFormat, metadata: Metadata) -> bytes:
+    """The answer's body for a mask (H, W) of class indices."""
+    if answer is AnswerFormat.PNG:
+        return encode_png(mask, metadata)
+    if answer is AnswerFormat.NPY:
+        return encode_npy(mask)
+    return encode_json(mask, metadata)
+
+
+def encode_png(mask: Array, metadata: Metadata) -> bytes:
+    """An indexed PNG: its pixel values are the class indices, its palette the classes' colours."""
+    return indexed_png(mask, colormap(metadata))
+
+
+def encode_npy(mask: Array) -> bytes:
+    # `numpy.save` goes by pieces: twice the time
+    return b"".join((make_npy_header(mask), np.ascontiguousarray(mask).data))
+
+
+def make_npy_header(mask: Array) -> bytes:
+    file = io.BytesIO()
+    npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(np.ascontiguousarray(mask)))
+    return file.getvalue()
+
+
+def encode_json(mask: Array, metadata: Metadata) -> bytes:
+    size = mask.shape[0], mask.shape[1]
+    head, tail = jsonmask.around(size, jsonmask.count(mask), metadata)
+    texts = (jsonmask.part_text(mask[part], *part, size[1]) for part in jsonmask.parts(size))
+    return b"".join((head, *texts, tail))
+
+
+def list_classes(mask: Array, classes: Sequence[str]) -> list[dict[str, object]]:
+    """The classes that the mask has, in index order, with the number of their pixels."""
+    return jsonmask.present(jsonmask.count(mask), classes)

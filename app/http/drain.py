@@ -1,0 +1,91 @@
+"""The time that accepted requests have once the service is to end, and what they get after it.
+
+Knows nothing of what they ask for.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import NotReady
+from app.http.problems import answer_error
+
+GRACE_S = 0.4
+"""After the limit: for the last answers to be sent, and for threads to come back."""
+
+
+class Drain:
+    """Of one service and its event loop. Without a limit everybody is waited for."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Timeout] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._limit_s = 0.0
+        self._due: float | None = None
+
+    @property
+    def left_s(self) -> float | None:
+        """Until the process has to end, by its grace; None without a limit."""
+        return None if self._due is None else max(0, self._due + GRACE_S - time.monotonic())
+
+    def end_within(self, seconds: float) -> None:
+        """The limit; of several the last one counts."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._limit_s, self._due = seconds, time.monotonic() + seconds
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        now = asyncio.get_running_loop().time()
+        running, self._running = self._running, set()
+        for request in running:
+            request.reschedule(now)
+
+    @asynccontextmanager
+    async def limited(self) -> AsyncIterator[None]:
+        """What runs in the block at the limit is cancelled, and NotReady raised."""
+        try:
+            async with asyncio.timeout(None) as request:
+                self._running.add(request)
+                try:
+                    yield
+                finally:
+                    self._running.discard(request)
+        except TimeoutError as error:
+            if not request.expired():
+                raise
+            raise NotReady(
+                f"The server is shutting down, and the {self._limit_s:g} s that it had left were "
+                "too short for this request.",
+                remedy="Try again; another server may be there.",
+                retry_after_s=1,
+            ) from error
+
+
+class DrainLimit:
+    """Middleware: a problem for who cannot be answered before the service ends."""
+
+    def __init__(self, app: ASGIApp, *, drain: Drain) -> None:
+        self.app = app
+        self.drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            async with self.drain.limited():
+                await self.app(scope, receive, watched_send)
+        except NotReady as problem:
+            if not has_begun:  # otherwise it is cut off: the caller sees that its end is missing
+                await answer_error(problem, scope)(scope, receive, send)

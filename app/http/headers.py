@@ -1,0 +1,111 @@
+"""What browsers are told with every answer: security headers and, where configured, CORS.
+
+Plain ASGI, with everything computed beforehand. Knows nothing of routes: an answer that needs a
+policy of its own, such as a page, sets the header itself and keeps it.
+"""
+
+from collections.abc import Sequence
+
+from fastapi import FastAPI, Request, Response
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import PreflightRefused
+from app.http.problems import answer_bug, answer_error
+
+# By OWASP's REST Security cheat sheet. Strict-Transport-Security is for who terminates TLS.
+SECURITY_HEADERS = (
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+
+KEY_HEADER = "X-API-Key"
+"""The request header of an API key, beside Authorization."""
+
+CORS_METHODS = ("GET", "POST")
+CORS_REQUEST_HEADERS = ("Authorization", KEY_HEADER, "X-Request-ID", "X-Request-Timeout")
+CORS_ANSWER_HEADERS = (
+    "X-Request-ID",
+    "X-Weights-Digest",
+    "Server-Timing",
+    "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
+)
+
+
+class SecurityHeaders:
+    """Middleware, outside of everything that answers: adds those headers that are not there."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}  # Starlette's are in lower case
+                missing = (header for header in SECURITY_HEADERS if header[0] not in given)
+                message["headers"] = [*message["headers"], *missing]
+            await send(message)
+
+        await self.app(scope, receive, send_secured)
+
+
+class _Refused(Exception):
+    """A preflight that gets no permission, and what CORS says beside the problem."""
+
+    def __init__(self, error: PreflightRefused, headers: dict[str, str]) -> None:
+        super().__init__(error.detail)
+        self.error = error
+        self.headers = headers
+
+
+class Cors(CORSMiddleware):
+    """Starlette's, but a preflight that it refuses is a problem."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except _Refused as refused:
+            response = answer_error(refused.error, scope)
+            response.headers.update(refused.headers)
+            await response(scope, receive, send)
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        own = ("content-length", "content-type")
+        error = PreflightRefused(
+            f"{bytes(response.body).decode()}.",
+            remedy="The operator names the allowed origins in SEG_CORS_ORIGINS.",
+        )
+        raise _Refused(
+            error, {name: value for name, value in response.headers.items() if name not in own}
+        )
+
+
+def allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
+    """Let browsers use the API from pages of these origins.
+
+    Outside of the key check, for a preflight carries no key, and a page must be able to read a 401.
+    A crash is answered inside of it, for the same reason, and goes on to be logged.
+    """
+
+    async def answer_crash(_: Request, __: Exception) -> Response:
+        return answer_bug()
+
+    app.add_middleware(ServerErrorMiddleware, handler=answer_crash)
+    app.add_middleware(
+        Cors,
+        allow_origins=origins,
+        allow_methods=CORS_METHODS,
+        allow_headers=CORS_REQUEST_HEADERS,
+        expose_headers=CORS_ANSWER_HEADERS,
+    )

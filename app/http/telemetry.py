@@ -1,0 +1,118 @@
+"""What an operator sees of each request: metrics, a log line, a request id in its answer.
+
+Watches requests from outside, as plain ASGI; knows nothing of images or engines.
+"""
+
+import logging
+import re
+import time
+import uuid
+from email.utils import formatdate
+from functools import lru_cache
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.http.paths import SEGMENT_PATH
+from app.http.problems import answer_bug
+from app.observability.metrics import Metrics
+from app.observability.stages import Stages
+
+STATUS_CLIENT_LEFT = 499
+"""In metrics and logs only, as nginx writes it: nobody is there to read an answer."""
+
+# A caller's own id is kept if it cannot be anything but an id.
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+log = structlog.get_logger("segmentation")
+
+
+class RequestTelemetry:
+    """Middleware: request id, metrics, one log line, and an answer to a crash.
+
+    Around everything that can crash; only SecurityHeaders is outside, for this answer needs them.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        scope["stages"] = stages = Stages()
+        watched = _WatchedRequest(scope, send)
+        with structlog.contextvars.bound_contextvars(request_id=watched.request_id):
+            try:
+                await self.app(scope, receive, watched.send)
+            except ClientDisconnect:
+                watched.status = STATUS_CLIENT_LEFT
+                self.metrics.dropped.labels(stages.current).inc()
+            except Exception:
+                log.exception("request failed", path=scope["path"])
+                if not watched.status:
+                    await answer_bug()(scope, receive, watched.send)
+            finally:
+                self._record(scope, watched)
+
+    def _record(self, scope: Scope, watched: "_WatchedRequest") -> None:
+        stages: Stages = scope["stages"]
+        stages.enter("over")
+        seconds = sum(stages.seconds.values())
+        is_image = scope["path"] == SEGMENT_PATH
+        route = SEGMENT_PATH if is_image else getattr(scope.get("route"), "path", "unmatched")
+        self.metrics.requests.labels(route, watched.status).inc()
+        self.metrics.request_seconds.labels(route).observe(seconds)
+        problem = "client-left" if watched.status == STATUS_CLIENT_LEFT else scope.get("problem")
+        if "problem" in scope:
+            self.metrics.rejections.labels(scope["problem"]).inc()
+        if is_image:
+            for stage, stage_seconds in stages.seconds.items():
+                self.metrics.stage_seconds.labels(stage).observe(stage_seconds)
+        quiet = route.startswith("/health") or route == "/metrics"
+        log.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=watched.status,
+            milliseconds=round(1000 * seconds, 2),
+            **({"caller": scope["caller"].name} if "caller" in scope else {}),
+            **({"problem": problem} if problem else {}),
+        )
+
+
+class _WatchedRequest:
+    """What becomes known of one request while its answer is sent."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.request_id = request_id(scope)
+        self.status = 0
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = int(message["status"])
+            headers = MutableHeaders(scope=message)
+            headers["Date"] = http_date(int(time.time()))
+            headers["X-Request-ID"] = self.request_id
+        await self._send(message)
+
+
+def request_id(scope: Scope) -> str:
+    """The caller's X-Request-ID if it is a plain word, a new one otherwise."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            text = value.decode("latin-1")
+            if REQUEST_ID.fullmatch(text):
+                return str(text)
+    return uuid.uuid4().hex
+
+
+@lru_cache(maxsize=1)
+def http_date(seconds: int) -> str:
+    """The Date header of an answer (RFC 9110, 6.6.1)."""
+    return formatdate(seconds, usegmt=True)

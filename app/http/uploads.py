@@ -1,0 +1,107 @@
+"""The image's bytes out of a request, form or raw body, and whether its caller is still there.
+
+Knows HTTP's forms; does not look at the bytes.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from app.errors import ImageMissing, RequestTimeout, UnsupportedType
+from app.formats import SUPPORTED
+from app.http.forms import FormError, read_file
+
+FIELD = "file"
+
+# What a raw body may be called besides image/...: nothing, "some bytes", and what curl says of
+# --data-binary unless it is told.
+RAW_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+
+T = TypeVar("T")
+
+
+async def read_upload(request: Request, due: float) -> bytes:
+    """The upload's bytes, at least one, if they have come by `due`, a time of `time.perf_counter`.
+
+    Raises ImageMissing, UnsupportedType, RequestTimeout, and ClientDisconnect for a caller who
+    left.
+    """
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(due - started):
+            return await _read(request)
+    except TimeoutError as error:
+        raise RequestTimeout(
+            f"The body had not come after {time.perf_counter() - started:.2g} s.",
+            remedy="Send a smaller image, or over a faster connection.",
+        ) from error
+
+
+async def _read(request: Request) -> bytes:
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type == "multipart/form-data":
+        return await _from_form(request)
+    if content_type in RAW_TYPES or content_type.startswith("image/"):
+        # Not `body()`, which keeps the bytes for as long as the request lives.
+        data = b"".join([chunk async for chunk in request.stream()])
+        if not data:
+            raise ImageMissing(
+                "The request has no body.",
+                remedy=f"Send the image as the body, or as the multipart field {FIELD!r}.",
+            )
+        return data
+    raise UnsupportedType(
+        f"Content-Type {content_type[:100]!r} is not an image.",
+        remedy=f"Send {SUPPORTED}, as image/... or as multipart/form-data.",
+    )
+
+
+async def _from_form(request: Request) -> bytes:
+    try:
+        data, names = await read_file(request.headers["content-type"], request.stream(), name=FIELD)
+    except FormError as error:
+        raise ImageMissing(
+            f"The multipart form cannot be read: {error}.",
+            remedy=f"Send one file in the field {FIELD!r}, as curl -F {FIELD}=@photo.jpg does.",
+        ) from error
+    if data:
+        return data
+    if data is not None:
+        raise ImageMissing(
+            f"The multipart field {FIELD!r} is empty.", remedy="Put an image into it."
+        )
+    given = ", ".join(repr(name[:50]) for name in names) or "none"
+    raise ImageMissing(
+        f"No file in the multipart field {FIELD!r}; fields: {given}.",
+        remedy=f"Name the field {FIELD!r}, as curl -F {FIELD}=@photo.jpg does.",
+    )
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled as soon as the caller leaves, and has ended after.
+
+    To be called when the body has been read. Raises ClientDisconnect for a caller who left.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        leaving.cancel()
+        if working.cancel():
+            await asyncio.wait((working,))
+        # An exception has this frame in its traceback, and the task has the exception: without
+        # this they would hold the upload until the garbage collector runs.
+        del working, leaving
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

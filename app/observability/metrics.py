@@ -1,0 +1,163 @@
+"""What is counted for Prometheus: requests, stages, batches, the queue, refusals.
+
+Knows nothing of how it comes about. Several workers keep their numbers in files of a folder that
+they share, and each of them answers for all.
+"""
+
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+    values,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from app.observability.peers import Peers
+from app.observability.processes import ProcessesCollector
+
+PREFIX = "seg_"
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Where prometheus_client looks for the folder, and nowhere else."""
+
+SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10, 15, 20, 25, 30),
+    *(60, 120),  # a deadline longer than the default's 30 s, or an answer that is taken slowly
+)
+FILL_RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1)
+BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+
+GaugeMode = Literal["livesum", "livemin", "livemax"]
+
+
+class Metrics:
+    """Of one application, which may be several processes that count together: the peers."""
+
+    def __init__(self, peers: Peers | None = None) -> None:
+        self._peers = peers
+        _keep_values(peers)
+        self.registry = CollectorRegistry()
+        if peers is None:
+            ProcessCollector(registry=self.registry)
+            PlatformCollector(registry=self.registry)
+        self.requests = self._counter("requests", "Requests by route and status", "route", "status")
+        self.request_seconds = self._histogram(
+            "request_seconds", "Time from a request's head to its last byte", SECONDS, "route"
+        )
+        self.stage_seconds = self._histogram(
+            "stage_seconds", "Time of one stage of a segmentation", SECONDS, "stage"
+        )
+        self.batch_size = self._histogram("batch_size", "Images in one engine call", BATCH_SIZES)
+        self.batch_fill = self._histogram(
+            "batch_fill_ratio", "Images in one engine call, of those that it takes", FILL_RATIOS
+        )
+        self.queue_depth = self._gauge("queue_depth", "Images that wait for the engine")
+        self.oldest_since = self._gauge(
+            "queue_oldest_since_seconds",
+            "Unix time when the first of them came",
+            mode="livemin",
+        )
+        self.oldest_since.set(math.inf)
+        self.in_flight = self._gauge("in_flight", "Admitted requests that are not answered yet")
+        self.pixels = self._gauge("pixels", "Pixels of the admitted requests' images")
+        self.upload_bytes = self._gauge("upload_bytes", "Bytes of uploads that are held")
+        self.answer_bytes = self._gauge(
+            "answer_bytes", "Bytes of answers that their callers have not taken yet"
+        )
+        self.codec_tasks = self._gauge(
+            "codec_tasks", "Decodings and encodings that wait or run, also of callers who left"
+        )
+        self.connections = self._gauge("connections", "Open connections")
+        self.connections_refused = self._counter(
+            "connections_refused", "Connections refused because there were too many"
+        )
+        self.rejections = self._counter("rejections", "Requests answered with a problem", "reason")
+        self.dropped = self._counter("dropped", "Requests whose caller left, by stage", "stage")
+        self.engine_failures = self._counter("engine_failures", "Engine calls that failed")
+        self.engine_restarts = self._counter("engine_restarts", "Processes that were replaced")
+        self.decoders_ended = self._counter(
+            "decoders_ended", "Decoder processes that an upload brought to their end", "reason"
+        )
+        for reason in ("time", "memory", "crash", "killed"):
+            self.decoders_ended.labels(reason)
+        self.reloads = self._counter("reloads", "Reloads of the weights", "outcome")
+        for outcome in ("swapped", "kept"):
+            self.reloads.labels(outcome)  # Prometheus sees no increase in what begins with 1
+        self._served: set[tuple[str, str]] = set()
+        self.ready = self._gauge("ready", "1 while the server takes requests", mode="livemax")
+        self.model_info = self._gauge(
+            "model_info", "1 for the weights that serve", "digest", "engine", mode="livemax"
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(PREFIX + name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str, mode: GaugeMode = "livesum") -> Gauge:
+        """`mode`: what of several workers' values is shown."""
+        return Gauge(PREFIX + name, text, labels, registry=self.registry, multiprocess_mode=mode)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
+
+    def serve_with(self, *, digest: str, engine: str) -> None:
+        """These are the weights that serve from now on, and no others."""
+        if self._peers is not None:
+            for labels in self._served:
+                self.model_info.labels(*labels).set(0)  # a shared file forgets nothing
+        else:
+            self.model_info.clear()
+        self._served.add((digest, engine))
+        self.model_info.labels(digest, engine).set(1)
+
+    def exposition(self) -> bytes:
+        """Prometheus' text format."""
+        source, peers = self.registry, self._peers
+        if peers is not None:
+            source = CollectorRegistry()
+            MultiProcessCollector(source, peers.folder)  # type: ignore[no-untyped-call]
+            PlatformCollector(registry=source)
+            source.register(ProcessesCollector(lambda: peers.pids))
+        return generate_latest(_WithAge(source))
+
+
+def _keep_values(peers: Peers | None) -> None:
+    """In the peers' folder or, without, here; prometheus_client would ask the environment for it.
+
+    It decides when it is imported, and looks for the folder whenever it needs a value.
+    """
+    if peers is None:
+        values.ValueClass = values.MutexValue
+    else:
+        os.environ[FOLDER_VARIABLE] = str(peers.folder)
+        values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+
+
+class _WithAge(Collector):
+    """Shows since when the oldest waits as its age: right at any time, whoever is asked."""
+
+    def __init__(self, source: Collector) -> None:
+        self._source = source
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._source.collect():
+            if family.name != PREFIX + "queue_oldest_since_seconds":
+                yield family
+                continue
+            since = min(sample.value for sample in family.samples)
+            yield GaugeMetricFamily(
+                PREFIX + "queue_oldest_age_seconds",
+                "How long the first of the waiting images has waited; 0 if none waits",
+                value=0 if since == math.inf else max(0, time.time() - since),
+            )

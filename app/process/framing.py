@@ -1,0 +1,141 @@
+"""Where requests begin and end in the bytes of a connection: httptools' parser, made stricter.
+
+Tells of a request once its head is complete and says how long its body is. Ignores upgrades and
+trailers. Knows nothing of connections, and of the requests only what frames them.
+"""
+
+from typing import Protocol
+
+import httptools
+
+from app.errors import BadRequest, RequestError, Unimplemented
+
+Field = tuple[bytes, bytes]
+
+
+class Listener(Protocol):
+    """The methods of httptools' protocol that uvicorn's has."""
+
+    def on_message_begin(self) -> None: ...
+    def on_url(self, url: bytes) -> None: ...
+    def on_header(self, name: bytes, value: bytes) -> None: ...
+    def on_headers_complete(self) -> None: ...
+    def on_body(self, body: bytes) -> None: ...
+    def on_message_complete(self) -> None: ...
+
+
+class RequestParser:
+    """In the place of httptools.HttpRequestParser."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._url = b""
+        self._fields: list[Field] = []
+        self._is_in_head = False
+        self._has_told = False
+        self._parser = self._new_parser()
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # "Connection: close" is about the answer; what follows such a request is no error.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
+    def feed_data(self, data: bytes) -> None:
+        """Raises BadRequest, Unimplemented, and whatever problem the listener raises."""
+        try:
+            while data:
+                data = self._fed(data)
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, RequestError):
+                raise error.__context__ from None
+            raise BadRequest(
+                f"The bytes cannot be read as HTTP/1.1: {error}.",
+                remedy="Send a request that follows RFC 9112.",
+            ) from error
+
+    def _fed(self, data: bytes) -> bytes:
+        """What is left to parse: the parser stops behind a head that asks for an upgrade."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as stop:
+            self._ignore_upgrade()
+            return data[stop.args[0] :]
+        return b""
+
+    def _ignore_upgrade(self) -> None:
+        """Go on as if the request had not asked (RFC 9110, 7.8).
+
+        The parser takes what follows for another protocol, and nothing can talk it out of that: a
+        new one reads the head again, without that field, and then the body.
+        """
+        fields = [field for field in self._fields if field[0].lower() != b"upgrade"]
+        version = self._parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, version)]
+        lines += [b"%b: %b" % field for field in fields]
+        self._parser = self._new_parser()
+        self._parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._fields = []
+        self._is_in_head, self._has_told = True, False
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_in_head:  # a trailer has no say in what its request is (RFC 9110, 6.5.1)
+            self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        if self._parser.get_method() == b"CONNECT":
+            raise Unimplemented("This server is no proxy.", remedy="Send another method.")
+        if self._parser.should_upgrade():
+            return
+        codings = [value for name, value in self._fields if name.lower() == b"transfer-encoding"]
+        if codings:
+            require_chunked(b",".join(codings), version=self.get_http_version())
+        self._listener.on_message_begin()
+        self._listener.on_url(self._url)
+        for field in self._fields:
+            self._listener.on_header(*field)
+        self._listener.on_headers_complete()
+        self._has_told = True
+
+    def on_body(self, body: bytes) -> None:
+        self._listener.on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._has_told:
+            self._listener.on_message_complete()
+
+    def get_http_version(self) -> str:
+        return self._parser.get_http_version()
+
+    def get_method(self) -> bytes:
+        return self._parser.get_method()
+
+    def should_keep_alive(self) -> bool:
+        return self._parser.should_keep_alive()
+
+    def should_upgrade(self) -> bool:
+        """Never: what asks for it has been read without."""
+        return False
+
+
+def require_chunked(codings: bytes, *, version: str) -> None:
+    """A body's length must be certain, and its coding one that is known (RFC 9112, 6.1 and 6.3)."""
+    names = [name.strip().lower() for name in codings.split(b",")]
+    shown = codings[:100].decode("latin-1")
+    if version == "1.0" or names[-1] != b"chunked" or b"chunked" in names[:-1]:
+        raise BadRequest(
+            f"Where the body ends is uncertain with Transfer-Encoding {shown!r} in HTTP/{version}.",
+            remedy="Send a Content-Length, or chunked as the last coding in HTTP/1.1.",
+        )
+    if len(names) > 1:
+        raise Unimplemented(
+            f"Transfer-Encoding {shown!r} has codings besides chunked.",
+            remedy="Send the body chunked only, or with a Content-Length.",
+        )

@@ -1,0 +1,191 @@
+"""One connection by RFC 9112: every request that has come is answered, whatever comes behind it.
+
+Uvicorn's HTTP/1.1, with a stricter parser, refusals that are problems, and callers who send no more
+but listen. Knows no limits of size or number, and nothing of images.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from app.errors import RequestError
+from app.http.headers import SECURITY_HEADERS
+from app.http.problems import create_response, find_reason
+from app.http.telemetry import http_date
+from app.observability.metrics import Metrics
+from app.process.exchange import Exchange, disconnect, fail_body
+from app.process.framing import RequestParser
+from app.process.resets import CAN_WATCH, ResetWatcher
+
+LINGER_S = 5
+"""For the rest of a body whose request is answered: closing at once would take the answer from a
+caller who is still sending (RFC 9112, 9.6).
+"""
+
+LISTENS_S = 0.5
+"""A caller who sends no more and waits for an answer is taken at his word for so long."""
+
+
+class Connection(HttpToolsProtocol):
+    """Uvicorn's `cycle` is the last request whose head has come; `_current` is being answered."""
+
+    def __init__(self, *, metrics: Metrics, resets: ResetWatcher, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.parser = cast(httptools.HttpRequestParser, RequestParser(self))
+        self._metrics = metrics
+        self._resets = resets
+        self._current: RequestResponseCycle | None = None
+        self._exchange: Exchange | None = None
+        self._refusal: RequestError | None = None
+        """Of what came behind requests that are not answered yet."""
+        self._has_body_to_come = False
+        self._discards = False
+        self._is_lingering = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._resets.forget(self._descriptor)
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        if self._current is not None and not self._current.response_complete:
+            disconnect(self._current)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._discards:
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except RequestError as problem:
+            self._refuse(problem)
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._has_body_to_come = True
+
+    def on_message_complete(self) -> None:
+        self._has_body_to_come = False
+        super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._current, self._exchange = cycle, Exchange(app, cycle, close=self._end)
+        super()._start_asgi_task(cycle, self._exchange)
+
+    def on_response_complete(self) -> None:
+        if self._is_lingering:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+            return
+        super().on_response_complete()
+        if self.transport.is_closing() or not self._is_idle:
+            return
+        if self._refusal is not None:
+            self._respond(self._refusal)
+        elif self._has_body_to_come:
+            self._unset_keepalive_if_required()
+            self._start_timer(LINGER_S, self._close)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        self.transport.close()
+
+    @property
+    def _descriptor(self) -> int:
+        return int(self.transport.get_extra_info("socket").fileno())
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether to stay: the caller may have closed, or may only send no more (RFC 9112, 9.6).
+
+        Both look the same until something is sent: a caller who has closed resets the connection
+        then, and what is certain of the answer is enough for it.
+        """
+        if not CAN_WATCH or self._is_idle or not self._drop_incomplete_request():
+            self._close()
+            return False
+        if self._refusal is None:
+            self.cycle.keep_alive = False
+        self._resets.watch(self._descriptor, self.transport.abort)
+        self._start_timer(LISTENS_S, self._begin_answer)
+        return True
+
+    def _drop_incomplete_request(self) -> bool:
+        """Whether others are in work."""
+        if self._has_body_to_come and not self._discards:
+            if not self.pipeline:
+                return False
+            self.pipeline.popleft()
+            assert self._current is not None
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._current
+            self._has_body_to_come = False
+        return True
+
+    def _begin_answer(self) -> None:
+        self._timer = None
+        if self._current is not None and not self._current.response_started:
+            assert self._exchange is not None
+            self._exchange.begin()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether every request whose head has come is answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _refuse(self, problem: RequestError) -> None:
+        """Read no further: answer where an answer is owed, and close."""
+        self._discards = True
+        self._stop_timer()
+        if self._has_body_to_come and self._is_idle:
+            self._linger()  # it has its answer
+        elif self._has_body_to_come:
+            fail_body(self.cycle, problem)
+        elif self._is_idle:
+            self._respond(problem)
+        else:
+            self._refusal = problem
+
+    def _respond(self, problem: RequestError) -> None:
+        """Past the application, which has not seen a request."""
+        self._metrics.rejections.labels(find_reason(problem)).inc()
+        response = create_response(problem)
+        response.headers["Date"] = http_date(int(time.time()))
+        response.headers["Connection"] = "close"
+        fields = b"".join(
+            b"%b: %b\r\n" % field for field in (*response.raw_headers, *SECURITY_HEADERS)
+        )
+        self.transport.write(STATUS_LINE[response.status_code] + fields + b"\r\n" + response.body)
+        self._linger()
+
+    def _end(self) -> None:
+        if self._has_body_to_come:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Say that the answer ends here, and close when the caller has, too."""
+        self._discards = self._is_lingering = True
+        self._unset_keepalive_if_required()
+        self._resets.forget(self._descriptor)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._start_timer(LINGER_S, self.transport.abort)
+
+    def _start_timer(self, seconds: float, then: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, then)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,251 @@
+"""The server of one process: its sockets, its signals, its end.
+
+Uvicorn does the work; knows nothing of images.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from functools import partial
+from socket import socket
+from types import FrameType
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.server import ServerState
+
+from app.errors import RequestError
+from app.http.drain import GRACE_S
+from app.main import create_app, create_operations_app
+from app.observability import allocator
+from app.observability.peers import Peers
+from app.process.connections import ConnectionLimits, LimitedConnection
+from app.process.resets import ResetWatcher
+from app.process.sockets import address, bind
+from app.scheduling.threads import are_threads_at_work
+from app.service import Service
+from app.settings import Settings
+
+FILES_BESIDE_CONNECTIONS = 128
+
+EXIT_DEAD = 70
+"""Of a process whose engine is stuck or dead (EX_SOFTWARE of sysexits.h)."""
+
+LAST_ANSWERS_S = 1
+
+log = structlog.get_logger("segmentation")
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, which tells the service first when it is asked to stop, and then exits with 0.
+
+    It waits for that; uvicorn's own loop looks ten times a second, which an idle machine notices.
+    """
+
+    def __init__(
+        self, settings: Settings, sockets: Sequence[socket] = (), *, peers: Peers | None = None
+    ) -> None:
+        """`sockets`: as `bind` makes them, which is done here without. Raises ListenError.
+
+        `peers`: the processes that these are shared with, if they are.
+        """
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._should_exit = False
+        self._is_interrupted = False
+        self._operations: asyncio.Server | None = None
+        self._reloading: set[asyncio.Task[None]] = set()
+        self._sockets = list(sockets or bind(settings))
+        self.address = address(self._sockets[0])
+        """Where it listens; with port 0, what the system chose."""
+        self.operations_address = address(self._sockets[-1])
+        """Where probes and metrics are."""
+        self.settings = settings
+        self.failure: BaseException | None = None
+        """What kept it from starting."""
+        app = create_app(settings, peers)
+        self.service: Service = app.state.service
+        super().__init__(self._config(app, max_connections=settings.max_connections))
+
+    def run(self, sockets: list[socket] | None = None) -> None:
+        """Until SIGTERM, Ctrl-C or the death of the service."""
+        super().run(self._sockets[:1] if sockets is None else sockets)
+
+    def _config(self, app: FastAPI, *, max_connections: int) -> uvicorn.Config:
+        settings = self.settings
+        limits = ConnectionLimits(
+            max_connections=max_connections,
+            head_timeout_s=settings.head_timeout_s,
+            send_timeout_s=settings.send_timeout_s,
+        )
+        return uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            http=partial(  # type: ignore[arg-type]
+                LimitedConnection,
+                limits=limits,
+                metrics=self.service.metrics,
+                resets=ResetWatcher(),
+            ),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,  # uvicorn's is made in the loop that ours does without
+            timeout_keep_alive=settings.idle_timeout_s,
+            timeout_graceful_shutdown=settings.drain_timeout_s,
+        )
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        raise_file_limit(self.settings.max_connections)
+        if threading.current_thread() is threading.main_thread():
+            self._take_signals(self._loop)
+        await super().startup(sockets=sockets)
+        for bound in self._sockets[1:]:
+            self._operations = await self._start_operations(bound)
+        self.service.started.add_done_callback(self._on_started)
+        self.service.died.add_done_callback(self._on_died)
+
+    def _take_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the loop, between two of its steps. Uvicorn's handlers run in the middle of one, where
+        somebody may hold the lock that we need: of a metric, for example.
+        """
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as a supervisor has it
+                loop.add_signal_handler(number, self.handle_exit, number, None)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing of uvicorn's: until the loop takes signals they end the process."""
+        yield
+
+    async def _start_operations(self, bound: socket) -> asyncio.Server:
+        """Of its own in everything: it answers when all connections are taken, and to the end."""
+        config = self._config(create_operations_app(self.service), max_connections=0)
+        config.load()
+        return await asyncio.get_running_loop().create_server(
+            partial(new_protocol, config, ServerState()), sock=bound
+        )
+
+    async def main_loop(self) -> None:
+        if not self.should_exit:
+            await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """What was accepted is answered, in the end with a 503; probes are, until that is done."""
+        self.service.drain()
+        for server in self.servers:
+            server.close()
+        self._sockets[0].close()
+        await asyncio.sleep(0)  # in which the loop lets go of them
+        if self.failure is None:
+            log.info("Shutting down")
+        limit_s = self.config.timeout_graceful_shutdown or 0
+        self.service.ending.end_within(limit_s)
+        self.config.timeout_graceful_shutdown = limit_s + GRACE_S  # type: ignore[assignment]
+        await super().shutdown(sockets=sockets)
+        if self._operations is not None:
+            self._operations.close()
+
+    @property
+    def should_exit(self) -> bool:
+        return self._should_exit
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        """From any thread or signal handler."""
+        self._should_exit = value
+        if value and self._loop is not None:
+            with suppress(RuntimeError):  # it has ended already, and its loop with it
+                self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.service.drain()
+        if sig == signal.SIGINT:  # SIGTERM and one Ctrl-C are no haste
+            self.force_exit = self._is_interrupted
+            self._is_interrupted = True
+        self.should_exit = True
+
+    def reload(self) -> None:
+        """New weights, in the background; what fails is logged and counted by the service."""
+        reloading = asyncio.ensure_future(self._reload())
+        self._reloading.add(reloading)
+        reloading.add_done_callback(self._reloading.discard)
+
+    async def _reload(self) -> None:
+        with suppress(RequestError):
+            await self.service.reload()
+
+    def _on_started(self, started: Future[None]) -> None:
+        self.failure = started.exception()
+        if self.failure is not None:
+            self.should_exit = True
+        elif not self.should_exit:
+            self.take_requests()
+
+    def take_requests(self) -> None:
+        """The engine is warm. Here the sockets have been open before, for the probes."""
+        predictor = self.service.predictor
+        log.info(
+            "ready",
+            address=self.address,
+            operations=self.operations_address,
+            engine=predictor.engine.description,
+            weights=predictor.metadata.digest,
+            docs=f"{self.address}/docs",
+        )
+
+    def _on_died(self, _: Future[None]) -> None:
+        """Everybody has an answer; it only has to be sent."""
+        self.config.timeout_graceful_shutdown = LAST_ANSWERS_S
+        self.service.ending.end_within(LAST_ANSWERS_S)
+        self.should_exit = True
+
+
+def new_protocol(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:
+    """Of one new connection, as uvicorn makes them."""
+    return config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
+
+
+def raise_file_limit(connections: int) -> None:
+    """So that as many connections can be open as may be, where the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + FILES_BESIDE_CONNECTIONS
+    if soft < wanted:
+        wanted = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        if wanted < connections + FILES_BESIDE_CONNECTIONS:
+            log.warning("fewer files than connections", files=wanted, connections=connections)
+
+
+def serve(server: Server) -> int:
+    """Until it ends; what the process should exit with. What kept it from starting is printed."""
+    allocator.restrain()
+    server.run()
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is said; Python's own would print more
+    service = server.service
+    failure = server.failure
+    if failure is not None:
+        print(f"error: cannot start: {failure or type(failure).__name__}", file=sys.stderr)
+        return 1
+    if service.is_stuck:
+        sys.stderr.flush()
+        os._exit(EXIT_DEAD)  # an ordinary end would wait for the thread
+    if are_threads_at_work():
+        # Everybody is answered and the time is up, but a decoder or the engine is in C code that
+        # nothing can interrupt, and Python's own end would wait for it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0

@@ -1,0 +1,84 @@
+"""One of several processes that serve: `python -m app.process.worker FOLDER NUMBER FD...`.
+
+Started by the supervisor, with what it shares with its peers in a folder, its place among them, and
+the sockets that it serves on under these numbers. The supervisor has it ignore Ctrl-C.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from socket import socket
+
+from app.access.keys import KeysError
+from app.observability.peers import Peers
+from app.process.listener import Listener
+from app.process.server import Server, new_protocol, serve
+from app.process.startup import load_settings
+from app.settings import Settings
+
+
+class Worker(Server):
+    """Probes are answered from the start on, on a port of their own; requests only when it can."""
+
+    def __init__(self, settings: Settings, sockets: Sequence[socket], peers: Peers) -> None:
+        super().__init__(settings, sockets, peers=peers)
+        self.service.tell_others = partial(os.kill, os.getppid(), signal.SIGHUP)
+        self._peers = peers
+        self._opening: set[asyncio.Task[None]] = set()
+
+    def run(self, sockets: list[socket] | None = None) -> None:
+        super().run(sockets or [])
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        self._listener = Listener(
+            self._sockets[0],
+            protocol=partial(new_protocol, self.config, self.server_state),
+            is_wanted=lambda: self.service.takes_requests,
+        )
+        self.service.changed = self._on_change
+        await super().startup(sockets)
+
+    def take_requests(self) -> None:
+        opening = asyncio.ensure_future(self._accept())
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+
+    def _on_change(self) -> None:
+        """Who is stuck or drains accepts nobody, at once; who was stuck may accept again."""
+        if not self.service.takes_requests:
+            self._peers.take_requests(False)
+            self._listener.close()
+        elif self.service.started.done() and not self._listener.is_open:
+            self.take_requests()
+
+    async def _accept(self) -> None:
+        was_open = self._listener.is_open
+        try:
+            await self._listener.open()
+        except OSError as error:  # only the first to listen finds out that somebody else does
+            self.failure = error
+            self.should_exit = True
+            return
+        self._peers.take_requests(self._listener.is_open)
+        if not was_open:
+            super().take_requests()
+
+
+def main() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    settings = load_settings()
+    folder, number, *descriptors = sys.argv[1:]
+    try:
+        sockets = [socket(fileno=int(descriptor)) for descriptor in descriptors]
+        worker = Worker(settings, sockets, Peers(Path(folder), int(number)))
+    except (OSError, KeysError) as error:
+        sys.exit(f"error: cannot start: {error}")
+    sys.exit(serve(worker))
+
+
+if __name__ == "__main__":
+    main()

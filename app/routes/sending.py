@@ -1,0 +1,59 @@
+"""An answer to its caller, no faster than it is taken.
+
+What is left of it is in one place, so that its bytes can be counted until the socket has them.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
+
+from app.codecs.answers import PIECE_BYTES, Answer
+from app.http.uploads import while_connected
+
+
+class AnswerResponse(Response):
+    """Ends when the socket has taken all bytes, or the caller has left.
+
+    For the first the transport must pause its writer as long as it holds any, as
+    `connections` sets it.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        media_type: str,
+        headers: Mapping[str, str],
+        next_piece: Callable[[Answer], Awaitable[bytes | None]],
+    ) -> None:
+        """`next_piece` makes one of an answer that is not whole; None after the last."""
+        self.status_code = 200
+        self.media_type = media_type
+        self.background = None
+        self.body = b""
+        encoding = {"Content-Encoding": answer.encoding} if answer.encoding else {}
+        self.init_headers({**headers, **encoding, "Content-Length": str(answer.size_bytes)})
+        self._answer = answer
+        self._next_piece = next_piece
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": self.raw_headers},
+        )
+        if self._answer.whole is None:
+            await while_connected(Request(scope, receive), self._send_pieces(send))
+        else:
+            data = self._answer.whole
+            for first in range(0, len(data), PIECE_BYTES):
+                await _send(data[first : first + PIECE_BYTES], send)
+        # This one waits until the last piece is taken.
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_pieces(self, send: Send) -> None:
+        while (piece := await self._next_piece(self._answer)) is not None:
+            await _send(piece, send)
+
+
+async def _send(piece: bytes, send: Send) -> None:
+    await send({"type": "http.response.body", "body": piece, "more_body": True})

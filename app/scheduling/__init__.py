@@ -1,0 +1,1 @@
+"""Which work runs when: admission, budgets, the batcher and the threads. Knows nothing of HTTP."""

@@ -1,0 +1,233 @@
+"""The batcher: concurrent requests become batches for the one engine.
+
+There is no timer: a batch is whatever waits when the engine can take one, so a lone request waits
+for nobody and an idle server does nothing. Only canvases of the same size, for the same weights,
+share a batch. Knows nothing of HTTP or of images; the engine is a function from canvases to masks.
+"""
+
+import asyncio
+import math
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+
+import structlog
+
+from app.errors import InferenceFailed
+from app.observability.metrics import Metrics
+from app.observability.request_id import current_request_id
+from app.observability.stages import Stages
+from app.scheduling.budget import Share
+from app.scheduling.threads import work_threads
+from app.scheduling.watchdog import Watchdog
+from model.engines.base import Array, Size
+from model.predictor import Canvas
+
+Predict = Callable[[Sequence[Canvas]], list[Array]]
+
+log = structlog.get_logger("segmentation")
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    predict: Predict
+    canvas: Canvas
+    stages: Stages
+    answer: asyncio.Future[Array]
+    since: float
+    """Unix time."""
+    held: Share | None = None
+    request_id: str = field(default_factory=current_request_id)
+
+    @property
+    def kind(self) -> tuple[Predict, Size]:
+        """Those of one kind may share a batch."""
+        return self.predict, self.canvas.size
+
+    def keep(self) -> None:
+        if self.held is not None:
+            self.held.keep()
+
+    def let_go(self) -> None:
+        """Once, out of the queue or out of the engine."""
+        if self.held is not None:
+            self.held.let_go()
+
+
+_Queue = OrderedDict[_Waiting, None]
+"""First come, first served; who leaves is found at once."""
+
+
+class Batcher:
+    """Owns the queue. One task forms the batches, threads of its own compute them."""
+
+    def __init__(
+        self,
+        *,
+        callers: int,
+        max_batch_pixels: int,
+        max_batch_images: int,
+        watchdog: Watchdog,
+        metrics: Metrics,
+    ) -> None:
+        """`callers`: how many threads may call the engine at once.
+
+        `max_batch_images`: as many as one call computes together; more would only wait.
+        """
+        self.threads = work_threads(callers, "engine")
+        self._free_callers = asyncio.Semaphore(callers)
+        self._max_batch_pixels = max_batch_pixels
+        self._max_batch_images = max_batch_images
+        self._watchdog = watchdog
+        self._metrics = metrics
+        self._queues: dict[tuple[Predict, Size], _Queue] = {}
+        self._computing: dict[asyncio.Task[None], list[_Waiting]] = {}
+        self._arrived = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Batches are formed inside this block; what still waits at its end is answered first."""
+        self._task = asyncio.create_task(self._run(), name="batcher")
+        try:
+            yield
+        finally:
+            await self._drained()
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self.threads.shutdown(wait=False)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether batches are formed, and none is in the engine for longer than one can take."""
+        return self._task is not None and not self._task.done() and self._watchdog.is_content
+
+    async def submit(
+        self, predict: Predict, canvas: Canvas, stages: Stages, *, held: Share | None = None
+    ) -> Array:
+        """The canvas' mask by `predict`, when its batch is computed.
+
+        The request enters the stage `queue`, then `inference`. Cancelled, it leaves the queue;
+        in a batch that is computed it keeps what is `held` until that has ended. Raises
+        InferenceFailed.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(predict, canvas, stages, loop.create_future(), time.time(), held)
+        waiting.keep()
+        stages.enter("queue")
+        self._queues.setdefault(waiting.kind, OrderedDict())[waiting] = None
+        self._arrived.set()
+        self._count_queue()
+        try:
+            return await waiting.answer
+        finally:
+            self._leave(waiting)
+
+    def give_up(self) -> None:
+        """Answer those who wait: there is no engine any more that could."""
+        _fail(chain(*self._queues.values(), *self._computing.values()))
+
+    def _leave(self, waiting: _Waiting) -> None:
+        """Out of the queue, where it is one of those in it."""
+        waiting.answer.cancel()
+        queue = self._queues.get(waiting.kind)
+        if queue is not None and waiting in queue:
+            del queue[waiting]
+            if not queue:
+                del self._queues[waiting.kind]
+            self._count_queue()
+            waiting.let_go()
+
+    def _count_queue(self) -> None:
+        firsts = [next(iter(queue)).since for queue in self._queues.values()]
+        self._metrics.queue_depth.set(sum(map(len, self._queues.values())))
+        self._metrics.oldest_since.set(min(firsts, default=math.inf))
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._arrived.wait()
+                await self._free_callers.acquire()
+                if self._queues:
+                    batch = self._next_batch()
+                    computing = asyncio.create_task(self._compute(batch), name="batch")
+                    self._computing[computing] = batch
+                    computing.add_done_callback(self._finish)
+                else:
+                    self._free_callers.release()
+                if not self._queues:
+                    self._arrived.clear()
+        except Exception:
+            log.exception("batcher failed")
+            self._watchdog.give_up("batcher")
+        finally:
+            # Whatever ended the loop: nobody waits for an answer that cannot come.
+            _fail(chain(*self._queues.values()))
+
+    def _finish(self, computing: asyncio.Task[None]) -> None:
+        """However the batch ended, everybody in it is answered."""
+        batch = self._computing.pop(computing)
+        _fail(batch)
+        for waiting in batch:
+            waiting.let_go()
+        self._free_callers.release()
+
+    def _next_batch(self) -> list[_Waiting]:
+        """The longest waiting, and those of its kind behind it that fit the budget."""
+        kind, queue = min(self._queues.items(), key=lambda item: next(iter(item[1])).since)
+        height, width = kind[1]
+        within_pixels = self._max_batch_pixels // (height * width)
+        limit = max(1, min(self._max_batch_images, within_pixels))
+        batch = [queue.popitem(last=False)[0] for _ in range(min(limit, len(queue)))]
+        if not queue:
+            del self._queues[kind]
+        self._count_queue()
+        self._metrics.batch_fill.observe(len(batch) / limit)
+        return batch
+
+    async def _compute(self, batch: list[_Waiting]) -> None:
+        """Answer everybody in the batch, with a mask or with the failure of their own image.
+
+        A batch that fails is tried again by halves, so that the one image that the engine cannot
+        take, or the batch that its memory cannot, is found and harms no other.
+        """
+        loop = asyncio.get_running_loop()
+        for waiting in batch:
+            waiting.stages.enter("inference")
+        canvases = [waiting.canvas for waiting in batch]
+        self._metrics.batch_size.observe(len(batch))
+        try:
+            with self._watchdog.watching("batch", on_stuck=lambda: _fail(batch)):
+                masks = await loop.run_in_executor(self.threads, batch[0].predict, canvases)
+            answers = list(zip(batch, masks, strict=True))
+        except Exception:
+            self._metrics.engine_failures.inc()
+            log.exception("batch failed", request_ids=[waiting.request_id for waiting in batch])
+            half = len(batch) // 2
+            for part in (batch[:half], batch[half:]) if half else ():
+                if stayed := [waiting for waiting in part if not waiting.answer.done()]:
+                    await self._compute(stayed)
+            return  # who is not answered now will be by _finish
+        for waiting, mask in answers:
+            if not waiting.answer.done():
+                waiting.answer.set_result(mask)
+
+    async def _drained(self) -> None:
+        everybody = chain(*self._computing.values(), *self._queues.values())
+        answers = [waiting.answer for waiting in everybody if not waiting.answer.done()]
+        if answers and self.is_alive:
+            await asyncio.wait(answers)
+
+
+def _fail(unanswered: Iterable[_Waiting]) -> None:
+    for waiting in unanswered:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(
+                InferenceFailed(
+                    "The engine failed on this image.",
+                    remedy="Try again; if it stays, report the X-Request-ID of this answer.",
+                )
+            )

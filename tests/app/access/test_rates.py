@@ -1,0 +1,158 @@
+"""How often a caller may call, over real HTTP; time passes where the tests say so."""
+
+import re
+import socket
+
+import pytest
+
+from app.access.keys import line_of, new_key
+from app.access.rates import MAX_WINDOWS, Windows, counted_caller
+from app.settings import Settings, parse_rates
+from tests.app.access.test_keys import bearer
+from tests.app.conftest import serving
+from tests.app.test_program import program
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The seconds of the clock that windows run on, to be turned by hand."""
+
+    class Clock:
+        seconds = 1000.0
+
+        def monotonic(self):
+            return self.seconds
+
+    clock = Clock()
+    monkeypatch.setattr("app.access.rates.time", clock)
+    return clock
+
+
+def limited(settings, rate_limit, **more):
+    return serving(settings.model_copy(update={"rate_limit": rate_limit, **more}))
+
+
+def test_a_caller_above_the_rate_is_429_until_the_window_ends(settings, clock):
+    with limited(settings, "2/minute") as (client, _):
+        first = client.get("/v1/model")
+        assert first.status_code == 200
+        assert first.headers["ratelimit-policy"] == '"2-per-60s";q=2;w=60'
+        assert first.headers["ratelimit"] == '"2-per-60s";r=1;t=60'
+        clock.seconds += 20.5
+        assert client.get("/v1/model").headers["ratelimit"] == '"2-per-60s";r=0;t=40'
+        refused = client.get("/v1/model")
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "40"
+        assert refused.headers["ratelimit"] == '"2-per-60s";r=0;t=40'
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert refused.json()["type"] == "urn:segmentation:problem:too-many-requests"
+        assert "2 requests in 60 s" in refused.json()["detail"]
+        clock.seconds += int(refused.headers["retry-after"])
+        assert client.get("/v1/model").status_code == 200
+
+
+def test_a_request_that_one_limit_refuses_uses_up_no_other(settings, clock):
+    with limited(settings, "3/minute;1/second") as (client, _):
+        assert client.get("/v1/model").status_code == 200
+        for _ in range(5):
+            refused = client.get("/v1/model")
+            assert refused.status_code == 429
+            assert refused.headers["retry-after"] == "1"
+        assert refused.headers["ratelimit"] == '"3-per-60s";r=2;t=60, "1-per-1s";r=0;t=1'
+        for _ in range(2):
+            clock.seconds += 1
+            assert client.get("/v1/model").status_code == 200
+        clock.seconds += 1
+        assert client.get("/v1/model").headers["retry-after"] == "57"
+
+
+def test_probes_metrics_and_the_description_are_not_limited(settings, clock):
+    with limited(settings, "1/minute") as (client, _):
+        client.get("/v1/model")
+        for path in ("/health/live", "/health/ready", "/metrics", "/openapi.json"):
+            for _ in range(3):
+                answer = client.get(path)
+                assert answer.status_code == 200
+                assert "ratelimit" not in answer.headers
+        assert 'seg_rejections_total{reason="too-many-requests"} 0.0' not in answer.text
+
+
+def test_each_key_has_its_own_count_and_strangers_use_up_nobodys(settings, clock, tmp_path):
+    anna, boris = new_key(), new_key()
+    (tmp_path / "keys").write_text(f"{line_of('anna', anna)}\n{line_of('boris', boris)}")
+    with limited(settings, "1/minute", keys_file=tmp_path / "keys") as (client, _):
+        for _ in range(3):
+            assert client.get("/v1/model").status_code == 401
+        for key in (anna, boris):
+            assert client.get("/v1/model", headers=bearer(key)).status_code == 200
+            assert client.get("/v1/model", headers=bearer(key)).status_code == 429
+
+
+def test_the_429_comes_before_the_body(settings, clock):
+    with limited(settings, "1/minute") as (client, _):
+        client.get("/v1/model")
+        url = client.base_url
+        with socket.create_connection((url.host, url.port), timeout=30) as connection:
+            connection.sendall(
+                b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
+                b"Expect: 100-continue\r\n\r\n"
+            )
+            assert connection.recv(1000).startswith(b"HTTP/1.1 429")
+
+
+@pytest.mark.parametrize(
+    ("client", "counted"),
+    [
+        (("10.0.0.7", 1234), "10.0.0.7"),
+        (("2001:db8:1:2:3:4:5:6", 1234), "2001:db8:1:2::"),
+        (("2001:db8:1:2::9", 1), "2001:db8:1:2::"),
+        (("2001:db8:1:3::9", 1), "2001:db8:1:3::"),
+        (("::ffff:10.0.0.7", 1), "10.0.0.7"),
+        (("forged:\n", 0), "unknown"),
+        (("x" * 60_000, 0), "x" * 64),
+        (None, "unknown"),
+    ],
+)
+def test_an_address_is_counted_by_what_one_caller_has(client, counted):
+    assert counted_caller({"type": "http", "client": client}) == counted
+
+
+def test_memory_is_bounded_and_windows_that_have_ended_are_forgotten(clock):
+    windows = Windows()
+    for number in range(2 * MAX_WINDOWS):
+        windows.incr(f"address {number}", 60)
+    assert len(windows._windows) == MAX_WINDOWS
+    assert windows.get("address 0") == 0
+    assert windows.get(f"address {2 * MAX_WINDOWS - 1}") == 1
+    clock.seconds += 61
+    for number in range(MAX_WINDOWS):
+        windows.incr("one", 60)
+        windows.incr(f"new address {number}", 60)
+        clock.seconds += 2
+    assert len(windows._windows) < 40, "those of the last minute"
+
+
+def test_a_window_that_goes_on_is_not_forgotten_before_others(clock):
+    windows = Windows()
+    windows.incr("first", 60)
+    clock.seconds += 61
+    windows.incr("second", 60)
+    windows.incr("first", 60)  # begins anew, so it ends last
+    assert list(windows._windows) == ["second", "first"]
+
+
+@pytest.mark.parametrize(
+    "text", ["fast", "10", "0/second", "10/fortnight", "1/second;", "-1/second"]
+)
+def test_a_rate_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match="expected something like 10/second"):
+        parse_rates(text)
+    with pytest.raises(ValueError, match="rate_limit"):
+        Settings(rate_limit=text)
+
+
+def test_a_rate_that_is_none_is_one_clear_line():
+    with program(port=0, rate_limit="fast") as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert re.fullmatch("error: SEG_RATE_LIMIT=fast: Value error, expected .*", err.strip())

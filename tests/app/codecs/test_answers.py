@@ -1,0 +1,142 @@
+"""Large answers: the same bytes as whole ones, held compressed, counted until they are taken."""
+
+import gzip
+import io
+import socket
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+from PIL import Image
+
+from app.codecs import encode, jsonmask
+from app.codecs.answers import LARGEST_PIECE_BYTES, WHOLE_BYTES, make_answer
+from app.formats import AnswerFormat
+from model.weights import Metadata
+from tests.app.conftest import held_by, serving, wait_for_rest
+from tests.conftest import PHOTO
+
+SHAPES = [
+    (1, 1),
+    (3, 5),
+    (300, 451),
+    (2, jsonmask.PART_PIXELS),
+    (2, jsonmask.PART_PIXELS + 1),
+    (3, 2 * jsonmask.PART_PIXELS),
+    (1, 1_200_000),
+    (1_200_000, 1),
+    (1500, 1201),
+]
+
+
+def mask_of(shape):
+    """With indices of one and of two digits."""
+    return np.random.default_rng(0).integers(0, 21, shape).astype(np.uint8)
+
+
+def body_of(answer):
+    return b"".join(answer.pieces) if answer.whole is None else answer.whole
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_json_of_parts_is_the_json_of_the_whole(shape):
+    mask, metadata = mask_of(shape), Metadata()
+    whole = {
+        "height": shape[0],
+        "width": shape[1],
+        "classes": encode.list_classes(mask, metadata.classes),
+        "mask": mask,
+        "weights": metadata.digest,
+    }
+    expected = orjson.dumps(whole, option=orjson.OPT_SERIALIZE_NUMPY)
+    assert encode.encode_json(mask, metadata) == expected
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("answer", AnswerFormat)
+def test_an_answer_in_pieces_or_compressed_is_the_same(shape, answer):
+    mask, metadata = mask_of(shape), Metadata()
+    expected = encode.encode_mask(mask, answer, metadata)
+    plain = make_answer(mask, answer, metadata)
+    assert (plain.encoding, plain.size_bytes, body_of(plain)) == (None, len(expected), expected)
+    small = make_answer(mask, answer, metadata, accepts_gzip=True)
+    body = body_of(small)
+    assert small.size_bytes == len(body)
+    assert (gzip.decompress(body) if small.encoding else body) == expected
+
+
+@pytest.mark.parametrize("answer", [AnswerFormat.JSON, AnswerFormat.NPY])
+@pytest.mark.parametrize("shape", [(4000, 1000), (4_000_000, 1), (1, 4_000_000)])
+def test_of_a_large_answer_little_is_held(shape, answer):
+    made = make_answer(np.zeros(shape, np.uint8), answer, Metadata())
+    assert made.whole is None
+    assert made.size_bytes >= 4_000_000
+    assert made.held_bytes <= WHOLE_BYTES
+    assert max(map(len, made.pieces)) <= LARGEST_PIECE_BYTES
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (2000, 2000)).save(file, "WEBP")
+    return file.getvalue()
+
+
+@contextmanager
+def slow_reader(server):
+    """Has asked for 8 MB of JSON, and has taken the first bytes."""
+    url, body = httpx.URL(server.address), picture()
+    with socket.socket() as caller:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        caller.settimeout(60)
+        caller.connect((url.host, url.port))
+        caller.sendall(
+            b"POST /v1/segment?format=json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body) + body
+        )
+        assert caller.recv(12) == b"HTTP/1.1 200"
+        yield caller
+
+
+@pytest.fixture
+def sending(settings):
+    """A server with room for two large answers and a bit, and time for them."""
+    limits = {"max_sending_bytes": 2 * WHOLE_BYTES, "send_timeout_s": 600, "max_side": 64}
+    with serving(settings.model_copy(update=limits)) as (client, server):
+        yield client, server
+
+
+def test_answers_are_counted_until_they_are_taken_and_bounded_together(sending):
+    client, server = sending
+    with ExitStack() as stack:
+        callers = [stack.enter_context(slow_reader(server)) for _ in range(2)]
+        assert 2 * 2**18 < held_by(server)["seg_answer_bytes"] < 2 * WHOLE_BYTES
+        assert set(held_by(server)) == {"seg_answer_bytes"}  # not the upload, not the pixels
+        refused = client.post(
+            "/v1/segment?format=json", content=picture(), headers={"Accept-Encoding": "identity"}
+        )
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert 'seg_rejections_total{reason="answer-bytes"} 1' in client.get("/metrics").text
+        assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
+        callers[0].close()
+        while held_by(server)["seg_answer_bytes"] > WHOLE_BYTES:
+            client.get("/health/live")
+        answer = client.post("/v1/segment?format=json", content=picture())
+        whole = callers[1].makefile("rb").read().partition(b"\r\n\r\n")[2]
+        assert orjson.loads(whole) == answer.json()
+    wait_for_rest(server)
+
+
+def test_large_json_is_compressed_for_who_accepts_it(sending):
+    client, _ = sending
+    plain = client.post(
+        "/v1/segment?format=json", content=picture(), headers={"Accept-Encoding": "identity"}
+    )
+    small = client.post("/v1/segment?format=json", content=picture())
+    assert "content-encoding" not in plain.headers
+    assert small.headers["content-encoding"] == "gzip"
+    assert 10 * int(small.headers["content-length"]) < int(plain.headers["content-length"])
+    assert small.content == plain.content
+    assert {answer.headers["vary"] for answer in (small, plain)} == {"Accept, Accept-Encoding"}

@@ -1,0 +1,319 @@
+"""Decoders in processes of their own: hanging, crashing, greedy and forgotten ones."""
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.codecs import decoders
+from app.codecs.decode import decode_image
+from app.codecs.decoders import Decoders
+from app.errors import BrokenImage, Overloaded, TooCostly, TooManyPixels, UnsupportedType
+from app.observability.metrics import Metrics
+from model.scaling import content_size
+from tests.app.conftest import metric, serving
+from tests.app.corpus import ccitt_strips, jpeg_strips, ordinary, picture, saved, tall_png
+from tests.conftest import PHOTO, REPOSITORY
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux' kernel")
+PNG = saved(picture(), "PNG")
+
+
+def plan(size):
+    return content_size(size, 64)
+
+
+async def decoded(pool, data, *, plan=plan, max_pixels=25_000_000):
+    return await pool.decode(data, max_pixels=max_pixels, plan=plan, finish=lambda image: image)
+
+
+@asynccontextmanager
+async def pool_of(count=1):
+    pool = Decoders(count, metrics=Metrics())
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def misbehave(monkeypatch, code):
+    """Each process that is started from now on runs this first."""
+    path = "import sys; sys.path[:] = sys.argv[1:]"
+    monkeypatch.setattr(
+        decoders, "PROGRAM", f"{path}\n{code}\nfrom app.codecs.decoder import main; main()"
+    )
+
+
+IN_A_DECODER = """
+import os, time
+from app.codecs import decoder
+from app.codecs import pictures
+original_limit = decoder.limit_time
+def limit_time(pixels):
+    is_faulty = pixels == 60 * 80
+    decoder.CPU_S = 0.2 if is_faulty else 5
+    decoder.WALL_FACTOR = {factor} if is_faulty else 1000
+    original_limit(pixels)
+decoder.limit_time = limit_time
+original = pictures.Upload.picture
+def picture(self, content):
+    if self.size == (60, 80):
+        {fault}
+    return original(self, content)
+pictures.Upload.picture = picture
+"""
+
+
+def ended(pool, reason):
+    text = pool._metrics.exposition().decode()
+    return metric(text, f'seg_decoders_ended_total{{reason="{reason}"}}')
+
+
+@pytest.mark.parametrize("name", sorted(name for name, _ in ordinary()))
+@pytest.mark.parametrize("side", [0, 64])
+def test_a_file_has_the_pixels_that_it_has_in_this_process(name, side):
+    data = dict(ordinary())[name]
+
+    async def run():
+        async with pool_of() as pool:
+            return await decoded(pool, data, plan=lambda size: content_size(size, side))
+
+    here = decode_image(data, max_pixels=25_000_000, max_side=side)
+    there = asyncio.run(run())
+    assert np.array_equal(there.pixels, here.pixels)
+    assert there.size == here.size
+
+
+def test_problems_are_the_same_and_the_process_goes_on():
+    async def run():
+        async with pool_of() as pool:
+            for data, problem, max_pixels in (
+                (PNG[:-200], BrokenImage, 10**6),
+                (b"no image", UnsupportedType, 10**6),
+                (PNG, TooManyPixels, 1000),
+            ):
+                with pytest.raises(problem) as there:
+                    await decoded(pool, data, max_pixels=max_pixels)
+                with pytest.raises(problem) as here:
+                    decode_image(data, max_pixels=max_pixels)
+                assert (there.value.detail, there.value.remedy) == (
+                    here.value.detail, here.value.remedy
+                )  # fmt: skip
+            with pytest.raises(Overloaded):
+                await decoded(pool, PNG, plan=refuse)
+            assert (await decoded(pool, PNG)).size == (60, 80)
+            assert len(pool._idle) == 1
+            assert pool._idle[0]._files == 5
+
+    def refuse(_):
+        raise Overloaded("no", remedy="wait")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("fault", "factor", "problem", "reason"),
+    [
+        ("while True: pass", 1000, TooCostly, "time"),
+        ("time.sleep(1000)", 1, TooCostly, "time"),
+        ("os.abort()", 1000, BrokenImage, "crash"),
+        ("os.kill(os.getpid(), 11)", 1000, BrokenImage, "crash"),
+        ("os.kill(os.getpid(), 9)", 1000, Overloaded, "killed"),
+        pytest.param("bytearray(10**9)", 1000, TooCostly, "memory", marks=LINUX),
+    ],
+)
+def test_a_decoder_that_ends_is_its_own_files_problem(monkeypatch, fault, factor, problem, reason):
+    misbehave(monkeypatch, IN_A_DECODER.format(fault=fault, factor=factor))
+    other = saved(picture(50, 50), "PNG")
+
+    async def run():
+        async with pool_of(2) as pool:
+            for _ in range(2):
+                faulty, good = await asyncio.gather(
+                    decoded(pool, PNG), decoded(pool, other), return_exceptions=True
+                )
+                assert type(faulty) is problem
+                assert good.size == (50, 50)
+            assert ended(pool, reason) == 2
+
+    asyncio.run(run())
+
+
+def test_our_own_mistake_is_not_the_files(monkeypatch):
+    fault = "raise LookupError('a mistake of ours')"
+    misbehave(monkeypatch, IN_A_DECODER.format(fault=fault, factor=1000))
+
+    async def run():
+        async with pool_of() as pool:
+            with pytest.raises(RuntimeError, match="LookupError: a mistake of ours"):
+                await decoded(pool, PNG)
+
+    asyncio.run(run())
+
+
+@LINUX
+def test_a_cancelled_decode_ends_at_once(monkeypatch):
+    misbehave(monkeypatch, IN_A_DECODER.format(fault="time.sleep(1000)", factor=1000))
+    begun = threading.Event()
+
+    def plan(size):
+        begun.set()
+        return size
+
+    async def run():
+        async with pool_of() as pool:
+            task = asyncio.create_task(decoded(pool, PNG, plan=plan))
+            waits = asyncio.create_task(decoded(pool, PNG))
+            await asyncio.to_thread(begun.wait)
+            waits.cancel()
+            task.cancel()
+            await asyncio.wait((task, waits))
+            assert task.cancelled()
+            assert waits.cancelled()
+            assert (await decoded(pool, saved(picture(50, 50), "PNG"))).size == (50, 50)
+        assert not children()
+
+    asyncio.run(run())
+
+
+def children():
+    return {
+        child
+        for thread in Path("/proc/self/task").iterdir()
+        for child in (thread / "children").read_text().split()
+    }
+
+
+@LINUX
+def test_no_descriptor_and_no_process_stays_behind(monkeypatch):
+    misbehave(monkeypatch, IN_A_DECODER.format(fault="os.abort()", factor=1000))
+
+    async def run():
+        async with pool_of() as pool:
+            for _ in range(5):
+                with pytest.raises(BrokenImage):
+                    await decoded(pool, PNG)
+
+    asyncio.run(run())
+    before = os.listdir("/proc/self/fd"), children()
+    asyncio.run(run())
+    assert len(os.listdir("/proc/self/fd")) <= len(before[0])
+    assert children() <= before[1]
+
+
+@LINUX
+def test_a_decoder_is_out_of_the_terminals_reach_and_holds_nothing_of_ours():
+    async def run():
+        async with pool_of() as pool:
+            await decoded(pool, PNG)
+            process = pool._idle[0]._popen
+            assert os.getsid(process.pid) == process.pid != os.getsid(0)
+            assert len(os.listdir(f"/proc/{process.pid}/fd")) == 4  # 0, 1, 2 and its answers
+
+    asyncio.run(run())
+
+
+PARENT = """
+import asyncio, sys
+from app.codecs import decoders
+from app.observability.metrics import Metrics
+decoders.PROGRAM = {program!r}
+def plan(size):
+    print(pool_process().pid, flush=True)
+    return size
+def pool_process():
+    (process,) = made
+    return process._popen
+made = []
+class Noted(decoders._Process):
+    def __init__(self):
+        super().__init__()
+        made.append(self)
+decoders._Process = Noted
+pool = decoders.Decoders(1, metrics=Metrics())
+data = sys.stdin.buffer.read()
+asyncio.run(pool.decode(data, max_pixels=10**6, plan=plan, finish=len))
+"""
+
+
+@LINUX
+def test_a_decoder_dies_with_its_parent_in_the_middle_of_a_file(monkeypatch):
+    misbehave(monkeypatch, IN_A_DECODER.format(fault="time.sleep(1000)", factor=1000))
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(program=decoders.PROGRAM)],
+        cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as parent:  # fmt: skip
+        parent.stdin.write(PNG)
+        parent.stdin.close()
+        decoder = os.pidfd_open(int(parent.stdout.readline()))
+        try:
+            parent.send_signal(signal.SIGKILL)
+            assert select.select([decoder], [], [], 60)[0]
+        finally:
+            os.close(decoder)
+
+
+@pytest.mark.parametrize("attack", [ccitt_strips, jpeg_strips])
+def test_tiffs_that_took_a_minute_are_ended(monkeypatch, attack):
+    misbehave(
+        monkeypatch,
+        "from app.codecs import decoder; decoder.CPU_S, decoder.CPU_S_PER_PIXEL = 0.3, 0",
+    )
+
+    async def run():
+        async with pool_of() as pool:
+            with pytest.raises((TooCostly, TooManyPixels, BrokenImage)):
+                await decoded(pool, attack())
+
+    asyncio.run(run())
+
+
+def test_jpegs_need_no_process_and_others_get_one(settings):
+    with serving(settings) as (client, server):
+        pool = server.service._decoders
+        assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
+        assert client.post("/v1/segment", content=b"no image").status_code == 415
+        assert not pool._idle
+        assert client.post("/v1/segment", content=PNG).status_code == 200
+        assert len(pool._idle) == 1
+        many = saved(Image.new("RGB", (1500, 1500)), "JPEG", progressive=True, subsampling=0)
+        last = many.rindex(b"\xff\xda\0")
+        costly = many[:-2] + many[last:-2] * 88 + many[-2:]
+        pool._idle[0]._files = 0
+        assert client.post("/v1/segment", content=costly).status_code == 200
+        assert pool._idle[0]._files == 1
+
+
+@LINUX
+@pytest.mark.parametrize("width", [1, 2, 1000])
+@pytest.mark.parametrize("side", [0, 512])
+def test_thin_pictures_take_no_more_memory_than_others(width, side):
+    pixels = 5_000_000
+    data = tall_png(width, pixels // width)
+
+    async def run():
+        async with pool_of() as pool:
+            await decoded(pool, PNG)
+            pid = pool._idle[0]._popen.pid
+            before = status_bytes(pid, "VmHWM")
+            image = await decoded(pool, data, plan=lambda size: content_size(size, side))
+            assert pool._idle[0]._popen.pid == pid
+            return status_bytes(pid, "VmHWM") - before + image.pixels.nbytes
+
+    assert asyncio.run(run()) < 20 * pixels
+
+
+def status_bytes(pid, name):
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise AssertionError(name)

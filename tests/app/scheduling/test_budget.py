@@ -1,0 +1,55 @@
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from app.errors import Overloaded
+from app.scheduling.budget import Budget, ShareEnded
+
+
+def budget(limit=100):
+    gauge = Gauge("held", "what is held", registry=CollectorRegistry())
+    return Budget(limit, unit="bytes", reason="bytes", gauge=gauge), lambda: gauge._value.get()
+
+
+def test_a_share_that_has_ended_takes_nothing():
+    shared, held = budget()
+    with shared.share() as share:
+        share.take(60)
+    assert held() == 0
+    for amount in (0, 1):
+        with pytest.raises(ShareEnded):
+            share.take(amount)
+    with pytest.raises(ShareEnded):
+        share.keep()
+    assert held() == 0
+
+
+def test_what_outlives_its_request_is_counted_until_it_has_ended():
+    shared, held = budget()
+    freed = []
+    with shared.share(on_free=lambda: freed.append(held())) as share:
+        share.take(60)
+        share.keep()
+    assert (held(), freed) == (60, [])
+    with pytest.raises(ShareEnded):  # what it works with is counted; it takes no more
+        share.take(1)
+    with shared.share() as another, pytest.raises(Overloaded, match="hold 60 bytes already"):
+        another.take(50)
+    share.let_go()
+    assert (held(), freed) == (0, [0])
+
+
+def test_a_share_may_end_early_and_ends_once():
+    shared, held = budget()
+    with shared.share() as share:
+        share.take(60)
+        share.end()
+        assert held() == 0
+    assert held() == 0
+
+
+def test_a_share_that_is_let_go_too_often_is_a_bug():
+    shared, _ = budget()
+    with shared.share() as share:
+        share.end()
+        with pytest.raises(AssertionError):
+            share.let_go()

@@ -1,0 +1,57 @@
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from app.scheduling.threads import NICENESS, work_threads
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is a process's")
+def test_work_steps_back_behind_the_event_loop_and_so_does_what_it_starts():
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    with work_threads(1, "test") as threads:
+        theirs = threads.submit(niceness).result()
+        started = threads.submit(niceness_of_a_new_thread).result()
+    assert niceness() == own
+    assert theirs == started == min(19, own + NICENESS)
+
+
+def niceness():
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def niceness_of_a_new_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(niceness()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_the_allocator_is_restrained_where_it_can_be():
+    """In a process of its own: the limit on heaps holds for good."""
+    script = (
+        "import ctypes, threading\n"
+        "from app.observability import allocator\n"
+        "allocator.restrain()\n"
+        "allocator.give_back()\n"
+        "libc = ctypes.CDLL(None)\n"
+        "def work():\n"
+        "    libc.malloc.restype = ctypes.c_void_p\n"
+        "    libc.malloc(1000)\n"
+        "    barrier.wait(30)\n"
+        "barrier = threading.Barrier(9)\n"
+        "threads = [threading.Thread(target=work) for _ in range(8)]\n"
+        "[thread.start() for thread in threads]\n"
+        "barrier.wait(30)\n"
+        "[thread.join() for thread in threads]\n"
+        "libc.malloc_stats()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    if "Arena" not in ended.stderr:
+        pytest.skip("not GNU's C library")
+    assert ended.stderr.count("Arena") <= 2
