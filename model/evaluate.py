@@ -20,7 +20,7 @@ from model.engines.base import EngineName, Precision
 from model.errors import DatasetError, ModelError
 from model.extras import require_packages
 from model.predictor import open_predictor
-from model.training.data import add_data_options, open_evaluation_images
+from model.training.data import add_data_options, add_reading_options, open_evaluation_images
 from model.training.validation import score
 from model.weights import SHIPPED_WEIGHTS, Metadata, atomic_write
 
@@ -74,6 +74,7 @@ def choose_classes(options: argparse.Namespace, metadata: Metadata) -> ClassList
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
     add_data_options(parser, image_set="val")
+    add_reading_options(parser)
     parser.add_argument(
         "--weights", type=Path, default=SHIPPED_WEIGHTS, help="weights file (default: the shipped)"
     )

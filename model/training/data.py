@@ -32,13 +32,18 @@ class Listing:
 
 
 def add_data_options(parser: argparse.ArgumentParser, *, image_set: str) -> None:
-    """Where images and masks are, and which of them are held out."""
+    """Where images and masks are."""
     add = parser.add_argument_group("images and masks, named in one of three ways").add_argument
     add("--data", type=Path, metavar="DIR", help="folder that holds VOCdevkit/VOC2012")
     add("--image-set", default=image_set, help="VOC's list of images (default: %(default)s)")
     add("--images", type=Path, metavar="DIR", help="folder of images, and with it")
     add("--masks", type=Path, metavar="DIR", help="the folder of their masks, of the same stems")
     add("--pairs", type=Path, metavar="FILE", help="list of an image and a mask a line")
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Which images are held out, and what masks mean."""
+    add = parser.add_argument
     add("--val-share", type=float, help="hold this share of the images out of training")
     add("--val-seed", type=int, default=0, help="what chooses them (default: 0)")
     add("--classes", type=Path, metavar="FILE", help="your own classes and colours: TOML, JSON")

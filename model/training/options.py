@@ -14,7 +14,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from model.errors import RecipeError
-from model.training.data import add_data_options, add_validation_options
+from model.training.data import (
+    add_data_options,
+    add_reading_options,
+    add_validation_options,
+)
 from model.training.recipe import PRESETS, Recipe
 
 TRAINED = frozenset(Recipe.__slots__) - {"name"}
@@ -65,6 +69,7 @@ def _read_recipe_file(path: Path) -> dict[str, Any]:
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser, image_set="train")
+    add_reading_options(parser)
     add_validation_options(parser)
     add = parser.add_argument
     add("--download", action="store_true", help="fetch VOC2012 into --data, if it is not there")

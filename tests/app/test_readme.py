@@ -13,7 +13,7 @@ from PIL import Image
 
 from app.http.problems import PROBLEMS
 from app.settings import PREFIX, Settings
-from model import convert, evaluate
+from model import convert, evaluate, shapes, soft_labels
 from model.training.options import build_parser
 from tests.conftest import REPOSITORY
 
@@ -96,6 +96,8 @@ def test_the_commands_use_options_that_exist():
         "model.train": build_parser(None),
         "model.evaluate": evaluate._parser(),
         "model.convert": convert._parser(),
+        "model.shapes": shapes._parser(),
+        "model.soft_labels": soft_labels._parser(),
     }
     seen = set()
     for block in code_blocks(README + TRAINING, "bash"):

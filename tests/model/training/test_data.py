@@ -8,6 +8,7 @@ from model.class_list import VOC, ClassList
 from model.errors import DatasetError
 from model.training.data import (
     add_data_options,
+    add_reading_options,
     add_validation_options,
     open_evaluation_images,
     open_training_images,
@@ -21,6 +22,7 @@ COIN = ClassList(("background", "coin"))
 def parse(*arguments):
     parser = argparse.ArgumentParser()
     add_data_options(parser, image_set="train")
+    add_reading_options(parser)
     add_validation_options(parser)
     return parser.parse_args([str(argument) for argument in arguments])
 

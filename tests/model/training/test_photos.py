@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.images import decode
+from app.codecs.decode import decode_image
 from model.class_list import VOC
 from model.errors import DatasetError
 from model.training.masks import read_mask
 from model.training.photos import read_photo, read_size
 from model.training.samples import Sample, holds_crop
-from tests.app.test_images import oriented
+from tests.app.codecs.test_decode import oriented
 
 LIMIT = 10**6
 KINDS = ["JPEG", "PNG", "WEBP", "TIFF"]
@@ -27,7 +27,7 @@ def test_a_photo_is_upright_as_in_the_service(tmp_path, small, orientation, kind
     data = oriented(small, orientation, format=kind)
     path = tmp_path / f"a photo.{kind.lower()}"
     path.write_bytes(data)
-    expected = decode(data, max_pixels=LIMIT)
+    expected = decode_image(data, max_pixels=LIMIT)
     assert np.array_equal(read_photo(path), expected.pixels)
     assert read_size(path) == expected.size == (60, 90)
     assert holds_crop(Sample("a", path, path), (60, 90))
@@ -39,7 +39,7 @@ def test_a_photo_is_upright_as_in_the_service(tmp_path, small, orientation, kind
 )
 def test_damaged_exif_leaves_the_photo_as_it_is(tmp_path, small, exif):
     small.save(tmp_path / "a.jpg", exif=exif)
-    expected = decode((tmp_path / "a.jpg").read_bytes(), max_pixels=LIMIT)
+    expected = decode_image((tmp_path / "a.jpg").read_bytes(), max_pixels=LIMIT)
     assert np.array_equal(read_photo(tmp_path / "a.jpg"), expected.pixels)
 
 
@@ -49,7 +49,7 @@ def test_a_png_of_any_mode_is_seen_as_in_the_service(tmp_path, small, mode):
     if mode == "I;16":
         picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257 - 99)
     picture.save(tmp_path / "a.png")
-    expected = decode((tmp_path / "a.png").read_bytes(), max_pixels=LIMIT)
+    expected = decode_image((tmp_path / "a.png").read_bytes(), max_pixels=LIMIT)
     assert np.array_equal(read_photo(tmp_path / "a.png"), expected.pixels)
 
 
@@ -58,7 +58,7 @@ def test_so_is_a_tiff_of_floats(tmp_path, small, top):
     samples = np.asarray(small.convert("L")).astype(np.float32) / 255 * top
     samples[0, 0] = np.nan
     Image.fromarray(samples).save(tmp_path / "a.tiff")
-    expected = decode((tmp_path / "a.tiff").read_bytes(), max_pixels=LIMIT)
+    expected = decode_image((tmp_path / "a.tiff").read_bytes(), max_pixels=LIMIT)
     assert np.array_equal(read_photo(tmp_path / "a.tiff"), expected.pixels)
 
 

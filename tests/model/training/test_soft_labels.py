@@ -3,13 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from model.errors import DatasetError
 from model.network import FCN
 from model.training.loss import PixelLoss, soft_cross_entropy
 from model.training.recipe import PRESETS
-from model.training.soft_labels import SoftLabels
+from model.training.soft_labels import SoftLabels, label_images, soften
 
 
 def write(folder, name, probabilities):
@@ -89,3 +90,35 @@ def test_masks_and_soft_labels_share_the_loss(weight):
     expected = (1 - weight) * loss(recipe) + weight * soft_cross_entropy(coarse, probabilities, 1)
     found = loss(replace(recipe, soft_weight=weight), probabilities)
     torch.testing.assert_close(found, expected)
+
+
+def test_logits_become_means_over_cells(tmp_path):
+    """Of the softmax at the image's size, also where the image is higher than a band."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 2, (600, 33, 4)).astype(np.float32)
+    powers = np.exp(logits.astype(np.float64))
+    probabilities = powers / powers.sum(axis=2, keepdims=True)
+    found = soften(logits, (600, 33))
+    assert found.shape == (75, 5, 4)
+    for row, column in np.ndindex(75, 5):
+        cell = probabilities[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+        assert np.abs(found[row, column] - 255 * cell.mean(axis=(0, 1))).max() <= 0.51
+
+
+def test_logits_are_scaled_to_the_image_alike_in_every_band():
+    logits = np.random.default_rng(1).normal(0, 2, (40, 9, 2)).astype(np.float32)
+    whole = [
+        np.asarray(Image.fromarray(logits[..., c]).resize((30, 700), Image.Resampling.BILINEAR))
+        for c in range(2)
+    ]
+    expected = soften(np.stack(whole, axis=2), (700, 30))
+    found = soften(logits, (700, 30))
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("answer", [np.zeros((3, 4)), np.full((3, 4, 2), np.nan)])
+def test_a_teacher_that_answers_no_logits_is_refused(tmp_path, photo, answer):
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    with pytest.raises(DatasetError, match=r"a\.png: the teacher answered an array of shape"):
+        label_images({"a": tmp_path / "a.png"}, lambda image: answer, tmp_path / "soft")
+    assert not (tmp_path / "soft").exists()
