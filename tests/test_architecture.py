@@ -42,7 +42,7 @@ MODEL = (
     {"training"},
     {"predictor"},
     {"golden"},
-    {"state_dict"},
+    {"state_dict", "class_list"},
     {"engines", "network", "scaling"},
     {"weights", "confusion"},
     {"metadata"},
