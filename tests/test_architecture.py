@@ -38,13 +38,13 @@ APP = (
 """The rooms of app/, from the top to the bottom floor."""
 
 MODEL = (
-    {"train", "evaluate", "convert", "card"},
+    {"train", "evaluate", "convert", "card", "soft_labels", "shapes"},
     {"training"},
     {"predictor"},
     {"golden"},
     {"state_dict", "class_list"},
     {"engines", "network", "scaling"},
-    {"weights", "confusion"},
+    {"weights", "confusion", "class_list"},
     {"metadata"},
     {"classes"},
     {"errors", "extras"},
