@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Annotated, Any
 from benchmarks import report
 from benchmarks.callers import ask_until_refused, keep_leaving, keep_sending_slowly, shuffle_forever
 from benchmarks.connection import get_request, send_once
+from benchmarks.gauges import read_held
 from benchmarks.load import OVERLOAD, LoadGenerator, draw_arrivals
 from benchmarks.process import Server, find_errors, start_our_server
 from benchmarks.report import Cell, Row, list_figures, publish, read_plan
@@ -84,6 +85,8 @@ class Soak:
     reloads: list[float] = field(default_factory=list)
     missed_reloads: int = 0
     has_reloaded: asyncio.Event = field(default_factory=asyncio.Event)
+    held: Mapping[str, float] = field(default_factory=dict)
+    """The gauges that were not at zero when the callers had gone."""
     exit_status: int | None = None
     errors: Sequence[str] = ()
     """The error lines of the server's log."""
@@ -170,7 +173,9 @@ class Soak:
             await asyncio.sleep(0.1)
             after = self.watch.take_sample()
             if after.values[DESCRIPTORS] <= before.values[DESCRIPTORS]:
-                break
+                self.held = await read_held(self.server.address)
+                if not self.held:
+                    break
         return after
 
     async def end(self) -> None:
@@ -188,15 +193,13 @@ class Soak:
         counts = count_outcomes(self.load.results)[-1]
         found = [f"{counts[outcome]} {outcome}" for outcome in FAILURES if counts[outcome]]
         found += self.load.complaints
-        found += [
-            f"{trend['value']}: grown by {trend['growth']:.3g}"
-            for trend in self.trends
-            if trend["verdict"] == GROWS
-        ]
+        grown = (trend for trend in self.trends if trend["verdict"] == GROWS)
+        found += [f"{trend['value']}: grown by {trend['growth']:.3g}" for trend in grown]
         if not counts[Outcome.MASK]:
             found.append("no mask at all")
         if self.missed_reloads:
             found.append(f"{self.missed_reloads} reloads missing")
+        found += [f"{name} is {value:g} at rest" for name, value in self.held.items()]
         if self.exit_status != 0:
             found.append(f"exit status {self.exit_status}")
         return found + [f"the server's log: {line}" for line in self.errors]

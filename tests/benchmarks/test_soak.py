@@ -14,6 +14,7 @@ from model.predictor import open_predictor
 def test_a_short_soak_loses_nothing_and_gets_nothing_wrong(tmp_path):
     soak = run_soak(Plan(**QUICK))
     assert soak.list_failures() == []
+    assert soak.held == {}
     assert soak.exit_status == 0
     assert soak.reloads
     rows = {row["caller"]: row for row in count_outcomes(soak.load.results)}

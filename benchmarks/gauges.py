@@ -1,0 +1,23 @@
+"""What a server says that it still holds for requests. Knows nothing of who asked for what."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.connection import Address, get_request, send_once
+
+HELD = (
+    "seg_in_flight",
+    "seg_pixels",
+    "seg_upload_bytes",
+    "seg_answer_bytes",
+    "seg_queue_depth",
+    "seg_codec_tasks",
+)
+"""The gauges of what requests hold: all zero when nobody asks for anything."""
+
+
+async def read_held(address: Address) -> dict[str, float]:
+    """The gauges that are not at zero, and their values."""
+    response = await send_once(address, get_request("/metrics"))
+    families = text_string_to_metric_families(response.body.decode())
+    values = {sample.name: sample.value for family in families for sample in family.samples}
+    return {name: values[name] for name in HELD if values[name]}
