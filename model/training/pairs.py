@@ -66,8 +66,9 @@ def read_pairs(path: Path) -> list[Sample]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            delimiter = "," if path.suffix.lower() == ".csv" else "\t"
-            rows = list(csv.reader(file, delimiter=delimiter))
+            is_csv = path.suffix.lower() == ".csv"
+            # Between tabs, a quotation mark is part of a file's name.
+            rows = list(csv.reader(file) if is_csv else (line.split("\t") for line in file))
     except (OSError, ValueError, csv.Error) as error:
         raise DatasetError(f"{path} cannot be read as a list of pairs: {error}") from error
     samples: dict[str, Sample] = {}
@@ -76,7 +77,7 @@ def read_pairs(path: Path) -> list[Sample]:
         if not any(cells) or (number == 1 and tuple(map(str.lower, cells)) == HEADER):
             continue
         if len(cells) != 2 or not all(cells):
-            separator = "a comma" if delimiter == "," else "a tab"
+            separator = "a comma" if is_csv else "a tab"
             raise DatasetError(
                 f"{path}, line {number}: expected an image and a mask with {separator} between "
                 f"them, found {row!r}"

@@ -48,6 +48,10 @@ def test_other_classes_want_their_names(tmp_path):
     (tmp_path / "names.txt").write_text("background\na\nb\n")
     convert.main([*arguments, "--classes", str(tmp_path / "names.txt")])
     assert read_weights(tmp_path / "w.safetensors").metadata.classes == ("background", "a", "b")
+    (tmp_path / "classes.json").write_text('["x", "y", {"name": "z", "colour": [1, 2, 3]}]')
+    convert.main([*arguments, "--classes", str(tmp_path / "classes.json")])
+    metadata = read_weights(tmp_path / "w.safetensors").metadata
+    assert (metadata.classes, metadata.palette[2]) == (("x", "y", "z"), (1, 2, 3))
 
 
 def test_wrong_input_ends_with_one_line(tmp_path):

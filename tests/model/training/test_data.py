@@ -105,6 +105,17 @@ def test_a_list_names_pairs(own, suffix, separator, header):
     assert second.read(COIN)[0].shape == (10, 20, 3)
 
 
+def test_names_in_a_list_may_have_quotation_marks_commas_and_other_letters(own):
+    names = ['5" coin, used', "münze"]
+    for name in names:
+        write_pair(own / "images", own / "masks", name)
+    lines = [f"images/{name}.png\tmasks/{name}.png" for name in names]
+    (own / "pairs.txt").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
+    samples = read_pairs(own / "pairs.txt")
+    assert [sample.name for sample in samples] == [f"images/{name}" for name in names]
+    assert all(sample.read(COIN)[0].shape == (10, 20, 3) for sample in samples)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
