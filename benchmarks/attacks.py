@@ -131,7 +131,7 @@ def list_neighbours(kind: str, choices: Choices, rng: random.Random) -> Iterator
 def measure(data: bytes, side: int) -> Cost:
     limits = Settings()
     if len(data) > limits.max_body_bytes:
-        return Cost(len(data), 0, 0, "body-too-large", 0)
+        return Cost(len(data), 0, 0, "BodyTooLarge", 0)
     process, size = _Process(), (0, 0)
 
     def plan(stored: tuple[int, int]) -> tuple[int, int]:
@@ -149,7 +149,7 @@ def measure(data: bytes, side: int) -> Cost:
         decoded = process.decode(data, max_pixels=limits.max_pixels, plan=plan)
         received, outcome = decoded.pixels.nbytes, "{} x {}".format(*decoded.size)
     except RequestError as problem:
-        outcome = problem.name
+        outcome = type(problem).__name__
     memory_bytes = 0
     with suppress(OSError, AssertionError):  # it may have ended
         cpu_s, memory_bytes = (
