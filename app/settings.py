@@ -30,37 +30,44 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on. 0.0.0.0 listens on every interface."
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on. 0 chooses a free port.")
     operations_port: int | None = Field(
         None,
         ge=0,
         le=65535,
-        description="Port for /health and /metrics alone, on the same address; without it they are "
-        "on the port of everything.",
+        description="Separate port for /health and /metrics, on the same address. Without it, "
+        "they share the main port.",
     )
     workers: int = Field(
         1,
         ge=1,
         le=256,
-        description="Processes that serve; more than one are watched over, and replaced when they "
-        "end. Each has an engine of its own.",
+        description="Number of worker processes, each with its own engine. With more than one, a "
+        "supervisor restarts any that exit.",
     )
-    weights: Path = Field(SHIPPED_WEIGHTS, description="Weights file; default: the shipped one.")
+    weights: Path = Field(
+        SHIPPED_WEIGHTS, description="Path of the weights file. The default is the shipped file."
+    )
     engine: EngineName = Field(
         "auto",
-        description="auto (torch on a GPU; native on the CPU, or else ncnn), native, ncnn, torch.",
+        description="native, ncnn, torch or auto. auto chooses torch on a GPU; on the CPU it "
+        "chooses native, or ncnn where native is not available.",
     )
-    device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N.")
+    device: str = Field(
+        "auto", description="auto, cpu, cuda or cuda:N. auto chooses a GPU if there is one."
+    )
     threads: int = Field(
-        0, ge=0, le=1024, description="Threads of one forward pass on the CPU; 0: one per core."
+        0, ge=0, le=1024, description="Number of CPU threads of the engine. 0 means one per core."
     )
     precision: Precision = Field(
         "float32",
-        description="float32 is exact; bfloat16 is several times as fast on processors with AMX.",
+        description="float32 is exact. bfloat16 is several times as fast on processors with AMX.",
     )
     codec_threads: int = Field(
-        2, ge=1, le=256, description="Threads that decode uploads and encode masks."
+        2, ge=1, le=256, description="Number of threads that decode uploads and encode masks."
     )
     max_body_bytes: int = Field(
         32 * 2**20, ge=1024, le=2**31, description="Largest request body, in bytes."
@@ -72,80 +79,99 @@ class Settings(BaseSettings):
         512,
         ge=0,
         le=65536,
-        description="Images with a longer side are scaled down to it before the network and their "
-        "masks come back at full size; 0: never.",
+        description="Longest side that the network sees, in pixels. Larger images are scaled down"
+        " to it, and their masks are returned at the original size. 0 means no "
+        "scaling.",
     )
     max_queue: int = Field(
-        64, ge=1, le=100_000, description="Requests that are decoded, waiting or computed at once."
+        64,
+        ge=1,
+        le=100_000,
+        description="Largest number of requests that are being decoded, queued or computed at the"
+        " same time.",
     )
     max_queue_pixels: int = Field(
-        200_000_000, ge=1, le=10**11, description="Pixels of their images together."
+        200_000_000,
+        ge=1,
+        le=10**11,
+        description="Largest number of pixels of these requests' images together.",
     )
     max_queue_bytes: int = Field(
-        256 * 2**20, ge=1024, le=2**40, description="Bytes of all uploads that are held at once."
+        256 * 2**20,
+        ge=1024,
+        le=2**40,
+        description="Largest number of bytes of uploads held in memory at the same time.",
     )
     max_sending_bytes: int = Field(
         256 * 2**20,
         ge=1024,
         le=2**40,
-        description="Bytes of all answers that are held at once, until their callers have taken "
-        "them; a large one is held compressed.",
+        description="Largest number of bytes of answers held in memory at the same time. A large "
+        "answer is held compressed.",
     )
     max_connections: int = Field(
-        1024, ge=0, le=10**6, description="Open connections; 0: as many as the system allows."
+        1024,
+        ge=0,
+        le=10**6,
+        description="Largest number of open connections. 0 means as many as the system allows.",
     )
     head_timeout_s: float = Field(
-        10, ge=0.1, le=3600, description="Seconds in which a request's head must have come."
+        10, ge=0.1, le=3600, description="Seconds within which a request's head must arrive."
     )
     idle_timeout_s: int = Field(
-        5, ge=1, le=3600, description="Seconds that a connection is kept open between requests."
+        5, ge=1, le=3600, description="Seconds after which an idle connection is closed."
     )
     send_timeout_s: float = Field(
-        10, ge=0.1, le=3600, description="Seconds in which a caller must take 64 KiB of an answer."
+        10,
+        ge=0.1,
+        le=3600,
+        description="Seconds within which a client must receive each 64 KiB of an answer.",
     )
     deadline_s: float = Field(
         30,
         ge=0.01,
         le=3600,
-        description="Seconds that a request may take from its head to its mask; what cannot be "
-        "met is refused at once. A caller may ask for less with X-Request-Timeout.",
+        description="Seconds from a request's head to its mask. A request that cannot meet its "
+        "deadline is refused at once. A client may ask for a shorter deadline with "
+        "X-Request-Timeout.",
     )
     stuck_after_s: float = Field(
         10,
         ge=0.1,
         le=3600,
-        description="Seconds after which a batch that is still in the engine means that the engine "
-        "is stuck: /health/live fails, and 3 s later the process ends with status 70.",
+        description="Seconds after which a running batch means that the engine is stuck. "
+        "/health/live then fails, and 3 s later the process exits with status 70.",
     )
     max_batch_pixels: int = Field(
         4 * 2**20,
         ge=1,
         le=2**31,
-        description="Pixels of one forward pass; an image larger than that goes alone.",
+        description="Largest number of pixels in one forward pass. A larger image is computed "
+        "alone.",
     )
     keys_file: Path | None = Field(
         None,
-        description="File of API keys, one a line, made by python -m app.keys; without it "
-        "everybody may call.",
+        description="File of API keys, one per line, written by python -m app.keys. Without it, "
+        "no key is required.",
     )
     rate_limit: str = Field(
         "",
-        description="Requests of one key, or of one address where there are no keys, such as "
-        "10/second or 600/minute;20/second; empty: no limit.",
+        description="Number of requests per key, or per address if there are no keys, such as "
+        "10/second or 600/minute;20/second. Empty means no limit.",
     )
     cors_origins: str = Field(
         "",
         description="Origins of the web pages that may use the API, such as "
-        "https://app.example,https://other.example, or *; empty: none.",
+        "https://app.example,https://other.example, or *. Empty means none.",
     )
     drain_timeout_s: int = Field(
-        30, ge=0, le=3600, description="Seconds that accepted requests have after SIGTERM."
+        30, ge=0, le=3600, description="Seconds to finish accepted requests after SIGTERM."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error."
     )
     log_format: Literal["console", "json"] = Field(
-        "console", description="console for people, json for machines: one object per line."
+        "console", description="console is for people. json writes one object per line."
     )
 
     @field_validator("rate_limit")

@@ -13,7 +13,7 @@ from app.http.headers import CORS_ANSWER_HEADERS, SECURITY_HEADERS
 from app.settings import Settings, parse_origins
 from tests.app.access.test_keys import bearer
 from tests.app.conftest import serving
-from tests.app.test_readme import table
+from tests.app.test_docs import table
 from tests.conftest import PHOTO, REPOSITORY
 
 PAGE = "https://app.example"
