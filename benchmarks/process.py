@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -134,8 +135,21 @@ def start_worker() -> Iterator[Callable[..., Any]]:
 
     What a function caches stays in that process.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=_end_with_the_parent) as pool:
         yield lambda function, *arguments: pool.submit(function, *arguments).result()
+
+
+def _end_with_the_parent() -> None:
+    """A pool's process does not notice that its parent was killed, and would wait for ever."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None, "this is a pool's process"
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.connection import upload_request
-from benchmarks.photos import SOURCE, make_photos
+from benchmarks.photos import SOURCE
 from benchmarks.process import (
     NAIVE_PATH,
     OUR_PATH,
@@ -58,10 +58,3 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios():
     assert (rows[refused]["ours"], rows[refused]["naive"]) == (0, 1)
     answered = "overload, 0.0 images/s offered: p50 of the answered, ms"
     assert rows[answered]["naive"] == ""  # nobody was answered
-
-
-def test_a_worker_forgets_nothing_and_tells_of_errors():
-    with start_worker() as call:
-        assert call(make_photos, 1) == make_photos(1)
-        with pytest.raises(ZeroDivisionError):
-            call(divmod, 1, 0)
