@@ -15,7 +15,7 @@ import structlog
 from app.codecs import decode
 from app.codecs.containers import JPEG_START, essential, require_known
 from app.codecs.decode import Decoded
-from app.codecs.decoders import Decoders, out_of_memory
+from app.codecs.decoders import DECODERS_PER_THREAD, Decoders, out_of_memory
 from app.codecs.jpegs import is_ordinary
 from app.codecs.trial import try_out
 from app.errors import NotReady, ReloadFailed
@@ -91,7 +91,11 @@ class Service:
         self._predictor: Predictor | None = None
         self._batcher: Batcher | None = None
         self._codecs = CodecThreads(settings.codec_threads, gauge=self.metrics.codec_tasks)
-        self._decoders = Decoders(settings.codec_threads, metrics=self.metrics)
+        self._decoders = Decoders(
+            settings.codec_threads * DECODERS_PER_THREAD,
+            max_pixels=settings.codec_threads * settings.max_pixels,
+            metrics=self.metrics,
+        )
         self._reloads = Coalesced(self._reload)
         self.tell_others: Callable[[], None] = lambda: None
         """Of several processes that serve, to reload as well."""

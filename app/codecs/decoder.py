@@ -13,6 +13,7 @@ import struct
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO
 
 from app.codecs.containers import essential
@@ -47,6 +48,12 @@ MEMORY_PER_FILE_BYTE = 4
 
 MAX_TEXT_BYTES = 10_000
 
+NICENESS = 5
+"""More than the server's threads that work, which start these processes."""
+
+AUTOGROUP_NICENESS = 10
+"""Of a session by itself, against that of the server, which has 0."""
+
 PR_SET_PDEATHSIG = 1
 """Of prctl(2)."""
 
@@ -55,6 +62,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     _die_with_parent()
+    _step_back()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no upload on the disk
     prepare_pillow()
     requests = sys.stdin.buffer
@@ -71,6 +79,13 @@ def main() -> None:
             answers.flush()
             limit_time(None)
             limit_memory(None)
+
+
+def _step_back() -> None:
+    """Leave the cores to the engine, which answers whoever sends an ordinary JPEG."""
+    os.nice(NICENESS)
+    with suppress(OSError):  # Linux may share the cores among sessions: sched(7), autogroup
+        Path("/proc/self/autogroup").write_text(str(AUTOGROUP_NICENESS))
 
 
 def _answer(data: bytes, max_pixels: int, requests: BinaryIO, answers: BinaryIO) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from app.codecs import decoder
 from app.codecs.decode import Decoded
+from app.codecs.pixel_gate import PixelGate
 from app.errors import (
     BrokenImage,
     Overloaded,
@@ -49,6 +50,12 @@ PIPE_BYTES = 2**20
 F_SETPIPE_SZ = 1031
 """Of fcntl(2): fewer turns between two processes."""
 
+DECODERS_PER_THREAD = 8
+"""For each codec thread: more hostile files than this at once make others wait."""
+
+MAX_IDLE = 2
+"""Decoders that are kept for the next files; each takes 12 MB."""
+
 MAX_FILES = 1000
 """Then a process is replaced: decoders in C may leak."""
 
@@ -62,10 +69,16 @@ Plan = Callable[[Size], Size]
 
 
 class Decoders:
-    """As many at once as `count`; none before the first file."""
+    """As many at once as `count`; none before the first file.
 
-    def __init__(self, count: int, *, metrics: Metrics) -> None:
+    There are more than cores, for the system shares the cores among them: a file that takes its
+    decoder seconds delays one that takes milliseconds by milliseconds. They work on `max_pixels` at
+    most together, which bounds their memory.
+    """
+
+    def __init__(self, count: int, *, max_pixels: int, metrics: Metrics) -> None:
         self._work = CodecThreads(count, gauge=metrics.codec_tasks)
+        self._gate = PixelGate(max_pixels)
         self.threads = self._work.threads
         self._idle: list[_Process] = []
         self._busy: set[_Process] = set()
@@ -101,6 +114,7 @@ class Decoders:
             )
         except asyncio.CancelledError:
             job.cancel()
+            self._gate.wake()
             raise
 
     def _decode(
@@ -111,8 +125,21 @@ class Decoders:
         plan: Plan,
         finish: Callable[[Decoded], T],
     ) -> T:
-        with self._process() as process, job.on(process):
-            decoded = process.decode(data, max_pixels=max_pixels, plan=plan)
+        entered = 0
+
+        def enter(size: Size) -> Size:
+            nonlocal entered
+            content, pixels = plan(size), size[0] * size[1]
+            if self._gate.enter(pixels, is_cancelled=lambda: job.is_cancelled):
+                entered = pixels
+            return content
+
+        try:
+            with self._process() as process, job.on(process):
+                decoded = process.decode(data, max_pixels=max_pixels, plan=enter)
+        finally:
+            if entered:
+                self._gate.leave(entered)
         return finish(decoded)
 
     @contextmanager
@@ -126,7 +153,7 @@ class Decoders:
             self._busy.discard(process)
             if process.ended_by is not None:
                 self._metrics.decoders_ended.labels(process.ended_by).inc()
-            if process.is_usable:
+            if process.is_usable and len(self._idle) < MAX_IDLE:
                 self._idle.append(process)
             else:
                 process.end()
@@ -147,13 +174,13 @@ class _Job:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: _Process | None = None
-        self._is_cancelled = False
+        self.is_cancelled = False
 
     @contextmanager
     def on(self, process: "_Process") -> Iterator[None]:
         with self._lock:
             self._process = process
-            if self._is_cancelled:
+            if self.is_cancelled:
                 process.kill()
         try:
             yield
@@ -163,7 +190,7 @@ class _Job:
 
     def cancel(self) -> None:
         with self._lock:
-            self._is_cancelled = True
+            self.is_cancelled = True
             if self._process is not None:
                 self._process.kill()
 

@@ -37,8 +37,8 @@ async def decoded(pool, data, *, plan=plan, max_pixels=25_000_000):
 
 
 @asynccontextmanager
-async def pool_of(count=1):
-    pool = Decoders(count, metrics=Metrics())
+async def pool_of(count=1, *, max_pixels=10**9):
+    pool = Decoders(count, max_pixels=max_pixels, metrics=Metrics())
     try:
         yield pool
     finally:
@@ -239,7 +239,7 @@ class Noted(decoders._Process):
         super().__init__()
         made.append(self)
 decoders._Process = Noted
-pool = decoders.Decoders(1, metrics=Metrics())
+pool = decoders.Decoders(1, max_pixels=10**9, metrics=Metrics())
 data = sys.stdin.buffer.read()
 asyncio.run(pool.decode(data, max_pixels=10**6, plan=plan, finish=len))
 """
@@ -317,3 +317,23 @@ def status_bytes(pid, name):
         if line.startswith(f"{name}:"):
             return 1024 * int(line.split()[1])
     raise AssertionError(name)
+
+
+def test_a_quick_file_is_not_behind_many_that_take_long(monkeypatch):
+    """All decoders but one hang; the files go through the last, which the others do not hold up."""
+    misbehave(monkeypatch, IN_A_DECODER.format(fault="time.sleep(1000)", factor=1000))
+
+    async def run():
+        async with pool_of(4, max_pixels=3 * 60 * 80) as pool:
+            slow = [asyncio.ensure_future(decoded(pool, PNG)) for _ in range(3)]
+            other = saved(picture(30, 20), "PNG")
+            while len(pool._busy) < 3:
+                await asyncio.sleep(0)
+            for _ in range(5):
+                assert (await decoded(pool, other)).size == (30, 20)
+            assert not any(task.done() for task in slow)
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
+
+    asyncio.run(run())
