@@ -72,7 +72,7 @@ class SegmentationDataset:
         self._memory_left_bytes = _available_memory_bytes() // 2 // processes
         with ThreadPoolExecutor() as pool:
             checked = pool.map(self._check, range(len(samples)))
-            bar = tqdm(checked, total=len(samples), desc=f"check {name}", leave=False)
+            bar = tqdm(checked, total=len(samples), desc=f"check {name}", leave=False, disable=None)
             broken = [error for error in bar if error is not None]
         require_sound(broken, name=name, samples=len(samples))
 

@@ -116,20 +116,23 @@ class Interpreter:
 
 
 def tflite_runtime():
-    module = ModuleType("tflite_runtime.interpreter")
+    module = ModuleType("ai_edge_litert.interpreter")
     module.Interpreter = Interpreter
-    return {"tflite_runtime": ModuleType("tflite_runtime"), module.__name__: module}
+    return {"ai_edge_litert": ModuleType("ai_edge_litert"), module.__name__: module}
+
+
+def example_of(module):
+    """The documentation's example that imports from this module."""
+    blocks = re.findall(r"```python\n(.*?)```", TRAINING, re.S)
+    (block,) = [block for block in blocks if f"from {module} import" in block]
+    return block
 
 
 @pytest.mark.parametrize("runtime", [onnx_runtime, tflite_runtime])
 def test_the_examples_of_other_teachers_work(runtime, photos, tmp_path, monkeypatch):
     """All but the runtimes themselves, which no test needs: how images go in, and logits out."""
     modules = runtime()
-    (block,) = [
-        block
-        for block in re.findall(r"```python\n(.*?)```", TRAINING, re.S)
-        if f"from {max(modules, key=len)} import" in block
-    ]
+    block = example_of(max(modules, key=len))
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.chdir(tmp_path)
@@ -146,6 +149,37 @@ def test_the_examples_of_other_teachers_work(runtime, photos, tmp_path, monkeypa
         )
         assert found.shape == (*size, 3)
         assert np.abs(found - expected).max() <= 2, "as far as 8 bits are exact"
+
+
+def test_the_onnx_example_works_with_a_real_runtime(photos, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    pool = onnx.helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2])
+    shapes = ("x", [1, 3, 64, 96]), ("y", [1, 3, 32, 48])
+    entry, answer = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in shapes
+    )
+    graph = onnx.helper.make_graph([pool], "teacher", [entry], [answer])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "teacher.onnx"
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example_of("onnxruntime"), "docs/training.md", "exec"), {})
+
+    def teacher(image):
+        scaled = np.asarray(Image.fromarray(image).resize((96, 64)), np.float32) / 255
+        normalised = (scaled - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+        return normalised.reshape(32, 2, 48, 2, 3).mean(axis=(1, 3))
+
+    label_images(list_images(photos), teacher, tmp_path / "expected")
+    for name in ("a cat", "b"):
+        found, expected = (
+            np.load(tmp_path / folder / f"{name}.npz")["probabilities"].astype(int)
+            for folder in ("soft", "expected")
+        )
+        assert np.abs(found - expected).max() <= 1
 
 
 def test_soft_labels_are_made_from_a_weights_file(photos, weights_file, tmp_path):
