@@ -25,7 +25,8 @@ TRAINING = (REPOSITORY / "docs" / "training.md").read_text()
 def test_a_first_run_with_classes_of_ones_own(tmp_path):
     """Drawn, trained, measured and served, by the commands of the documentation."""
     section = TRAINING.split("### A first run with classes of one's own\n")[1]
-    *commands, serve = re.search(r"```bash\n(.*?)```", section, re.S)[1].strip().splitlines()
+    bash = re.search(r"```bash\n(.*?)```", section, re.S)[1].replace("\\\n", "")
+    *commands, serve = bash.strip().splitlines()
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "python"
