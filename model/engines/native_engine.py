@@ -1,15 +1,15 @@
 """The native engine, for CPUs: our own C, in native/. Knows nothing of files or of HTTP.
 
-In float32, with Winograd's convolutions, or in bfloat16 on processors with AMX; behind either the
-exact head. A lone canvas is shared by all threads. Of several callers each computes on its own
-thread: that takes less time in all, for nobody waits for the others at the end of each layer.
+It computes in float32, with Winograd's convolutions, or in bfloat16 on processors with AMX; the
+head is exact in both. A single caller uses all threads. Concurrent callers use one thread each,
+which is faster in total: no thread waits for the others at the end of each layer.
 """
 
 import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_int, c_void_p
 from pathlib import Path
@@ -46,22 +46,22 @@ class NativeEngine:
         """
         network = folding.fold(weights)
         self._classes = len(network.upsampling_bias)
-        self._library = declared(library.load(path))
+        self._library = declare(library.load(path))
         if precision == "bfloat16" and not self._library.engine_has_bfloat16():
             raise EngineError("precision 'bfloat16' needs a processor with AMX: choose float32")
         threads = threads or usable_cores()
         convolutions = [
             np.ascontiguousarray(array)
-            for convolution in _in_order(network)
+            for convolution in _list_convolutions(network)
             for array in (convolution.kernel, convolution.bias)
         ]
         levels = folding.normalised_levels(weights.metadata)
-        kernel = None if tiles.is_bilinear(network.upsampling_kernel) else _rows(network)
+        kernel = None if tiles.is_bilinear(network.upsampling_kernel) else _reorder_kernel(network)
         self._engine = self._library.engine_start(
-            (c_void_p * len(convolutions))(*map(_address, convolutions)),
-            _address(levels),
-            kernel if kernel is None else _address(kernel),
-            _address(network.upsampling_bias),
+            (c_void_p * len(convolutions))(*map(_pass_array, convolutions)),
+            _pass_array(levels),
+            kernel if kernel is None else _pass_array(kernel),
+            _pass_array(network.upsampling_bias),
             self._classes,
             threads,
             precision == "bfloat16",
@@ -72,9 +72,9 @@ class NativeEngine:
         kind = path.stem.partition("-")[2]
         exact = "" if precision == "float32" else f" in {precision}"
         self.description = f"native {kind}{exact} on cpu, {threads} threads"
-        # One more than threads: while Python hands a mask on, no core shall wait.
+        # One more than threads: no core waits while Python returns a mask.
         self.callers_at_once = threads + 1
-        self._turns = _Turns(self.callers_at_once)
+        self._workspaces = _Workspaces(self.callers_at_once)
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
         """See `Engine.segment`. Raises MemoryError."""
@@ -82,20 +82,21 @@ class NativeEngine:
 
     def _segment(self, canvas: Array, region: Region) -> Array:
         mask = np.empty(region.output, np.uint8)
-        rest = (*_picture(canvas), _region(region), _address(mask))
-        with self._turns.turn() as lane:
-            if lane is None:
+        rest = (*_pass_canvas(canvas), pass_region(region), _pass_array(mask))
+        segment_single_threaded = self._library.engine_segment_single_threaded
+        with self._workspaces.take() as workspace:
+            if workspace is None:
                 _check(self._library.engine_segment(self._engine, *rest))
             else:
-                _check(self._library.engine_segment_alone(self._engine, lane, *rest))
+                _check(segment_single_threaded(self._engine, workspace, *rest))
         return mask
 
     def coarse_logits(self, canvas: Array) -> Floats:
         """A canvas (H, W, 3) to the logits of every 32nd pixel, (C, H / 32, W / 32)."""
         height, width, _ = canvas.shape
         logits = np.empty((self._classes, height // TILE, width // TILE), np.float32)
-        rest = (*_picture(canvas), _address(logits))
-        with self._turns.everything():
+        rest = (*_pass_canvas(canvas), _pass_array(logits))
+        with self._workspaces.take_all():
             _check(self._library.engine_coarse_logits(self._engine, *rest))
         return logits
 
@@ -104,68 +105,68 @@ class NativeEngine:
         coarse = np.ascontiguousarray(coarse, np.float32)
         _, height, width = coarse.shape
         mask = np.empty(region.output, np.uint8)
-        rest = (_address(coarse), height, width, _region(region), _address(mask))
-        with self._turns.everything():
+        rest = (_pass_array(coarse), height, width, pass_region(region), _pass_array(mask))
+        with self._workspaces.take_all():
             _check(self._library.engine_head(self._engine, *rest))
         return mask
 
 
 def _stop(native: ctypes.CDLL, engine: int, pid: int) -> None:
-    """Only where it was started: a forked process has no copy of its threads."""
+    """Stop the engine, but not in a forked process, which has no copy of its threads."""
     if os.getpid() == pid:
         native.engine_stop(engine)
 
 
-class _Turns:
-    """Who may compute: one caller with all threads, or several, each in a lane of its own."""
+class _Workspaces:
+    """Hands the engine's workspaces to its callers: all of them to one caller, or one to each."""
 
-    def __init__(self, lanes: int) -> None:
-        self._lanes = lanes
-        self._free = list(range(lanes))
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._free = list(range(count))
         self._callers = 0
         self._changed = threading.Condition()
 
     @contextmanager
-    def turn(self) -> Iterator[int | None]:
-        """A lane's number, None for all threads: what a caller gets who comes alone."""
+    def take(self) -> Iterator[int | None]:
+        """A workspace's number, or None, which stands for all threads, if there is one caller."""
         with self._changed:
             self._callers += 1
             self._changed.wait_for(lambda: self._free)
             alone = self._callers == 1
-            lanes = [self._free.pop() for _ in range(self._lanes if alone else 1)]
+            taken = [self._free.pop() for _ in range(self._count if alone else 1)]
         try:
-            yield None if alone else lanes[0]
+            yield None if alone else taken[0]
         finally:
-            with self._changed:
-                self._callers -= 1
-                self._free += lanes
-                self._changed.notify_all()
+            self._give_back(taken)
 
     @contextmanager
-    def everything(self) -> Iterator[None]:
-        """All threads, when they are free."""
+    def take_all(self) -> Iterator[None]:
+        """Waits until every workspace is free."""
         with self._changed:
             self._callers += 1
-            self._changed.wait_for(lambda: len(self._free) == self._lanes)
+            self._changed.wait_for(lambda: len(self._free) == self._count)
             self._free.clear()
         try:
             yield
         finally:
-            with self._changed:
-                self._callers -= 1
-                self._free += range(self._lanes)
-                self._changed.notify_all()
+            self._give_back(range(self._count))
+
+    def _give_back(self, workspaces: Iterable[int]) -> None:
+        with self._changed:
+            self._callers -= 1
+            self._free += workspaces
+            self._changed.notify_all()
 
 
-def declared(native: ctypes.CDLL) -> ctypes.CDLL:
-    """The functions of native/engine.h with their types."""
+def declare(native: ctypes.CDLL) -> ctypes.CDLL:
+    """Set the types of the functions of native/engine.h."""
     pointer = c_void_p
     native.engine_start.argtypes = [pointer, pointer, pointer, pointer, c_int, c_int, c_int]
     native.engine_start.restype = pointer
     native.engine_stop.argtypes = [pointer]
     native.engine_stop.restype = None
     native.engine_segment.argtypes = [pointer, pointer, c_int, c_int, pointer, pointer]
-    native.engine_segment_alone.argtypes = [
+    native.engine_segment_single_threaded.argtypes = [
         pointer, c_int, pointer, c_int, c_int, pointer, pointer,
     ]  # fmt: skip
     native.engine_coarse_logits.argtypes = [pointer, pointer, c_int, c_int, pointer]
@@ -173,8 +174,8 @@ def declared(native: ctypes.CDLL) -> ctypes.CDLL:
     return native
 
 
-def _in_order(network: FoldedNetwork) -> Iterator[Convolution]:
-    """As `engine_start` takes them."""
+def _list_convolutions(network: FoldedNetwork) -> Iterator[Convolution]:
+    """In the order of `engine_start`."""
     yield network.stem
     for block in network.blocks:
         yield block.first
@@ -184,8 +185,8 @@ def _in_order(network: FoldedNetwork) -> Iterator[Convolution]:
     yield network.classifier
 
 
-def _rows(network: FoldedNetwork) -> Floats:
-    """The tile matrix as `head_pack` takes it, a tile's row after the other: (32, C, 4 C, 32)."""
+def _reorder_kernel(network: FoldedNetwork) -> Floats:
+    """The tile matrix in the order of `head_pack`, by the rows of a tile: (32, C, 4 C, 32)."""
     classes = len(network.upsampling_bias)
     matrix = tiles.tile_matrix(network.upsampling_kernel)
     return np.ascontiguousarray(
@@ -193,8 +194,8 @@ def _rows(network: FoldedNetwork) -> Floats:
     )
 
 
-def _picture(canvas: Array) -> tuple[c_void_p, int, int]:
-    """Address and size; the array must live as long as the call."""
+def _pass_canvas(canvas: Array) -> tuple[c_void_p, int, int]:
+    """The address and size of a canvas. The pointer keeps the array alive."""
     height, width, _ = canvas.shape
     assert canvas.dtype == np.uint8, canvas.dtype
     assert canvas.shape == (height, width, 3), canvas.shape
@@ -203,12 +204,12 @@ def _picture(canvas: Array) -> tuple[c_void_p, int, int]:
     return np.ascontiguousarray(canvas).ctypes.data_as(c_void_p), height, width
 
 
-def _region(region: Region) -> c_void_p:
-    """A `struct region`."""
+def pass_region(region: Region) -> c_void_p:
+    """The address of a `struct region`."""
     return np.array((*region.content, *region.output), np.int32).ctypes.data_as(c_void_p)
 
 
-def _address(array: np.ndarray) -> int:
+def _pass_array(array: np.ndarray) -> int:
     return array.ctypes.data
 
 

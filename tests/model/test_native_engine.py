@@ -1,4 +1,4 @@
-"""What is the native engine's alone: its limits, and the memory that it keeps."""
+"""What only the native engine has: its limits, and the memory that it keeps."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 from model.classes import MAX_CLASSES
 from model.engines.native import library
-from model.engines.native_engine import declared
+from model.engines.native_engine import declare
 from model.errors import EngineError
 from tests.conftest import REPOSITORY
 
@@ -26,7 +26,7 @@ def native_library(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("classes", [-1, 0, MAX_CLASSES + 1, 300, 2**31 - 1])
 def test_it_starts_with_no_more_classes_than_a_mask_can_name(kind, classes):
-    native = declared(library.load(native_library(kind)))
+    native = declare(library.load(native_library(kind)))
     nothing = np.zeros(1, np.float32).ctypes.data
     assert native.engine_start(nothing, nothing, None, nothing, classes, 1, False) is None
 
@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 
 from model.engines.base import Region
-from model.engines.native_engine import NativeEngine, _region
+from model.engines.native_engine import NativeEngine, pass_region
 from model.weights import SHIPPED_WEIGHTS, read_weights
 
 
@@ -49,10 +49,11 @@ def resident():
 threads, size = int(sys.argv[2]), (1536, 2048)
 engine = NativeEngine(read_weights(SHIPPED_WEIGHTS), Path(sys.argv[1]), threads=threads)
 canvas, mask = np.full((*size, 3), 7, np.uint8), np.full(size, 7, np.uint8)
-rest = canvas.ctypes.data, *size, _region(Region(size, size)), mask.ctypes.data
+rest = canvas.ctypes.data, *size, pass_region(Region(size, size)), mask.ctypes.data
+segment_single_threaded = engine._library.engine_segment_single_threaded
 before = resident()
-for lane in range(engine.callers_at_once):
-    assert engine._library.engine_segment_alone(engine._engine, lane, *rest) == 0
+for workspace in range(engine.callers_at_once):
+    assert segment_single_threaded(engine._engine, workspace, *rest) == 0
 assert engine._library.engine_segment(engine._engine, *rest) == 0
 print(resident() - before)
 """
@@ -60,7 +61,7 @@ print(resident() - before)
 
 @pytest.mark.parametrize("kind", KINDS[:1])
 def test_little_memory_stays_after_large_canvases(kind):
-    # Every lane held 190 MiB before, all of it.
+    # Every workspace kept all of its 190 MiB before.
     threads = 2
     ran = subprocess.run(
         [sys.executable, "-c", LARGE_CANVASES, str(native_library(kind)), str(threads)],

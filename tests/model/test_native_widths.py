@@ -10,7 +10,7 @@ def test_with_neons_width_every_property_holds():
         (variant, *_) = widths()
     except Unavailable as reason:
         pytest.skip(str(reason))
-    assert "4 lanes: 5 rounds and the engine hold" in run(variant, seed=2, rounds=5)
+    assert "SIMD width 4: 5 rounds and the engine hold" in run(variant, seed=2, rounds=5)
 
 
 def test_with_neon_under_an_emulator_every_property_holds():
@@ -18,4 +18,4 @@ def test_with_neon_under_an_emulator_every_property_holds():
         variant = neon()
     except Unavailable as reason:
         pytest.skip(str(reason))
-    assert "4 lanes: 2 rounds and the engine hold" in run(variant, seed=3, rounds=2)
+    assert "SIMD width 4: 2 rounds and the engine hold" in run(variant, seed=3, rounds=2)

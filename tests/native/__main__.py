@@ -1,4 +1,4 @@
-"""Runs `properties.c` in every width of vectors that runs here, with and without sanitizers.
+"""Runs `properties.c` in every SIMD width of this machine, with and without sanitizers.
 
 What this machine lacks (a sanitizer's runtime, an emulator, a processor's feature) is skipped, and
 said so.
@@ -39,11 +39,11 @@ class Variant:
 
 
 def widths() -> list[Variant]:
-    """Of x86-64: 4 lanes, NEON's width, on every machine; 8 and 16 where the processor has them."""
+    """SIMD widths on x86-64: 4, as on NEON, and 8 and 16 where the processor has them."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise Unavailable("no C compiler")
-    found = [Variant("4 lanes", compiler)]
+    found = [Variant("SIMD width 4", compiler)]
     for kind in library.kinds_of_processor():
         march = next(flags for name, flags, _ in library.KINDS["x86_64"] if name == kind)
         found.append(Variant(kind, compiler, tuple(march)))

@@ -1,4 +1,4 @@
-/* What must hold of the native engine's parts for any size, number of classes, region and team of threads,
+/* What must hold of the native engine's parts for any size, number of classes, region and pool of threads,
    against a reference that is plain and in double. The same cases at every run of a seed:
 
        properties SEED ROUNDS
@@ -17,12 +17,12 @@
 #include <stdio.h>
 
 #define TILE 32
-#define TEAMS 4
+#define POOLS 4
 #define FIRST_HUGE_LEVEL 240 /* of red: from here on the network may overflow; no other canvas has them */
 #define TENSORS 42           /* kernel and bias of 20 convolutions, and of the classifier */
 
-static const int team_sizes[TEAMS] = {1, 2, 3, 5};
-static struct team *teams[TEAMS];
+static const int pool_sizes[POOLS] = {1, 2, 3, 5};
+static struct thread_pool *pools[POOLS];
 static const char *now = "";
 static uint64_t state;
 
@@ -42,7 +42,7 @@ static float normalish(void) { return (between(0, 1 << 20) + between(0, 1 << 20)
 #define CHECK(what, ...)                                                                                     \
     do {                                                                                                     \
         if (!(what)) {                                                                                       \
-            fprintf(stderr, "%s, %d lanes: ", now, LANES);                                                   \
+            fprintf(stderr, "%s, SIMD width %d: ", now, SIMD_WIDTH);                                         \
             fprintf(stderr, __VA_ARGS__);                                                                    \
             fprintf(stderr, "\n");                                                                           \
             exit(1);                                                                                         \
@@ -65,15 +65,15 @@ static float *floats_of(long count, float scale)
     return values;
 }
 
-static struct picture picture_of(int channels, int height, int width)
+static struct feature_map feature_map_of(int channels, int height, int width)
 {
-    struct picture picture =
-        picture_in(floats_of(picture_floats(channels, height, width), 1), channels, height, width);
-    clear_border(&picture);
-    return picture;
+    struct feature_map map =
+        feature_map_in(floats_of(feature_map_floats(channels, height, width), 1), channels, height, width);
+    clear_border(&map);
+    return map;
 }
 
-static float *memory_behind(const struct picture *picture) { return pixel(picture, 0, -1, -1); }
+static float *memory_behind(const struct feature_map *map) { return pixel(map, 0, -1, -1); }
 
 /* ---- the plain reference: arrays (channels, height, width) of double ---- */
 
@@ -137,13 +137,13 @@ static struct plain plain_maximum(const struct plain *from)
     return to;
 }
 
-static struct plain plain_picture(const struct picture *picture, int channels)
+static struct plain plain_feature_map(const struct feature_map *map, int channels)
 {
-    struct plain plain = plain_of(channels, picture->height, picture->width);
+    struct plain plain = plain_of(channels, map->height, map->width);
     for (int c = 0; c < channels; c++)
         for (int y = 0; y < plain.height; y++)
             for (int x = 0; x < plain.width; x++)
-                *plain_at(&plain, c, y, x) = pixel(picture, c / LANES, y, x)[c % LANES];
+                *plain_at(&plain, c, y, x) = pixel(map, c / SIMD_WIDTH, y, x)[c % SIMD_WIDTH];
     return plain;
 }
 
@@ -174,18 +174,18 @@ static void check_same(const struct plain *found, const struct plain *first)
 struct layer {
     struct convolution convolution;
     int in, out, relu;
-    struct picture from, shortcut;
+    struct feature_map from, shortcut;
 };
 
-static struct plain convolved(const struct layer *layer, struct team *team, int with_shortcut)
+static struct plain convolved(const struct layer *layer, struct thread_pool *pool, int with_shortcut)
 {
-    int height = layer->shortcut.height, width = layer->shortcut.width, size = team_size(team);
+    int height = layer->shortcut.height, width = layer->shortcut.width, size = thread_pool_size(pool);
     long floats = convolution_scratch(&layer->convolution, height, width, size);
     float *scratch = memory_of(size * floats * (long)sizeof *scratch);
-    struct picture to = picture_of(layer->convolution.out_channels, height, width);
-    convolve(team, &layer->convolution, &layer->from, with_shortcut ? &layer->shortcut : NULL, layer->relu,
+    struct feature_map to = feature_map_of(layer->convolution.out_channels, height, width);
+    convolve(pool, &layer->convolution, &layer->from, with_shortcut ? &layer->shortcut : NULL, layer->relu,
              &to, scratch, floats);
-    struct plain result = plain_picture(&to, layer->out);
+    struct plain result = plain_feature_map(&to, layer->out);
     free(memory_behind(&to));
     free(scratch);
     return result;
@@ -200,15 +200,15 @@ static void check_convolution(void)
     float *kernel = floats_of((long)layer.out * layer.in * kind[0] * kind[0], 1);
     float *bias = floats_of(layer.out, 1);
     convolution_pack(&layer.convolution, kernel, bias, layer.out, layer.in, kind[0], stride);
-    layer.from = picture_of(layer.convolution.in_channels, stride * height, stride * width);
-    layer.shortcut = picture_of(layer.convolution.out_channels, height, width);
-    struct plain from = plain_picture(&layer.from, layer.in);
-    struct plain shortcut = plain_picture(&layer.shortcut, layer.out);
+    layer.from = feature_map_of(layer.convolution.in_channels, stride * height, stride * width);
+    layer.shortcut = feature_map_of(layer.convolution.out_channels, height, width);
+    struct plain from = plain_feature_map(&layer.from, layer.in);
+    struct plain shortcut = plain_feature_map(&layer.shortcut, layer.out);
     struct plain expected = plain_convolution(&from, kernel, bias, layer.out, kind[0], stride), first;
     plain_finish(&expected, with_shortcut ? &shortcut : NULL, layer.relu);
-    for (int team = 0; team < TEAMS; team++) {
-        struct plain found = convolved(&layer, teams[team], with_shortcut);
-        if (team == 0) {
+    for (int pool = 0; pool < POOLS; pool++) {
+        struct plain found = convolved(&layer, pools[pool], with_shortcut);
+        if (pool == 0) {
             first = found;
             check_close(&found, &expected);
             continue;
@@ -222,13 +222,13 @@ static void check_convolution(void)
     free(kernel), free(bias);
 }
 
-/* Of a picture that no test has the memory for: 214 megapixels and more. */
+/* For an image that no test has the memory for: 214 megapixels and more. */
 static void check_shares(void)
 {
     for (int parts = 1; parts < 1 << 21; parts = parts * 5 / 4 + 1) {
-        CHECK(first_of(parts, parts, 1 << 24) == 1 << 24, "the last of %d parts ends too early", parts);
-        CHECK(first_of(parts - 1, parts, 1 << 24) <= first_of(parts, parts, 1 << 24), "overflow");
-        CHECK(first_of(parts - 1, parts, 1 << 24) >= 0, "part %d begins before the picture", parts);
+        CHECK(start_of_part(parts, parts, 1 << 24) == 1 << 24, "the last of %d parts ends too early", parts);
+        CHECK(start_of_part(parts - 1, parts, 1 << 24) <= start_of_part(parts, parts, 1 << 24), "overflow");
+        CHECK(start_of_part(parts - 1, parts, 1 << 24) >= 0, "part %d begins before the image", parts);
     }
 }
 
@@ -271,13 +271,13 @@ static void check_stem(void)
     stem_pack(&stem, kernel, bias, channels, levels);
     struct plain plain = plain_canvas(canvas, height, width, levels);
     struct plain expected = plain_stem(&plain, kernel, bias), first;
-    for (int team = 0; team < TEAMS; team++) {
+    for (int pool = 0; pool < POOLS; pool++) {
         long floats = stem_scratch(&stem, width);
-        float *scratch = memory_of(team_sizes[team] * floats * (long)sizeof *scratch);
-        struct picture to = picture_of(channels, height / 4, width / 4);
-        stem_apply(teams[team], &stem, canvas, &to, scratch, floats);
-        struct plain found = plain_picture(&to, channels);
-        if (team == 0) {
+        float *scratch = memory_of(pool_sizes[pool] * floats * (long)sizeof *scratch);
+        struct feature_map to = feature_map_of(channels, height / 4, width / 4);
+        stem_apply(pools[pool], &stem, canvas, &to, scratch, floats);
+        struct plain found = plain_feature_map(&to, channels);
+        if (pool == 0) {
             first = found;
             check_close(&found, &expected);
         } else {
@@ -374,17 +374,17 @@ static struct region region_of(int height, int width)
     return region;
 }
 
-static uint8_t *masked(struct team *team, const struct head *head, const struct picture *coarse,
+static uint8_t *masked(struct thread_pool *pool, const struct head *head, const struct feature_map *coarse,
                        const struct region *region)
 {
     int scaled = region->height != region->output_height || region->width != region->output_width;
     long shared = head_shared_scratch(head, coarse->height, coarse->width, region->output_width);
     long floats = head_scratch(head, coarse->width, scaled);
-    float *scratch = memory_of(team_size(team) * floats * (long)sizeof *scratch);
+    float *scratch = memory_of(thread_pool_size(pool) * floats * (long)sizeof *scratch);
     float *common = memory_of(shared * (long)sizeof *common);
     /* The mask's own size, to the byte. */
     uint8_t *mask = malloc((long)region->output_height * region->output_width);
-    head_apply(team, head, coarse, *region, mask, common, scratch, floats);
+    head_apply(pool, head, coarse, *region, mask, common, scratch, floats);
     free(common), free(scratch);
     return mask;
 }
@@ -396,18 +396,18 @@ static void check_head(int classes, int dense)
     float *kernel = dense ? floats_of(4L * TILE * TILE * classes * classes, 1) : NULL;
     struct head head;
     head_pack(&head, kernel, bias, classes);
-    struct picture picture = picture_of(round_up(classes, COLUMNS * LANES), height, width);
-    struct plain coarse = plain_picture(&picture, classes), logits = plain_logits(&coarse, kernel, bias);
+    struct feature_map map = feature_map_of(round_up(classes, GROUP_CHANNELS), height, width);
+    struct plain coarse = plain_feature_map(&map, classes), logits = plain_logits(&coarse, kernel, bias);
     struct region region = region_of(TILE * height, TILE * width);
-    uint8_t *first = masked(teams[0], &head, &picture, &region);
+    uint8_t *first = masked(pools[0], &head, &map, &region);
     check_mask(first, &logits, &region);
-    for (int team = 1; team < TEAMS; team++) {
-        uint8_t *mask = masked(teams[team], &head, &picture, &region);
+    for (int pool = 1; pool < POOLS; pool++) {
+        uint8_t *mask = masked(pools[pool], &head, &map, &region);
         CHECK(memcmp(mask, first, (long)region.output_height * region.output_width) == 0,
               "the mask depends on the number of threads");
         free(mask);
     }
-    free(first), free(logits.values), free(coarse.values), free(memory_behind(&picture));
+    free(first), free(logits.values), free(coarse.values), free(memory_behind(&map));
     head_free(&head);
     free(kernel), free(bias);
 }
@@ -430,17 +430,17 @@ static struct network network_of(int classes)
     struct network network = {.classes = classes};
     int count = 0;
     add_layer(&network, &count, channels_at(0), 3, STEM_SIZE);
-    for (int b = 0; b < BLOCKS; b++) {
-        int out = channels_at(level_of(b)), in = has_shortcut(b) ? out / 2 : out;
+    for (int b = 0; b < RESIDUAL_BLOCKS; b++) {
+        int out = channels_at(stage_of(b)), in = has_shortcut(b) ? out / 2 : out;
         add_layer(&network, &count, out, in, 3);
         add_layer(&network, &count, out, out, 3);
         if (has_shortcut(b))
             add_layer(&network, &count, out, in, 1);
     }
     /* So that the last block overflows before the others' transforms do. */
-    for (long i = 0; i < 9L * channels_at(LEVELS - 1) * channels_at(LEVELS - 1); i++)
+    for (long i = 0; i < 9L * channels_at(STAGES - 1) * channels_at(STAGES - 1); i++)
         network.tensors[count - 2][i] *= 1024;
-    add_layer(&network, &count, classes, channels_at(LEVELS - 1), 1);
+    add_layer(&network, &count, classes, channels_at(STAGES - 1), 1);
     network.levels = floats_of(3 * 256, 1);
     for (int level = FIRST_HUGE_LEVEL; level < 256; level++)
         network.levels[level] = ldexpf(1, 2 * level - 2 * 256 + 128);
@@ -455,8 +455,8 @@ static struct plain plain_network(const struct network *network, const uint8_t *
     struct plain x = plain_stem(&image, t[0], t[1]);
     free(image.values);
     t += 2;
-    for (int b = 0; b < BLOCKS; b++) {
-        int channels = channels_at(level_of(b)), narrows = has_shortcut(b);
+    for (int b = 0; b < RESIDUAL_BLOCKS; b++) {
+        int channels = channels_at(stage_of(b)), narrows = has_shortcut(b);
         struct plain middle = plain_convolution(&x, t[0], t[1], channels, 3, narrows ? 2 : 1), shortcut = x;
         plain_finish(&middle, NULL, 1);
         struct plain sums = plain_convolution(&middle, t[2], t[3], channels, 3, 1);
@@ -517,7 +517,7 @@ static void check_after_overflow(struct engine *engine, int classes)
 struct caller {
     pthread_t thread;
     struct engine *engine;
-    int lane, height, width;
+    int workspace, height, width;
     struct region region;
     uint8_t *canvas, *mask;
 };
@@ -526,19 +526,19 @@ static void *call(void *argument)
 {
     struct caller *caller = argument;
     for (int turn = 0; turn < 2; turn++)
-        if (engine_segment_alone(caller->engine, caller->lane, caller->canvas, caller->height, caller->width,
-                                 &caller->region, caller->mask) != 0)
+        if (engine_segment_single_threaded(caller->engine, caller->workspace, caller->canvas, caller->height,
+                                           caller->width, &caller->region, caller->mask) != 0)
             abort();
     return NULL;
 }
 
-/* Callers in lanes of their own get the masks that they get alone from the whole team. */
+/* Callers in workspaces of their own get the masks that all threads make for each of them alone. */
 static void check_callers(struct engine *engine, int count)
 {
     struct caller callers[8];
     for (int i = 0; i < count; i++) {
         struct caller *caller = callers + i;
-        *caller = (struct caller){.engine = engine, .lane = i};
+        *caller = (struct caller){.engine = engine, .workspace = i};
         caller->height = TILE * between(1, 3);
         caller->width = TILE * between(1, 3);
         caller->region = region_of(caller->height, caller->width);
@@ -590,8 +590,8 @@ int main(int count, char **arguments)
     state = count > 1 ? strtoull(arguments[1], NULL, 10) * 2654435769u + 1 : 1;
     int rounds = count > 2 ? atoi(arguments[2]) : 10;
     static const int many[] = {1, 2, 21, 100, MAX_CLASSES};
-    for (int team = 0; team < TEAMS; team++)
-        teams[team] = team_start(team_sizes[team]);
+    for (int pool = 0; pool < POOLS; pool++)
+        pools[pool] = thread_pool_start(pool_sizes[pool]);
     now = "shares of the work";
     check_shares();
     for (int round = 0; round < rounds; round++) {
@@ -610,8 +610,8 @@ int main(int count, char **arguments)
     now = "engine in bfloat16";
     if (engine_has_bfloat16())
         check_engine(21, 3, 1);
-    for (int team = 0; team < TEAMS; team++)
-        team_stop(teams[team]);
-    printf("%d lanes: %d rounds and the engine hold\n", LANES, rounds);
+    for (int pool = 0; pool < POOLS; pool++)
+        thread_pool_stop(pools[pool]);
+    printf("SIMD width %d: %d rounds and the engine hold\n", SIMD_WIDTH, rounds);
     return 0;
 }

@@ -19,26 +19,26 @@
 #endif
 
 /* One tile register: 16 rows of 32 bfloat16, or of 16 float32. */
-#define TILE_ROWS 16
-#define DEPTH 32 /* channels of a block, and what one product sums over */
-#define TILE_VALUES (TILE_ROWS * DEPTH)
-#define GROUP 32 /* output channels of one product: two tiles */
+#define AMX_ROWS 16
+#define AMX_DEPTH 32 /* channels of a block, and what one product sums over */
+#define AMX_VALUES (AMX_ROWS * AMX_DEPTH)
+#define AMX_OUTPUTS 32 /* output channels of one product: two tiles */
 
 #define STEM_CHANNELS 64
 #define STEM_BORDER (STEM_SIZE / 2)
-#define BAND 8
+#define TASK_ROWS 8
 
 typedef uint16_t bfloat;
 
 /* Blocks of 32 channels, (blocks, rows, columns, 32), with a border of one pixel of zeros. A tile may read
    past a row's end, into the next one; what comes of that is not kept. */
-struct half_picture {
+struct bfloat16_feature_map {
     int channels, height, width;
     long row, plane; /* in values */
     bfloat *pixels;
 };
 
-struct half_convolution {
+struct bfloat16_convolution {
     int in_channels, out_channels, size, stride;
     bfloat *weights; /* (groups, blocks, size, size, 2 tiles, 16 pairs, 16 outputs, 2) */
     float *bias;
@@ -48,21 +48,22 @@ struct bfloat16_network {
     bfloat levels[3][256];
     bfloat *stem_weights; /* (7 rows, 4 tiles, 16 pairs, 16 outputs, 2) */
     float *stem_bias;
-    struct half_convolution first[BLOCKS], second[BLOCKS], shortcut[BLOCKS], classifier;
+    struct bfloat16_convolution first[RESIDUAL_BLOCKS], second[RESIDUAL_BLOCKS], shortcut[RESIDUAL_BLOCKS],
+        classifier;
 };
 
 /* ---- tile registers ---- */
 
-static void open_tiles(void)
+static void configure_amx(void)
 {
     struct {
         uint8_t palette, start_row, reserved[14];
         uint16_t row_bytes[16];
         uint8_t rows[16];
     } config = {.palette = 1};
-    for (int tile = 0; tile < 8; tile++) {
-        config.row_bytes[tile] = 64;
-        config.rows[tile] = TILE_ROWS;
+    for (int number = 0; number < 8; number++) {
+        config.row_bytes[number] = 64;
+        config.rows[number] = AMX_ROWS;
     }
     _tile_loadconfig(&config);
 }
@@ -83,50 +84,53 @@ INLINE bfloat rounded(float value)
     return (bfloat)_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)), 0);
 }
 
-INLINE void store_halves(bfloat *to, __m512 values)
+INLINE void store_bfloat16(bfloat *to, __m512 values)
 {
     _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(values));
 }
 
-INLINE __m512 load_halves(const bfloat *from)
+INLINE __m512 load_bfloat16(const bfloat *from)
 {
     return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
 }
 
 /* ---- pictures ---- */
 
-static long half_values(int channels, int height, int width)
+static long bfloat16_feature_map_values(int channels, int height, int width)
 {
-    return (long)channels * (height + 2) * (width + 2) + 2L * TILE_ROWS * DEPTH;
+    return (long)channels * (height + 2) * (width + 2) + 2L * AMX_ROWS * AMX_DEPTH;
 }
 
-static struct half_picture half_picture_in(bfloat *memory, int channels, int height, int width)
+static struct bfloat16_feature_map bfloat16_feature_map_in(bfloat *memory, int channels, int height,
+                                                           int width)
 {
-    long row = (width + 2L) * DEPTH, plane = row * (height + 2);
-    return (struct half_picture){channels, height, width, row, plane, memory + row + DEPTH};
+    long row = (width + 2L) * AMX_DEPTH, plane = row * (height + 2);
+    return (struct bfloat16_feature_map){channels, height, width, row, plane, memory + row + AMX_DEPTH};
 }
 
-INLINE bfloat *half_pixel(const struct half_picture *picture, int block, int y, int x)
+INLINE bfloat *bfloat16_pixel(const struct bfloat16_feature_map *map, int block, int y, int x)
 {
-    return picture->pixels + block * picture->plane + y * picture->row + (long)x * DEPTH;
+    return map->pixels + block * map->plane + y * map->row + (long)x * AMX_DEPTH;
 }
 
-static void lay_out(float *memory, int height, int width, struct half_picture pictures[LEVELS][PICTURES])
+static void lay_out(float *memory, int height, int width,
+                    struct bfloat16_feature_map maps[STAGES][FEATURE_MAPS])
 {
     bfloat *next = (bfloat *)memory;
-    for (int level = 0; level < LEVELS; level++)
-        for (int number = 0; number < PICTURES; number++) {
-            int channels = channels_at(level), h = side_at(level, height), w = side_at(level, width);
-            pictures[level][number] = half_picture_in(next, channels, h, w);
-            next += half_values(channels, h, w);
+    for (int stage = 0; stage < STAGES; stage++)
+        for (int number = 0; number < FEATURE_MAPS; number++) {
+            int channels = channels_at(stage), h = side_at(stage, height), w = side_at(stage, width);
+            maps[stage][number] = bfloat16_feature_map_in(next, channels, h, w);
+            next += bfloat16_feature_map_values(channels, h, w);
         }
 }
 
 long bfloat16_floats(int height, int width)
 {
     long values = 0;
-    for (int level = 0; level < LEVELS; level++)
-        values += PICTURES * half_values(channels_at(level), side_at(level, height), side_at(level, width));
+    for (int stage = 0; stage < STAGES; stage++)
+        values += FEATURE_MAPS * bfloat16_feature_map_values(channels_at(stage), side_at(stage, height),
+                                                             side_at(stage, width));
     return (values + 1) / 2;
 }
 
@@ -138,10 +142,10 @@ void bfloat16_clear_borders(float *memory, int height, int width)
 
 /* ---- convolution ---- */
 
-struct job {
-    const struct half_convolution *convolution;
-    const struct half_picture *from, *shortcut, *to;
-    const struct picture *logits; /* instead of `to`: float32, neither rectified nor rounded */
+struct bfloat16_convolution_job {
+    const struct bfloat16_convolution *convolution;
+    const struct bfloat16_feature_map *from, *shortcut, *to;
+    const struct feature_map *logits; /* instead of `to`: float32, neither rectified nor rounded */
     int relu, parts, groups;
 };
 
@@ -152,14 +156,14 @@ struct chunk {
 
 INLINE struct chunk chunk_at(int number, int across)
 {
-    return (struct chunk){number / across, number % across * TILE_ROWS};
+    return (struct chunk){number / across, number % across * AMX_ROWS};
 }
 
-static void finish_chunk(const struct job *job, int group, struct chunk chunk, int width,
-                         const float sums[2][TILE_ROWS][16])
+static void finish_chunk(const struct bfloat16_convolution_job *job, int group, struct chunk chunk, int width,
+                         const float sums[2][AMX_ROWS][16])
 {
-    const float *bias = job->convolution->bias + group * GROUP;
-    int count = MIN(TILE_ROWS, width - chunk.x);
+    const float *bias = job->convolution->bias + group * AMX_OUTPUTS;
+    int count = MIN(AMX_ROWS, width - chunk.x);
     for (int half = 0; half < 2; half++) {
         __m512 shift = _mm512_loadu_ps(bias + half * 16);
         for (int i = 0; i < count; i++) {
@@ -170,48 +174,50 @@ static void finish_chunk(const struct job *job, int group, struct chunk chunk, i
             }
             if (job->shortcut)
                 sum = _mm512_add_ps(
-                    sum, load_halves(half_pixel(job->shortcut, group, chunk.y, chunk.x + i) + half * 16));
+                    sum,
+                    load_bfloat16(bfloat16_pixel(job->shortcut, group, chunk.y, chunk.x + i) + half * 16));
             if (job->relu)
                 sum = _mm512_max_ps(sum, _mm512_setzero_ps());
-            store_halves(half_pixel(job->to, group, chunk.y, chunk.x + i) + half * 16, sum);
+            store_bfloat16(bfloat16_pixel(job->to, group, chunk.y, chunk.x + i) + half * 16, sum);
         }
     }
 }
 
 /* A task: some chunks, two at a time, for some groups of output channels. */
-static void convolution_task(void *context, int number, int worker)
+static void convolution_task(void *context, int number, int thread)
 {
-    (void)worker;
-    const struct job *job = context;
-    const struct half_convolution *convolution = job->convolution;
-    const struct half_picture *from = job->from;
+    (void)thread;
+    const struct bfloat16_convolution_job *job = context;
+    const struct bfloat16_convolution *convolution = job->convolution;
+    const struct bfloat16_feature_map *from = job->from;
     int size = convolution->size, stride = convolution->stride, border = size / 2;
     int height = from->height / stride, width = from->width / stride;
-    int across = (width + TILE_ROWS - 1) / TILE_ROWS, chunks = across * height;
-    int blocks = from->channels / DEPTH, groups = convolution->out_channels / GROUP;
+    int across = (width + AMX_ROWS - 1) / AMX_ROWS, chunks = across * height;
+    int blocks = from->channels / AMX_DEPTH, groups = convolution->out_channels / AMX_OUTPUTS;
     int part = number % job->parts, some = number / job->parts;
-    int first = first_of(part, job->parts, chunks), last = first_of(part + 1, job->parts, chunks);
-    long bytes = (long)stride * DEPTH * sizeof(bfloat);
-    float sums[2][2][TILE_ROWS][16] __attribute__((aligned(ALIGNMENT)));
-    open_tiles();
-    for (int g = first_of(some, job->groups, groups); g < first_of(some + 1, job->groups, groups); g++)
+    int first = start_of_part(part, job->parts, chunks), last = start_of_part(part + 1, job->parts, chunks);
+    long bytes = (long)stride * AMX_DEPTH * sizeof(bfloat);
+    float sums[2][2][AMX_ROWS][16] __attribute__((aligned(ALIGNMENT)));
+    configure_amx();
+    for (int g = start_of_part(some, job->groups, groups); g < start_of_part(some + 1, job->groups, groups);
+         g++)
         for (int c = first; c < last; c += 2) {
             struct chunk one = chunk_at(c, across), two = chunk_at(MIN(c + 1, last - 1), across);
-            const bfloat *a = half_pixel(from, 0, one.y * stride - border, one.x * stride - border);
-            const bfloat *b = half_pixel(from, 0, two.y * stride - border, two.x * stride - border);
-            const bfloat *weights = convolution->weights + (long)g * blocks * size * size * 2 * TILE_VALUES;
+            const bfloat *a = bfloat16_pixel(from, 0, one.y * stride - border, one.x * stride - border);
+            const bfloat *b = bfloat16_pixel(from, 0, two.y * stride - border, two.x * stride - border);
+            const bfloat *weights = convolution->weights + (long)g * blocks * size * size * 2 * AMX_VALUES;
             _tile_zero(0);
             _tile_zero(1);
             _tile_zero(2);
             _tile_zero(3);
             for (int block = 0; block < blocks; block++)
                 for (int dy = 0; dy < size; dy++)
-                    for (int dx = 0; dx < size; dx++, weights += 2 * TILE_VALUES) {
-                        long at = block * from->plane + dy * from->row + dx * DEPTH;
+                    for (int dx = 0; dx < size; dx++, weights += 2 * AMX_VALUES) {
+                        long at = block * from->plane + dy * from->row + dx * AMX_DEPTH;
                         _tile_loadd(4, a + at, bytes);
                         _tile_loadd(5, b + at, bytes);
                         _tile_loadd(6, weights, 64);
-                        _tile_loadd(7, weights + TILE_VALUES, 64);
+                        _tile_loadd(7, weights + AMX_VALUES, 64);
                         _tile_dpbf16ps(0, 4, 6);
                         _tile_dpbf16ps(1, 4, 7);
                         _tile_dpbf16ps(2, 5, 6);
@@ -228,41 +234,42 @@ static void convolution_task(void *context, int number, int worker)
     _tile_release();
 }
 
-static void convolve_halves(struct team *team, const struct half_convolution *convolution,
-                            const struct half_picture *from, const struct half_picture *shortcut, int relu,
-                            const struct half_picture *to, const struct picture *logits)
+static void bfloat16_convolve(struct thread_pool *pool, const struct bfloat16_convolution *convolution,
+                              const struct bfloat16_feature_map *from,
+                              const struct bfloat16_feature_map *shortcut, int relu,
+                              const struct bfloat16_feature_map *to, const struct feature_map *logits)
 {
-    int workers = team_size(team), groups = convolution->out_channels / GROUP;
-    struct job job = {convolution, from, shortcut, to, logits, relu, 1, 1};
-    if (workers > 1) {
-        job.groups = MIN(groups, 2 * workers);
-        job.parts = MAX(1, MIN(from->height / convolution->stride, 2 * workers / job.groups));
+    int threads = thread_pool_size(pool), groups = convolution->out_channels / AMX_OUTPUTS;
+    struct bfloat16_convolution_job job = {convolution, from, shortcut, to, logits, relu, 1, 1};
+    if (threads > 1) {
+        job.groups = MIN(groups, 2 * threads);
+        job.parts = MAX(1, MIN(from->height / convolution->stride, 2 * threads / job.groups));
     }
-    team_run(team, job.parts * job.groups, convolution_task, &job);
+    thread_pool_run(pool, job.parts * job.groups, convolution_task, &job);
 }
 
 /* ---- the first layers: see stem.h ---- */
 
-struct stem_job {
+struct bfloat16_stem_job {
     const struct bfloat16_network *network;
     const uint8_t *canvas;
-    const struct half_picture *to;
+    const struct bfloat16_feature_map *to;
     float *scratch;
     long scratch_floats;
 };
 
 /* A row of normalised RGB, zeros left and right, and room for a tile to read past its end. */
-static long line_values(int width) { return 3L * (width + 2 * STEM_BORDER) + 2 * DEPTH + 12 * TILE_ROWS; }
+static long line_values(int width) { return 3L * (width + 2 * STEM_BORDER) + 2 * AMX_DEPTH + 12 * AMX_ROWS; }
 
-static int band_lines(void) { return 4 * BAND + STEM_SIZE; }
+static int band_lines(void) { return 4 * TASK_ROWS + STEM_SIZE; }
 
 long bfloat16_scratch(int width)
 {
-    long floats = (band_lines() * line_values(width) + 1) / 2 + 3L * STEM_CHANNELS * (width / 2 + TILE_ROWS);
-    return (floats + LANES - 1) / LANES * LANES + LANES;
+    long floats = (band_lines() * line_values(width) + 1) / 2 + 3L * STEM_CHANNELS * (width / 2 + AMX_ROWS);
+    return (floats + SIMD_WIDTH - 1) / SIMD_WIDTH * SIMD_WIDTH + SIMD_WIDTH;
 }
 
-static void normalise(const struct stem_job *job, int first_row, int rows, bfloat *lines)
+static void normalise(const struct bfloat16_stem_job *job, int first_row, int rows, bfloat *lines)
 {
     int height = 4 * job->to->height, width = 4 * job->to->width;
     long length = line_values(width);
@@ -282,21 +289,21 @@ static void normalise(const struct stem_job *job, int first_row, int rows, bfloa
 static void convolve_row(const struct bfloat16_network *network, const bfloat *lines, int width, float *to)
 {
     long length = line_values(2 * width);
-    float sums[4][TILE_ROWS][16] __attribute__((aligned(ALIGNMENT)));
-    for (int x = 0; x < width; x += TILE_ROWS) {
+    float sums[4][AMX_ROWS][16] __attribute__((aligned(ALIGNMENT)));
+    for (int x = 0; x < width; x += AMX_ROWS) {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
         for (int dy = 0; dy < STEM_SIZE; dy++) {
-            const bfloat *weights = network->stem_weights + dy * 4L * TILE_VALUES;
+            const bfloat *weights = network->stem_weights + dy * 4L * AMX_VALUES;
             _tile_loadd(4, lines + dy * length + 6 * x, 6 * sizeof(bfloat));
             _tile_loadd(5, weights, 64);
-            _tile_loadd(6, weights + TILE_VALUES, 64);
+            _tile_loadd(6, weights + AMX_VALUES, 64);
             _tile_dpbf16ps(0, 4, 5);
             _tile_dpbf16ps(1, 4, 6);
-            _tile_loadd(5, weights + 2 * TILE_VALUES, 64);
-            _tile_loadd(6, weights + 3 * TILE_VALUES, 64);
+            _tile_loadd(5, weights + 2 * AMX_VALUES, 64);
+            _tile_loadd(6, weights + 3 * AMX_VALUES, 64);
             _tile_dpbf16ps(2, 4, 5);
             _tile_dpbf16ps(3, 4, 6);
         }
@@ -306,7 +313,7 @@ static void convolve_row(const struct bfloat16_network *network, const bfloat *l
         _tile_stored(3, sums[3], 64);
         for (int part = 0; part < 4; part++) {
             __m512 bias = _mm512_loadu_ps(network->stem_bias + part * 16);
-            for (int i = 0; i < TILE_ROWS; i++) {
+            for (int i = 0; i < AMX_ROWS; i++) {
                 __m512 sum = _mm512_add_ps(_mm512_load_ps(sums[part][i]), bias);
                 _mm512_storeu_ps(to + (x + i) * (long)STEM_CHANNELS + part * 16,
                                  _mm512_max_ps(sum, _mm512_setzero_ps()));
@@ -315,7 +322,7 @@ static void convolve_row(const struct bfloat16_network *network, const bfloat *l
     }
 }
 
-static void pool_row(const struct half_picture *to, int y, float *const rows[3])
+static void max_pool_row(const struct bfloat16_feature_map *to, int y, float *const rows[3])
 {
     for (int x = 0; x < to->width; x++)
         for (int part = 0; part < 4; part++) {
@@ -329,22 +336,22 @@ static void pool_row(const struct half_picture *to, int y, float *const rows[3])
                 best = _mm512_max_ps(best, _mm512_loadu_ps(from));
                 best = _mm512_max_ps(best, _mm512_loadu_ps(from + STEM_CHANNELS));
             }
-            store_halves(half_pixel(to, part / 2, y, x) + part % 2 * 16, best);
+            store_bfloat16(bfloat16_pixel(to, part / 2, y, x) + part % 2 * 16, best);
         }
 }
 
-static void stem_task(void *context, int number, int worker)
+static void stem_task(void *context, int number, int thread)
 {
-    const struct stem_job *job = context;
+    const struct bfloat16_stem_job *job = context;
     int width = 2 * job->to->width, height = 2 * job->to->height;
-    int first = number * BAND, last = MIN(first + BAND, job->to->height);
-    long length = line_values(2 * width), row_floats = (long)STEM_CHANNELS * (width + TILE_ROWS);
-    bfloat *lines = (bfloat *)(job->scratch + worker * job->scratch_floats);
-    float *kept = job->scratch + worker * job->scratch_floats + (band_lines() * length + 1) / 2;
+    int first = number * TASK_ROWS, last = MIN(first + TASK_ROWS, job->to->height);
+    long length = line_values(2 * width), row_floats = (long)STEM_CHANNELS * (width + AMX_ROWS);
+    bfloat *lines = (bfloat *)(job->scratch + thread * job->scratch_floats);
+    float *kept = job->scratch + thread * job->scratch_floats + (band_lines() * length + 1) / 2;
     float *rows[3] = {NULL, NULL, NULL}; /* of the convolution: 2 y - 1, 2 y, 2 y + 1 */
     int first_row = 2 * first - 1, first_line = 2 * first_row - STEM_BORDER;
     normalise(job, first_line, 2 * (2 * last - first_row - 1) + STEM_SIZE, lines);
-    open_tiles();
+    configure_amx();
     for (int r = first_row; r < 2 * last; r++) {
         rows[0] = rows[1];
         rows[1] = rows[2];
@@ -354,40 +361,40 @@ static void stem_task(void *context, int number, int worker)
             convolve_row(job->network, lines + (2 * r - STEM_BORDER - first_line) * length, width, rows[2]);
         }
         if (r % 2 == 1 && r > first_row)
-            pool_row(job->to, r / 2, rows);
+            max_pool_row(job->to, r / 2, rows);
     }
     _tile_release();
 }
 
 /* ---- the network ---- */
 
-void bfloat16_run(const struct bfloat16_network *network, struct team *team, const uint8_t *canvas,
-                  int height, int width, float *memory, const struct picture *coarse, float *scratch,
+void bfloat16_run(const struct bfloat16_network *network, struct thread_pool *pool, const uint8_t *canvas,
+                  int height, int width, float *memory, const struct feature_map *coarse, float *scratch,
                   long scratch_floats)
 {
-    struct half_picture pictures[LEVELS][PICTURES];
-    lay_out(memory, height, width, pictures);
-    const struct half_picture *x = &pictures[0][0];
-    struct stem_job stem = {network, canvas, x, scratch, scratch_floats};
-    team_run(team, (x->height + BAND - 1) / BAND, stem_task, &stem);
-    for (int b = 0; b < BLOCKS; b++) {
-        struct half_picture *identity = &pictures[level_of(b)][0], *middle = identity + 1;
-        convolve_halves(team, &network->first[b], x, NULL, 1, middle, NULL);
+    struct bfloat16_feature_map maps[STAGES][FEATURE_MAPS];
+    lay_out(memory, height, width, maps);
+    const struct bfloat16_feature_map *x = &maps[0][0];
+    struct bfloat16_stem_job stem = {network, canvas, x, scratch, scratch_floats};
+    thread_pool_run(pool, (x->height + TASK_ROWS - 1) / TASK_ROWS, stem_task, &stem);
+    for (int b = 0; b < RESIDUAL_BLOCKS; b++) {
+        struct bfloat16_feature_map *identity = &maps[stage_of(b)][0], *middle = identity + 1;
+        bfloat16_convolve(pool, &network->first[b], x, NULL, 1, middle, NULL);
         if (network->shortcut[b].weights)
-            convolve_halves(team, &network->shortcut[b], x, NULL, 0, identity, NULL);
-        convolve_halves(team, &network->second[b], middle, identity, 1, identity, NULL);
+            bfloat16_convolve(pool, &network->shortcut[b], x, NULL, 0, identity, NULL);
+        bfloat16_convolve(pool, &network->second[b], middle, identity, 1, identity, NULL);
         x = identity;
     }
-    convolve_halves(team, &network->classifier, x, NULL, 0, NULL, coarse);
+    bfloat16_convolve(pool, &network->classifier, x, NULL, 0, NULL, coarse);
 }
 
 /* ---- weights ---- */
 
 /* As the tile product wants its right side: pairs of inputs beside each other for each output. */
-static void pack_tile(bfloat *to, const float *kernel, int first_out, int out, int first_in, int in,
-                      long out_apart, long in_apart)
+static void pack_register(bfloat *to, const float *kernel, int first_out, int out, int first_in, int in,
+                          long out_apart, long in_apart)
 {
-    for (int pair = 0; pair < DEPTH / 2; pair++)
+    for (int pair = 0; pair < AMX_DEPTH / 2; pair++)
         for (int o = 0; o < 16; o++)
             for (int k = 0; k < 2; k++) {
                 int from = first_in + 2 * pair + k, output = first_out + o;
@@ -396,11 +403,11 @@ static void pack_tile(bfloat *to, const float *kernel, int first_out, int out, i
             }
 }
 
-static int pack_convolution(struct half_convolution *convolution, const float *kernel, const float *bias,
+static int pack_convolution(struct bfloat16_convolution *convolution, const float *kernel, const float *bias,
                             int out, int in, int size, int stride)
 {
-    int out_padded = round_up(out, GROUP), area = size * size;
-    *convolution = (struct half_convolution){in, out_padded, size, stride, NULL, NULL};
+    int out_padded = round_up(out, AMX_OUTPUTS), area = size * size;
+    *convolution = (struct bfloat16_convolution){in, out_padded, size, stride, NULL, NULL};
     convolution->weights = (bfloat *)allocate_floats((long)out_padded * in * area / 2);
     convolution->bias = allocate_floats(out_padded);
     if (!convolution->weights || !convolution->bias)
@@ -408,12 +415,12 @@ static int pack_convolution(struct half_convolution *convolution, const float *k
     memset(convolution->bias, 0, out_padded * sizeof(float));
     memcpy(convolution->bias, bias, out * sizeof(float));
     bfloat *to = convolution->weights;
-    for (int g = 0; g < out_padded / GROUP; g++)
-        for (int block = 0; block < in / DEPTH; block++)
+    for (int g = 0; g < out_padded / AMX_OUTPUTS; g++)
+        for (int block = 0; block < in / AMX_DEPTH; block++)
             for (int p = 0; p < area; p++)
-                for (int half = 0; half < 2; half++, to += TILE_VALUES)
-                    pack_tile(to, kernel + p, g * GROUP + half * 16, out, block * DEPTH, in, (long)in * area,
-                              area);
+                for (int half = 0; half < 2; half++, to += AMX_VALUES)
+                    pack_register(to, kernel + p, g * AMX_OUTPUTS + half * 16, out, block * AMX_DEPTH, in,
+                                  (long)in * area, area);
     return 0;
 }
 
@@ -421,7 +428,7 @@ static int pack_convolution(struct half_convolution *convolution, const float *k
 static int pack_stem(struct bfloat16_network *network, const float *kernel, const float *bias,
                      const float *levels)
 {
-    network->stem_weights = (bfloat *)allocate_floats(STEM_SIZE * 4L * TILE_VALUES / 2);
+    network->stem_weights = (bfloat *)allocate_floats(STEM_SIZE * 4L * AMX_VALUES / 2);
     network->stem_bias = allocate_floats(STEM_CHANNELS);
     if (!network->stem_weights || !network->stem_bias)
         return -1;
@@ -437,8 +444,8 @@ static int pack_stem(struct bfloat16_network *network, const float *kernel, cons
                 for (int c = 0; c < 3; c++)
                     row[o * taps + dx * 3 + c] = kernel[((o * 3 + c) * STEM_SIZE + dy) * STEM_SIZE + dx];
         for (int part = 0; part < 4; part++)
-            pack_tile(network->stem_weights + (dy * 4L + part) * TILE_VALUES, row, part * 16, STEM_CHANNELS,
-                      0, taps, taps, 1);
+            pack_register(network->stem_weights + (dy * 4L + part) * AMX_VALUES, row, part * 16,
+                          STEM_CHANNELS, 0, taps, taps, 1);
     }
     return 0;
 }
@@ -450,8 +457,8 @@ struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float 
         return NULL;
     int failed = pack_stem(network, tensors[0], tensors[1], levels);
     tensors += 2;
-    for (int b = 0; b < BLOCKS && !failed; b++) {
-        int narrows = has_shortcut(b), out = channels_at(level_of(b)), in = narrows ? out / 2 : out;
+    for (int b = 0; b < RESIDUAL_BLOCKS && !failed; b++) {
+        int narrows = has_shortcut(b), out = channels_at(stage_of(b)), in = narrows ? out / 2 : out;
         failed |= pack_convolution(&network->first[b], tensors[0], tensors[1], out, in, 3, narrows ? 2 : 1);
         failed |= pack_convolution(&network->second[b], tensors[2], tensors[3], out, out, 3, 1);
         tensors += 4;
@@ -467,7 +474,7 @@ struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float 
     return NULL;
 }
 
-static void free_convolution(struct half_convolution *convolution)
+static void free_convolution(struct bfloat16_convolution *convolution)
 {
     free(convolution->weights);
     free(convolution->bias);
@@ -477,7 +484,7 @@ void bfloat16_free(struct bfloat16_network *network)
 {
     free(network->stem_weights);
     free(network->stem_bias);
-    for (int b = 0; b < BLOCKS; b++) {
+    for (int b = 0; b < RESIDUAL_BLOCKS; b++) {
         free_convolution(&network->first[b]);
         free_convolution(&network->second[b]);
         free_convolution(&network->shortcut[b]);
@@ -506,11 +513,11 @@ long bfloat16_scratch(int width) { return 0L * width; }
 
 void bfloat16_clear_borders(float *memory, int height, int width) { (void)memory, (void)height, (void)width; }
 
-void bfloat16_run(const struct bfloat16_network *network, struct team *team, const uint8_t *canvas,
-                  int height, int width, float *memory, const struct picture *coarse, float *scratch,
+void bfloat16_run(const struct bfloat16_network *network, struct thread_pool *pool, const uint8_t *canvas,
+                  int height, int width, float *memory, const struct feature_map *coarse, float *scratch,
                   long scratch_floats)
 {
-    (void)network, (void)team, (void)canvas, (void)height, (void)width, (void)memory, (void)coarse;
+    (void)network, (void)pool, (void)canvas, (void)height, (void)width, (void)memory, (void)coarse;
     (void)scratch, (void)scratch_floats;
 }
 

@@ -1,4 +1,4 @@
-/* The engine: canvases of uint8 RGB to masks of uint8, with a team of threads. Called from Python by
+/* The engine: canvases of uint8 RGB to masks of uint8, with a pool of threads. Called from Python by
    model/engines/native_engine.py, which knows these declarations by heart. */
 #ifndef ENGINE_H
 #define ENGINE_H
@@ -23,9 +23,9 @@ int engine_segment(struct engine *engine, const uint8_t *canvas, int height, int
                    const struct region *region, uint8_t *mask);
 
 /* The same on the calling thread alone. One caller more than there are threads at a time, each with a
-   `lane` of its own from 0 on, but none during engine_segment. */
-int engine_segment_alone(struct engine *engine, int lane, const uint8_t *canvas, int height, int width,
-                         const struct region *region, uint8_t *mask);
+   `workspace` of its own from 0 on, but none during engine_segment. */
+int engine_segment_single_threaded(struct engine *engine, int workspace, const uint8_t *canvas, int height,
+                                   int width, const struct region *region, uint8_t *mask);
 
 /* The coarse logits (classes, height / 32, width / 32) of one canvas. 0, or -1 without memory. */
 int engine_coarse_logits(struct engine *engine, const uint8_t *canvas, int height, int width, float *logits);

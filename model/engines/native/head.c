@@ -9,11 +9,11 @@
 
 #define TILE 32
 #define HALF (TILE / 2)
-#define PARTS (TILE / LANES) /* vectors in a tile's row */
+#define TILE_VECTORS (TILE / SIMD_WIDTH) /* vectors in a tile's row */
 
 /* The coarse logits around which the tiles lie: (height + 2) x (width + 2), framed by zeros, as
    transposed columns for the dense product, or with the classes last for interpolation. */
-struct job {
+struct head_job {
     const struct head *head;
     struct region region;
     int height, width; /* of the coarse logits */
@@ -25,10 +25,10 @@ struct job {
     long scratch_floats;
 };
 
-/* What one row of tiles needs: the logits of ROWS tiles, or the ends between which they lie. */
+/* What one row of tiles needs: the logits of PRODUCT_ROWS tiles, or the ends between which they lie. */
 static long row_floats(const struct head *head, int width)
 {
-    return head->classes * MAX(ROWS * TILE, width + 2L);
+    return head->classes * MAX(PRODUCT_ROWS * TILE, width + 2L);
 }
 
 static long cell_floats(const struct head *head, int height, int width)
@@ -36,20 +36,20 @@ static long cell_floats(const struct head *head, int height, int width)
     return head->classes * MAX(4 * (height + 1L) * (width + 1), (height + 2L) * (width + 2));
 }
 
-static int tile_columns(const struct job *job) { return job->width + 1; }
-static int tile_rows(const struct job *job) { return job->height + 1; }
+static int tile_columns(const struct head_job *job) { return job->width + 1; }
+static int tile_rows(const struct head_job *job) { return job->height + 1; }
 
 /* ---- the coarse logits, as each kernel wants them ---- */
 
-INLINE float coarse_at(const struct picture *coarse, int class, int y, int x)
+INLINE float coarse_at(const struct feature_map *coarse, int class, int y, int x)
 {
     if (y < 0 || x < 0 || y >= coarse->height || x >= coarse->width)
         return 0;
-    return pixel(coarse, class / LANES, y, x)[class % LANES];
+    return pixel(coarse, class / SIMD_WIDTH, y, x)[class % SIMD_WIDTH];
 }
 
 /* (4 * classes, tiles): row k has coarse logit k of each tile. */
-static void gather_columns(const struct head *head, const struct picture *coarse, float *cells)
+static void gather_columns(const struct head *head, const struct feature_map *coarse, float *cells)
 {
     for (int corner = 0; corner < 4; corner++)
         for (int class = 0; class < head->classes; class++)
@@ -59,7 +59,7 @@ static void gather_columns(const struct head *head, const struct picture *coarse
 }
 
 /* (height + 2, width + 2, classes), the bias added: a tile's four weights add up to one. */
-static void gather_cells(const struct head *head, const struct picture *coarse, float *cells)
+static void gather_cells(const struct head *head, const struct feature_map *coarse, float *cells)
 {
     for (int y = -1; y <= coarse->height; y++)
         for (int x = -1; x <= coarse->width; x++)
@@ -69,41 +69,45 @@ static void gather_cells(const struct head *head, const struct picture *coarse, 
 
 /* ---- the logits of one row of pixels in a row of tiles ---- */
 
-/* For `rows` tiles and one class: its logits in COLUMNS vectors of one row of the tiles. */
+/* For `rows` tiles and one class: its logits in PRODUCT_VECTORS vectors of one row of the tiles. */
 INLINE void multiply_tiles(int rows, const float *cells, long tiles, int depth, const float *kernel,
                            float bias, float *to)
 {
-    vec sums[ROWS][COLUMNS];
+    vec sums[PRODUCT_ROWS][PRODUCT_VECTORS];
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int c = 0; c < COLUMNS; c++)
+        for (int c = 0; c < PRODUCT_VECTORS; c++)
             sums[r][c] = splat(bias);
     for (int k = 0; k < depth; k++, cells += tiles, kernel += TILE)
         add_products(rows, sums, cells, 1, kernel);
-    store_sums(rows, sums, to, TILE, LANES);
+    store_sums(rows, sums, to, TILE, SIMD_WIDTH);
 }
 
-/* All classes for up to ROWS tiles, from `first` on, in row `dy`: (classes, ROWS, 32). */
-INLINE void dense_rows(const struct job *job, int first, int rows, int dy, float *logits)
+/* All classes for up to PRODUCT_ROWS tiles, from `first` on, in row `dy`: (classes, PRODUCT_ROWS, 32). */
+INLINE void dense_rows(const struct head_job *job, int first, int rows, int dy, float *logits)
 {
     const struct head *head = job->head;
     int classes = head->classes, depth = 4 * classes;
     long tiles = (long)tile_rows(job) * tile_columns(job);
-    for (int class = 0; class < classes; class++, logits += ROWS * TILE)
-        for (int part = 0; part < PARTS; part += COLUMNS) {
-            const float *kernel = head->kernel + ((long)dy * classes + class) * depth * TILE + part * LANES;
+    for (int class = 0; class < classes; class++, logits += PRODUCT_ROWS * TILE)
+        for (int vector = 0; vector < TILE_VECTORS; vector += PRODUCT_VECTORS) {
+            const float *kernel =
+                head->kernel + ((long)dy * classes + class) * depth * TILE + vector * SIMD_WIDTH;
             const float *cells = job->cells + first;
-            float bias = head->bias[class], *to = logits + part * LANES;
+            float bias = head->bias[class], *to = logits + vector * SIMD_WIDTH;
             /* The remainder in halves and quarters, each of fixed size. */
-            for (int done = 0, piece = ROWS; done < rows; piece = MAX(1, piece / 2))
+            for (int done = 0, piece = PRODUCT_ROWS; done < rows; piece = MAX(1, piece / 2))
                 for (; done + piece <= rows; done += piece) {
-                    if (piece == ROWS)
-                        multiply_tiles(ROWS, cells + done, tiles, depth, kernel, bias, to + done * TILE);
-                    else if (piece == ROWS / 2)
-                        multiply_tiles(ROWS / 2, cells + done, tiles, depth, kernel, bias, to + done * TILE);
-                    else if (piece == ROWS / 4)
-                        multiply_tiles(ROWS / 4, cells + done, tiles, depth, kernel, bias, to + done * TILE);
+                    if (piece == PRODUCT_ROWS)
+                        multiply_tiles(PRODUCT_ROWS, cells + done, tiles, depth, kernel, bias,
+                                       to + done * TILE);
+                    else if (piece == PRODUCT_ROWS / 2)
+                        multiply_tiles(PRODUCT_ROWS / 2, cells + done, tiles, depth, kernel, bias,
+                                       to + done * TILE);
+                    else if (piece == PRODUCT_ROWS / 4)
+                        multiply_tiles(PRODUCT_ROWS / 4, cells + done, tiles, depth, kernel, bias,
+                                       to + done * TILE);
                     else
                         multiply_tiles(1, cells + done, tiles, depth, kernel, bias, to + done * TILE);
                 }
@@ -111,7 +115,7 @@ INLINE void dense_rows(const struct job *job, int first, int rows, int dy, float
 }
 
 /* Between the cells of the rows above and below, both ends' logits: (width + 2, classes). */
-static void blend_cells(const struct job *job, int tile_y, int dy, float *ends)
+static void blend_cells(const struct head_job *job, int tile_y, int dy, float *ends)
 {
     int line = (job->width + 2) * job->head->classes;
     const float *above = job->cells + (long)tile_y * line, *below = above + line;
@@ -120,12 +124,12 @@ static void blend_cells(const struct job *job, int tile_y, int dy, float *ends)
         ends[i] = above[i] + (below[i] - above[i]) * share;
 }
 
-/* The pixels of a row of 32 between two ends, part c of them. */
+/* The pixels of a row of 32 between two ends, vector c of them. */
 INLINE vec shares_between(int c)
 {
     vec share;
-    for (int lane = 0; lane < LANES; lane++)
-        share[lane] = (c * LANES + lane + .5f) / TILE;
+    for (int i = 0; i < SIMD_WIDTH; i++)
+        share[i] = (c * SIMD_WIDTH + i + .5f) / TILE;
     return share;
 }
 
@@ -150,29 +154,29 @@ INLINE void take_larger(vec next, int class, vec *best, int_vec *label)
 
 INLINE void write_labels(uint8_t *to, int_vec labels, int count)
 {
-    typedef uint8_t byte_vec __attribute__((vector_size(LANES)));
+    typedef uint8_t byte_vec __attribute__((vector_size(SIMD_WIDTH)));
     byte_vec bytes = __builtin_convertvector(labels, byte_vec);
     memcpy(to, &bytes, count);
 }
 
 /* A tile's row of labels, cut at the mask's sides. */
-static void write_tile_row(const struct job *job, int y, int tile_x, const uint8_t *labels)
+static void write_tile_row(const struct head_job *job, int y, int tile_x, const uint8_t *labels)
 {
     int x = tile_x * TILE - HALF, first = MAX(0, -x), last = MIN(TILE, job->region.output_width - x);
     if (last > first)
         memcpy(job->mask + (long)y * job->region.output_width + x + first, labels + first, last - first);
 }
 
-/* A task: row `dy` of all tiles, for the kernel's part for that row stays in the cache. */
-static void dense_task(void *context, int dy, int worker)
+/* A task: row `dy` of all tiles, for the kernel's vector for that row stays in the cache. */
+static void dense_task(void *context, int dy, int thread)
 {
-    const struct job *job = context;
+    const struct head_job *job = context;
     int classes = job->head->classes, columns = tile_columns(job);
-    float *logits = job->scratch + worker * job->scratch_floats;
+    float *logits = job->scratch + thread * job->scratch_floats;
     /* Of the first row of tiles only the lower half is picture, of the last only the upper half. */
     int first = dy < HALF ? columns : 0, tiles = job->height * columns;
-    for (int t = first; t < first + tiles; t += ROWS) {
-        int rows = MIN(ROWS, first + tiles - t);
+    for (int t = first; t < first + tiles; t += PRODUCT_ROWS) {
+        int rows = MIN(PRODUCT_ROWS, first + tiles - t);
         if ((t / columns) * TILE - HALF + dy >= job->region.output_height)
             break;
         dense_rows(job, t, rows, dy, logits);
@@ -181,13 +185,13 @@ static void dense_task(void *context, int dy, int worker)
             if (y >= job->region.output_height)
                 break;
             uint8_t labels[TILE];
-            for (int c = 0; c < PARTS; c++) {
-                const float *from = logits + r * TILE + c * LANES;
+            for (int c = 0; c < TILE_VECTORS; c++) {
+                const float *from = logits + r * TILE + c * SIMD_WIDTH;
                 vec best = load(from);
                 int_vec label = {0};
                 for (int class = 1; class < classes; class++)
-                    take_larger(load(from + (long)class * ROWS * TILE), class, &best, &label);
-                write_labels(labels + c * LANES, label, LANES);
+                    take_larger(load(from + (long)class * PRODUCT_ROWS * TILE), class, &best, &label);
+                write_labels(labels + c * SIMD_WIDTH, label, SIMD_WIDTH);
             }
             write_tile_row(job, y, (t + r) % columns, labels);
         }
@@ -195,11 +199,11 @@ static void dense_task(void *context, int dy, int worker)
 }
 
 /* A task: a row of tiles. */
-static void bilinear_task(void *context, int tile_y, int worker)
+static void bilinear_task(void *context, int tile_y, int thread)
 {
-    const struct job *job = context;
+    const struct head_job *job = context;
     int classes = job->head->classes;
-    float *ends = job->scratch + worker * job->scratch_floats;
+    float *ends = job->scratch + thread * job->scratch_floats;
     for (int dy = 0; dy < TILE; dy++) {
         int y = tile_y * TILE - HALF + dy;
         if (y < 0 || y >= job->region.output_height)
@@ -213,12 +217,12 @@ static void bilinear_task(void *context, int tile_y, int worker)
             if (left == right) {
                 memset(labels, left, TILE);
             } else {
-                for (int c = 0; c < PARTS; c++) {
+                for (int c = 0; c < TILE_VECTORS; c++) {
                     vec share = shares_between(c), best = from[0] + (to[0] - from[0]) * share;
                     int_vec label = {0};
                     for (int class = 1; class < classes; class++)
                         take_larger(from[class] + (to[class] - from[class]) * share, class, &best, &label);
-                    write_labels(labels + c * LANES, label, LANES);
+                    write_labels(labels + c * SIMD_WIDTH, label, SIMD_WIDTH);
                 }
             }
             write_tile_row(job, y, tile_x, labels);
@@ -260,7 +264,7 @@ struct band {
 };
 #define BAND_ROWS (TILE + 1)
 
-static struct band band_in(const struct job *job, float *scratch)
+static struct band band_in(const struct head_job *job, float *scratch)
 {
     struct band band;
     band.line = (long)tile_columns(job) * TILE;
@@ -269,7 +273,8 @@ static struct band band_in(const struct job *job, float *scratch)
     return band;
 }
 
-static void fill_band(const struct job *job, const struct band *band, int tile_y, int rows, float *scratch)
+static void fill_band(const struct head_job *job, const struct band *band, int tile_y, int rows,
+                      float *scratch)
 {
     int classes = job->head->classes, columns = tile_columns(job);
     for (int row = 0; row < rows; row++) {
@@ -277,11 +282,11 @@ static void fill_band(const struct job *job, const struct band *band, int tile_y
         float *to = band->logits + row * band->line;
         long plane = BAND_ROWS * band->line;
         if (job->head->kernel) {
-            for (int x = 0; x < columns; x += ROWS) {
-                int tiles = MIN(ROWS, columns - x);
+            for (int x = 0; x < columns; x += PRODUCT_ROWS) {
+                int tiles = MIN(PRODUCT_ROWS, columns - x);
                 dense_rows(job, at * columns + x, tiles, dy, scratch);
                 for (int class = 0; class < classes; class++)
-                    memcpy(to + class * plane + x * TILE, scratch + class * ROWS * TILE,
+                    memcpy(to + class * plane + x * TILE, scratch + class * PRODUCT_ROWS * TILE,
                            tiles * TILE * sizeof *to);
             }
         } else {
@@ -289,24 +294,24 @@ static void fill_band(const struct job *job, const struct band *band, int tile_y
             for (int x = 0; x < columns; x++)
                 for (int class = 0; class < classes; class++) {
                     float from = scratch[x * classes + class], end = scratch[(x + 1) * classes + class];
-                    for (int c = 0; c < PARTS; c++)
-                        store(to + class * plane + x * TILE + c * LANES,
+                    for (int c = 0; c < TILE_VECTORS; c++)
+                        store(to + class * plane + x * TILE + c * SIMD_WIDTH,
                               from + (end - from) * shares_between(c));
                 }
         }
         uint8_t *labels = band->labels + row * band->line;
-        for (long x = 0; x < band->line; x += LANES) {
+        for (long x = 0; x < band->line; x += SIMD_WIDTH) {
             vec best = load(to + x);
             int_vec label = {0};
             for (int class = 1; class < classes; class++)
                 take_larger(load(to + class * plane + x), class, &best, &label);
-            write_labels(labels + x, label, LANES);
+            write_labels(labels + x, label, SIMD_WIDTH);
         }
     }
 }
 
 /* The output pixels between four source pixels that do not all belong to one class. */
-static void fill_between(const struct job *job, const struct band *band, int row, int next_row, long x,
+static void fill_between(const struct head_job *job, const struct band *band, int row, int next_row, long x,
                          long next_x, int first_y, int last_y, int first_x, int last_x)
 {
     const struct region *region = &job->region;
@@ -339,18 +344,18 @@ static void fill_between(const struct job *job, const struct band *band, int row
             slope[i] = corners[1][class] + (corners[3][class] - corners[1][class]) * down - left[i];
         }
         uint8_t *to = job->mask + (long)y * region->output_width;
-        for (int out = first_x; out < last_x; out += LANES) {
+        for (int out = first_x; out < last_x; out += SIMD_WIDTH) {
             vec share = load(job->shares + out), best = left[0] + slope[0] * share;
             int_vec label = (int_vec){0} + candidates[0];
             for (int i = 1; i < count; i++)
                 take_larger(left[i] + slope[i] * share, candidates[i], &best, &label);
-            write_labels(to + out, label, MIN(LANES, last_x - out));
+            write_labels(to + out, label, MIN(SIMD_WIDTH, last_x - out));
         }
     }
 }
 
 /* The output rows between one row of source pixels and the next. */
-static void fill_output_rows(const struct job *job, const struct band *band, int row, int next_row,
+static void fill_output_rows(const struct head_job *job, const struct band *band, int row, int next_row,
                              int first_y, int last_y)
 {
     const struct region *region = &job->region;
@@ -372,11 +377,11 @@ static void fill_output_rows(const struct job *job, const struct band *band, int
 }
 
 /* A task: the output rows whose source pixel lies in one row of tiles. */
-static void scaled_task(void *context, int tile_y, int worker)
+static void scaled_task(void *context, int tile_y, int thread)
 {
-    const struct job *job = context;
+    const struct head_job *job = context;
     const struct region *region = &job->region;
-    float *scratch = job->scratch + worker * job->scratch_floats;
+    float *scratch = job->scratch + thread * job->scratch_floats;
     struct band band = band_in(job, scratch);
     int top = tile_y * TILE - HALF;
     int first = MAX(top, 0), last = MIN(top + TILE, region->height);
@@ -392,14 +397,14 @@ static void scaled_task(void *context, int tile_y, int worker)
 
 /* ---- all of it ---- */
 
-void head_apply(struct team *team, const struct head *head, const struct picture *coarse,
+void head_apply(struct thread_pool *pool, const struct head *head, const struct feature_map *coarse,
                 struct region region, uint8_t *mask, float *shared, float *scratch, long scratch_floats)
 {
     int scaled = region.height != region.output_height || region.width != region.output_width;
     float *cells = shared, *shares = cells + cell_floats(head, coarse->height, coarse->width);
-    int *starts = (int *)(shares + (scaled ? region.output_width + LANES : 0));
-    struct job job = {head,   region, coarse->height, coarse->width, cells,
-                      shares, starts, mask,           scratch,       scratch_floats};
+    int *starts = (int *)(shares + (scaled ? region.output_width + SIMD_WIDTH : 0));
+    struct head_job job = {head,   region, coarse->height, coarse->width, cells,
+                           shares, starts, mask,           scratch,       scratch_floats};
     if (head->kernel)
         gather_columns(head, coarse, cells);
     else
@@ -409,23 +414,23 @@ void head_apply(struct team *team, const struct head *head, const struct picture
             source_pixel(x, region.width, region.output_width, shares + x);
         for (int x = 0; x <= region.width; x++)
             starts[x] = first_output(x, region.width, region.output_width);
-        team_run(team, tile_rows(&job), scaled_task, &job);
+        thread_pool_run(pool, tile_rows(&job), scaled_task, &job);
     } else if (head->kernel) {
-        team_run(team, TILE, dense_task, &job);
+        thread_pool_run(pool, TILE, dense_task, &job);
     } else {
-        team_run(team, tile_rows(&job), bilinear_task, &job);
+        thread_pool_run(pool, tile_rows(&job), bilinear_task, &job);
     }
 }
 
 long head_shared_scratch(const struct head *head, int height, int width, int output_width)
 {
-    return cell_floats(head, height, width) + output_width + LANES + (long)width * TILE + 1;
+    return cell_floats(head, height, width) + output_width + SIMD_WIDTH + (long)width * TILE + 1;
 }
 
 long head_scratch(const struct head *head, int width, int scaled)
 {
     long line = (width + 1L) * TILE, band = head->classes * BAND_ROWS * line + BAND_ROWS * line / 4;
-    return row_floats(head, width) + (scaled ? band : 0) + LANES;
+    return row_floats(head, width) + (scaled ? band : 0) + SIMD_WIDTH;
 }
 
 int head_pack(struct head *head, const float *kernel, const float *bias, int classes)

@@ -4,8 +4,8 @@
 #ifndef HEAD_H
 #define HEAD_H
 
-#include "picture.h"
-#include "team.h"
+#include "feature_map.h"
+#include "thread_pool.h"
 
 /* A mask has one byte a pixel, and 255 is void. */
 #define MAX_CLASSES 255
@@ -16,7 +16,7 @@ struct head {
     float *bias;   /* (classes) */
 };
 
-/* Of one canvas: the top left part that is picture, and the mask's size. */
+/* The size of the image in the upper left of a canvas, and the size of its mask. */
 struct region {
     int32_t height, width, output_height, output_width;
 };
@@ -27,13 +27,13 @@ struct region {
 int head_pack(struct head *head, const float *kernel, const float *bias, int classes);
 void head_free(struct head *head);
 
-/* Floats of scratch memory: what a canvas of height x width coarse logits needs once, and each worker
+/* Floats of scratch memory: what a canvas of height x width coarse logits needs once, and each thread
    besides. */
 long head_shared_scratch(const struct head *head, int height, int width, int output_width);
 long head_scratch(const struct head *head, int width, int scaled);
 
-/* `coarse`: a picture of at least `classes` channels. `mask`: output_height x output_width. */
-void head_apply(struct team *team, const struct head *head, const struct picture *coarse,
+/* `coarse`: a feature map of at least `classes` channels. `mask`: output_height x output_width. */
+void head_apply(struct thread_pool *pool, const struct head *head, const struct feature_map *coarse,
                 struct region region, uint8_t *mask, float *shared, float *scratch, long scratch_floats);
 
 #endif

@@ -4,7 +4,7 @@
 #include "product.h"
 
 /* Output rows of one task. Between two tasks one row of the convolution is computed twice. */
-#define BAND 8
+#define TASK_ROWS 8
 #define TAPS (STEM_SIZE * 3 * STEM_SIZE)
 #define BORDER (STEM_SIZE / 2)
 
@@ -12,32 +12,32 @@
 static long line_floats(int width) { return width + 2 * BORDER + 2; }
 
 /* Input rows under a band: two for each row of the convolution, and the kernel's overhang. */
-static int band_lines(void) { return 3 * (2 * (2 * BAND) + STEM_SIZE); }
+static int band_lines(void) { return 3 * (2 * (2 * TASK_ROWS) + STEM_SIZE); }
 
 /* ---- the inner product, as in convolution.c, but over lines ---- */
 
 INLINE void sum_lines(int rows, const float *x, long line, const float *weights, float *to, long column)
 {
-    vec sums[ROWS][COLUMNS] = {0};
+    vec sums[PRODUCT_ROWS][PRODUCT_VECTORS] = {0};
     for (int l = 0; l < 3 * STEM_SIZE; l++, x += line)
-        for (int k = 0; k < STEM_SIZE; k++, weights += COLUMNS * LANES)
+        for (int k = 0; k < STEM_SIZE; k++, weights += GROUP_CHANNELS)
             add_products(rows, sums, x + k, 2, weights);
-    store_sums(rows, sums, to, LANES, column);
+    store_sums(rows, sums, to, SIMD_WIDTH, column);
 }
 
 static void sum_some_lines(int rows, const float *x, long line, const float *weights, float *to, long column)
 {
-    if (rows == ROWS) {
-        sum_lines(ROWS, x, line, weights, to, column);
+    if (rows == PRODUCT_ROWS) {
+        sum_lines(PRODUCT_ROWS, x, line, weights, to, column);
         return;
     }
     /* The remainder in halves and quarters, each of fixed size. */
-    for (int piece = ROWS / 2; rows > 0; piece = MAX(1, piece / 2))
-        for (; rows >= piece; rows -= piece, x += 2 * piece, to += piece * LANES) {
-            if (piece == ROWS / 2)
-                sum_lines(ROWS / 2, x, line, weights, to, column);
-            else if (piece == ROWS / 4)
-                sum_lines(ROWS / 4, x, line, weights, to, column);
+    for (int piece = PRODUCT_ROWS / 2; rows > 0; piece = MAX(1, piece / 2))
+        for (; rows >= piece; rows -= piece, x += 2 * piece, to += piece * SIMD_WIDTH) {
+            if (piece == PRODUCT_ROWS / 2)
+                sum_lines(PRODUCT_ROWS / 2, x, line, weights, to, column);
+            else if (piece == PRODUCT_ROWS / 4)
+                sum_lines(PRODUCT_ROWS / 4, x, line, weights, to, column);
             else
                 sum_lines(1, x, line, weights, to, column);
         }
@@ -45,15 +45,15 @@ static void sum_some_lines(int rows, const float *x, long line, const float *wei
 
 /* ---- a band ---- */
 
-struct job {
+struct stem_job {
     const struct stem *stem;
     const uint8_t *canvas;
-    const struct picture *to;
+    const struct feature_map *to;
     float *scratch;
     long scratch_floats;
 };
 
-static void normalise(const struct job *job, int first_row, int rows, float *lines)
+static void normalise(const struct stem_job *job, int first_row, int rows, float *lines)
 {
     int height = 4 * job->to->height, width = 4 * job->to->width;
     long length = line_floats(width);
@@ -69,19 +69,19 @@ static void normalise(const struct job *job, int first_row, int rows, float *lin
     }
 }
 
-/* One row of the convolution, rectified: (blocks, width, LANES). */
+/* One row of the convolution, rectified: (blocks, width, SIMD_WIDTH). */
 static void convolve_row(const struct stem *stem, const float *lines, int width, float *to)
 {
-    long length = line_floats(2 * width), block = (long)width * LANES;
-    for (int g = 0; g < stem->channels / (COLUMNS * LANES); g++) {
-        float *row = to + g * COLUMNS * block;
-        for (int x = 0; x < width; x += ROWS)
-            sum_some_lines(MIN(ROWS, width - x), lines + 2 * x, length,
-                           stem->weights + (long)g * TAPS * COLUMNS * LANES, row + x * LANES, block);
-        for (int c = 0; c < COLUMNS; c++) {
-            vec bias = load(stem->bias + (g * COLUMNS + c) * LANES);
+    long length = line_floats(2 * width), block = (long)width * SIMD_WIDTH;
+    for (int g = 0; g < stem->channels / GROUP_CHANNELS; g++) {
+        float *row = to + g * PRODUCT_VECTORS * block;
+        for (int x = 0; x < width; x += PRODUCT_ROWS)
+            sum_some_lines(MIN(PRODUCT_ROWS, width - x), lines + 2 * x, length,
+                           stem->weights + (long)g * TAPS * GROUP_CHANNELS, row + x * SIMD_WIDTH, block);
+        for (int c = 0; c < PRODUCT_VECTORS; c++) {
+            vec bias = load(stem->bias + (g * PRODUCT_VECTORS + c) * SIMD_WIDTH);
             for (int x = 0; x < width; x++) {
-                float *at = row + c * block + x * LANES;
+                float *at = row + c * block + x * SIMD_WIDTH;
                 store(at, rectified(load(at) + bias));
             }
         }
@@ -89,31 +89,31 @@ static void convolve_row(const struct stem *stem, const float *lines, int width,
 }
 
 /* The maximum over three rows, NULL where outside; what they hold is not negative. */
-static void pool_row(const struct picture *to, int y, float *const rows[3], int width)
+static void max_pool_row(const struct feature_map *to, int y, float *const rows[3], int width)
 {
-    for (int block = 0; block < to->channels / LANES; block++)
+    for (int block = 0; block < to->channels / SIMD_WIDTH; block++)
         for (int x = 0; x < to->width; x++) {
             vec best = {0};
             for (int r = 0; r < 3; r++) {
                 if (!rows[r])
                     continue;
-                const float *from = rows[r] + ((long)block * width + 2 * x) * LANES;
+                const float *from = rows[r] + ((long)block * width + 2 * x) * SIMD_WIDTH;
                 if (x > 0)
-                    best = maximum(best, load(from - LANES));
-                best = maximum(best, maximum(load(from), load(from + LANES)));
+                    best = maximum(best, load(from - SIMD_WIDTH));
+                best = maximum(best, maximum(load(from), load(from + SIMD_WIDTH)));
             }
             store(pixel(to, block, y, x), best);
         }
 }
 
-static void stem_task(void *context, int number, int worker)
+static void stem_task(void *context, int number, int thread)
 {
-    const struct job *job = context;
-    const struct picture *to = job->to;
+    const struct stem_job *job = context;
+    const struct feature_map *to = job->to;
     int width = 2 * to->width, height = 2 * to->height;
-    int first = number * BAND, last = MIN(first + BAND, to->height);
+    int first = number * TASK_ROWS, last = MIN(first + TASK_ROWS, to->height);
     long length = line_floats(2 * width), row_floats = (long)job->stem->channels * width;
-    float *lines = job->scratch + worker * job->scratch_floats;
+    float *lines = job->scratch + thread * job->scratch_floats;
     float *kept = lines + band_lines() * length;
     float *rows[3] = {NULL, NULL, NULL}; /* of the convolution: 2 y - 1, 2 y, 2 y + 1 */
     int first_row = 2 * first - 1, first_line = 2 * first_row - BORDER;
@@ -127,21 +127,21 @@ static void stem_task(void *context, int number, int worker)
             convolve_row(job->stem, lines + (2 * r - BORDER - first_line) * 3 * length, width, rows[2]);
         }
         if (r % 2 == 1 && r > first_row)
-            pool_row(to, r / 2, rows, width);
+            max_pool_row(to, r / 2, rows, width);
     }
 }
 
 long stem_scratch(const struct stem *stem, int width)
 {
     long floats = band_lines() * line_floats(width) + 3L * stem->channels * (width / 2);
-    return (floats + LANES - 1) / LANES * LANES;
+    return (floats + SIMD_WIDTH - 1) / SIMD_WIDTH * SIMD_WIDTH;
 }
 
-void stem_apply(struct team *team, const struct stem *stem, const uint8_t *canvas, const struct picture *to,
-                float *scratch, long scratch_floats)
+void stem_apply(struct thread_pool *pool, const struct stem *stem, const uint8_t *canvas,
+                const struct feature_map *to, float *scratch, long scratch_floats)
 {
-    struct job job = {stem, canvas, to, scratch, scratch_floats};
-    team_run(team, (to->height + BAND - 1) / BAND, stem_task, &job);
+    struct stem_job job = {stem, canvas, to, scratch, scratch_floats};
+    thread_pool_run(pool, (to->height + TASK_ROWS - 1) / TASK_ROWS, stem_task, &job);
 }
 
 /* ---- weights ---- */
@@ -156,12 +156,12 @@ int stem_pack(struct stem *stem, const float *kernel, const float *bias, int cha
     memcpy(stem->bias, bias, channels * sizeof(float));
     memcpy(stem->levels, levels, sizeof stem->levels);
     float *to = stem->weights;
-    for (int g = 0; g < channels / (COLUMNS * LANES); g++)
+    for (int g = 0; g < channels / GROUP_CHANNELS; g++)
         for (int y = 0; y < STEM_SIZE; y++)
             for (int c = 0; c < 3; c++)
                 for (int x = 0; x < STEM_SIZE; x++)
-                    for (int lane = 0; lane < COLUMNS * LANES; lane++) {
-                        int o = g * COLUMNS * LANES + lane;
+                    for (int channel = 0; channel < GROUP_CHANNELS; channel++) {
+                        int o = g * GROUP_CHANNELS + channel;
                         *to++ = kernel[((o * 3 + c) * STEM_SIZE + y) * STEM_SIZE + x];
                     }
     return 0;

@@ -1,16 +1,16 @@
 /* The network's first layers in one go: uint8 RGB, normalised, convolution of size 7 and stride 2,
-   rectified, 3 x 3 maximum with stride 2. Knows nothing of the rest. */
+   rectified, max pooling of size 3 and stride 2. Knows nothing of the other layers. */
 #ifndef STEM_H
 #define STEM_H
 
-#include "picture.h"
-#include "team.h"
+#include "feature_map.h"
+#include "thread_pool.h"
 
 #define STEM_SIZE 7
 
 struct stem {
-    int channels;   /* a multiple of LANES * COLUMNS */
-    float *weights; /* (channels / lanes, 7, 3, 7, lanes) */
+    int channels;   /* a multiple of GROUP_CHANNELS */
+    float *weights; /* (channels / GROUP_CHANNELS, 7, 3, 7, GROUP_CHANNELS) */
     float *bias;
     float levels[3][256]; /* each channel's level, normalised */
 };
@@ -19,11 +19,11 @@ struct stem {
 int stem_pack(struct stem *stem, const float *kernel, const float *bias, int channels, const float *levels);
 void stem_free(struct stem *stem);
 
-/* Floats of scratch memory that each worker needs for a canvas of this width. */
+/* Floats of scratch memory that each thread needs for a canvas of this width. */
 long stem_scratch(const struct stem *stem, int width);
 
-/* A canvas (4 * to->height, 4 * to->width, 3) to the picture behind the maximum. */
-void stem_apply(struct team *team, const struct stem *stem, const uint8_t *canvas, const struct picture *to,
-                float *scratch, long scratch_floats);
+/* A canvas (4 * to->height, 4 * to->width, 3) to the feature map after the pooling. */
+void stem_apply(struct thread_pool *pool, const struct stem *stem, const uint8_t *canvas,
+                const struct feature_map *to, float *scratch, long scratch_floats);
 
 #endif

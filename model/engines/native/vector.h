@@ -1,31 +1,34 @@
-/* Vectors as wide as the machine's registers, and how many of them a product may hold.
+/* Vectors as wide as the processor's registers, and the number of them that a product keeps in registers.
 
-   Plain C with GCC's and Clang's vector extensions. Knows nothing of what is computed. */
+   Written with the vector extensions of GCC and Clang, without intrinsics. */
 #ifndef VECTOR_H
 #define VECTOR_H
 
 #include <stdint.h>
 #include <string.h>
 
-/* LANES floats are one register. The accumulators of a product, ROWS x COLUMNS vectors, and what it
-   multiplies must fit the registers: 32 on AVX-512 and NEON, 16 on AVX2. */
+/* SIMD_WIDTH is the number of floats in a register. A product keeps PRODUCT_ROWS x PRODUCT_VECTORS sums in
+   registers, with the values that it multiplies: AVX-512 and NEON have 32 registers, AVX2 has 16. */
 #if defined(__AVX512F__)
-#define LANES 16
-#define ROWS 12
-#define COLUMNS 2
+#define SIMD_WIDTH 16
+#define PRODUCT_ROWS 12
+#define PRODUCT_VECTORS 2
 #elif defined(__AVX__)
-#define LANES 8
-#define ROWS 6
-#define COLUMNS 2
+#define SIMD_WIDTH 8
+#define PRODUCT_ROWS 6
+#define PRODUCT_VECTORS 2
 #else
-#define LANES 4
-#define ROWS 6
-#define COLUMNS 4
+#define SIMD_WIDTH 4
+#define PRODUCT_ROWS 6
+#define PRODUCT_VECTORS 4
 #endif
 
-typedef float vec __attribute__((vector_size(4 * LANES), may_alias));
-typedef float unaligned_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t int_vec __attribute__((vector_size(4 * LANES), may_alias));
+/* Output channels of one product. */
+#define GROUP_CHANNELS (PRODUCT_VECTORS * SIMD_WIDTH)
+
+typedef float vec __attribute__((vector_size(4 * SIMD_WIDTH), may_alias));
+typedef float unaligned_vec __attribute__((vector_size(4 * SIMD_WIDTH), aligned(4), may_alias));
+typedef int32_t int_vec __attribute__((vector_size(4 * SIMD_WIDTH), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
