@@ -1,4 +1,3 @@
-/* The memory of a canvas is kept for the next one of its size; of a large one only a part. */
 #include "engine.h"
 
 #include "bfloat16.h"
@@ -7,26 +6,10 @@
 #include "memory.h"
 #include "network.h"
 #include "stem.h"
-
-/* What a workspace keeps of its pictures after a canvas, the first workspace, which the pool uses, and each
-   other: fresh memory takes 5 % of a canvas' time. And what it keeps of scratch memory for each thread. */
-#define KEPT_BYTES_FIRST (64L << 20)
-#define KEPT_BYTES_OTHER (32L << 20)
-#define KEPT_BYTES_SCRATCH (8L << 20)
-
-/* Of pictures larger than this nothing is kept, for the addresses of the rest stay reserved. */
-#define KEPT_WHOLE_BYTES (256L << 20)
+#include "workspace.h"
 
 struct residual_block {
     struct convolution first, second, shortcut; /* shortcut: of the first block of stages 1 to 3 */
-};
-
-/* The memory of one canvas on its way: its pictures, and scratch memory for those who work on it. */
-struct workspace {
-    float *memory, *scratch;
-    long floats, scratch_floats;
-    int height, width;
-    struct feature_map maps[STAGES][FEATURE_MAPS], coarse;
 };
 
 struct engine {
@@ -36,15 +19,16 @@ struct engine {
     struct convolution classifier;
     struct bfloat16_network *bfloat16; /* instead of stem, blocks and classifier, or NULL */
     struct head head;
-    struct workspace *workspaces; /* one more than threads; the pool uses the first */
+    struct workspace
+        *workspaces; /* one more than threads; the first is also the one of all threads together */
 };
 
-/* Who works on which workspace. */
+/* One canvas on its way through the network: the threads and the memory that it uses. */
 struct pass {
     const struct engine *engine;
     struct thread_pool *pool;
     struct workspace *workspace;
-    long thread_floats; /* of scratch memory, for each of the pool */
+    long thread_floats; /* of scratch memory, for each thread */
 };
 
 /* ---- start and stop ---- */
@@ -94,13 +78,6 @@ struct engine *engine_start(const float *const *convolutions, const float *level
 
 int engine_has_bfloat16(void) { return bfloat16_is_supported(); }
 
-static void empty(struct workspace *workspace)
-{
-    free(workspace->memory);
-    free(workspace->scratch);
-    *workspace = (struct workspace){0};
-}
-
 void engine_stop(struct engine *engine)
 {
     stem_free(&engine->stem);
@@ -115,7 +92,7 @@ void engine_stop(struct engine *engine)
     head_free(&engine->head);
     if (engine->workspaces && engine->pool)
         for (int workspace = 0; workspace <= thread_pool_size(engine->pool); workspace++)
-            empty(&engine->workspaces[workspace]);
+            workspace_free(&engine->workspaces[workspace]);
     free(engine->workspaces);
     if (engine->pool)
         thread_pool_stop(engine->pool);
@@ -124,51 +101,9 @@ void engine_stop(struct engine *engine)
     free(engine);
 }
 
-/* ---- memory ---- */
+/* ---- passes ---- */
 
-static int grow(float **memory, long *floats, long wanted)
-{
-    if (*floats >= wanted)
-        return 0;
-    free(*memory);
-    *memory = allocate_floats(wanted);
-    *floats = *memory ? wanted : 0;
-    return *memory ? 0 : -1;
-}
-
-/* The workspace's pictures for a canvas of this size, their borders zero. */
-static int lay_out(const struct engine *engine, struct workspace *workspace, int height, int width)
-{
-    if (workspace->height == height && workspace->width == width)
-        return 0;
-    int coarse_channels = round_up(engine->head.classes, GROUP_CHANNELS);
-    long coarse_floats = feature_map_floats(coarse_channels, height / 32, width / 32), floats = coarse_floats;
-    for (int stage = 0; stage < STAGES && !engine->bfloat16; stage++)
-        floats += FEATURE_MAPS *
-                  feature_map_floats(channels_at(stage), side_at(stage, height), side_at(stage, width));
-    if (engine->bfloat16)
-        floats += bfloat16_floats(height, width);
-    workspace->height = workspace->width = 0;
-    if (grow(&workspace->memory, &workspace->floats, floats) != 0)
-        return -1;
-    float *next = workspace->memory + coarse_floats;
-    if (engine->bfloat16)
-        bfloat16_clear_borders(next, height, width);
-    for (int stage = 0; stage < STAGES && !engine->bfloat16; stage++)
-        for (int number = 0; number < FEATURE_MAPS; number++) {
-            int channels = channels_at(stage), h = side_at(stage, height), w = side_at(stage, width);
-            workspace->maps[stage][number] = feature_map_in(next, channels, h, w);
-            clear_border(&workspace->maps[stage][number]);
-            next += feature_map_floats(channels, h, w);
-        }
-    workspace->coarse = feature_map_in(workspace->memory, coarse_channels, height / 32, width / 32);
-    workspace->height = height;
-    workspace->width = width;
-    return 0;
-}
-
-/* Scratch memory for everyone who works on the workspace, and at the end of the first one's for what they
-   share in the head. */
+/* Scratch memory for each thread. The end of the first thread's holds what the threads share in the head. */
 static int provide_scratch(struct pass *pass, int height, int width, const struct region *region)
 {
     const struct engine *engine = pass->engine;
@@ -183,7 +118,7 @@ static int provide_scratch(struct pass *pass, int height, int width, const struc
         MAX(floats, head_scratch(&engine->head, width / 32, scaled) +
                         head_shared_scratch(&engine->head, height / 32, width / 32, region->output_width));
     pass->thread_floats = (floats + SIMD_WIDTH - 1) / SIMD_WIDTH * SIMD_WIDTH;
-    return grow(&pass->workspace->scratch, &pass->workspace->scratch_floats, threads * pass->thread_floats);
+    return workspace_provide_scratch(pass->workspace, threads * pass->thread_floats);
 }
 
 static int begin(struct pass *pass, struct engine *engine, struct thread_pool *pool, int workspace,
@@ -192,22 +127,17 @@ static int begin(struct pass *pass, struct engine *engine, struct thread_pool *p
     *pass = (struct pass){engine, pool, &engine->workspaces[workspace], 0};
     return provide_scratch(pass, height, width, region) != 0
                ? -1
-               : lay_out(engine, pass->workspace, height, width);
+               : workspace_lay_out(pass->workspace, engine->head.classes, engine->bfloat16 != NULL, height,
+                                   width);
 }
 
 static void end(struct pass *pass)
 {
-    struct workspace *workspace = pass->workspace;
-    long bytes = workspace->floats * (long)sizeof(float),
-         scratch = workspace->scratch_floats * (long)sizeof(float);
-    if (bytes > KEPT_WHOLE_BYTES || scratch > thread_pool_size(pass->pool) * KEPT_BYTES_SCRATCH)
-        empty(workspace);
-    else
-        give_back(workspace->memory, bytes,
-                  workspace == pass->engine->workspaces ? KEPT_BYTES_FIRST : KEPT_BYTES_OTHER);
+    int shared = pass->workspace == pass->engine->workspaces;
+    workspace_trim(pass->workspace, shared, thread_pool_size(pass->pool));
 }
 
-/* ---- a canvas' way ---- */
+/* ---- the network ---- */
 
 static void run_network(const struct pass *pass, const uint8_t *canvas)
 {
@@ -217,11 +147,9 @@ static void run_network(const struct pass *pass, const uint8_t *canvas)
     float *scratch = workspace->scratch;
     long floats = pass->thread_floats;
     if (engine->bfloat16) {
-        bfloat16_run(
-            engine->bfloat16, pool, canvas, 32 * workspace->coarse.height, 32 * workspace->coarse.width,
-            workspace->memory + feature_map_floats(workspace->coarse.channels, workspace->coarse.height,
-                                                   workspace->coarse.width),
-            &workspace->coarse, scratch, floats);
+        bfloat16_run(engine->bfloat16, pool, canvas, 32 * workspace->coarse.height,
+                     32 * workspace->coarse.width, workspace_bfloat16_memory(workspace), &workspace->coarse,
+                     scratch, floats);
         return;
     }
     const struct feature_map *x = &workspace->maps[0][0];

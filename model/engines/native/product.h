@@ -1,10 +1,10 @@
-/* The inner step of every product: PRODUCT_ROWS x PRODUCT_VECTORS sums that stay in registers.
-
-   `rows` is a constant where these are called, so that the loops vanish. */
+/* The inner step of every product: PRODUCT_ROWS x PRODUCT_VECTORS sums that stay in registers. */
 #ifndef PRODUCT_H
 #define PRODUCT_H
 
 #include "vector.h"
+
+/* `rows` is a constant in every call of the inline functions, so that the compiler unrolls their loops. */
 
 /* Adds to each row's sums its value, `apart` floats after the one before, times PRODUCT_VECTORS vectors of
  * weights.
@@ -34,5 +34,11 @@ INLINE void store_sums(int rows, vec sums[PRODUCT_ROWS][PRODUCT_VECTORS], float 
         for (int c = 0; c < PRODUCT_VECTORS; c++)
             store(to + r * row + c * column, sums[r][c]);
 }
+
+/* The sums over blocks of channels and size x size neighbours, for PRODUCT_VECTORS vectors of outputs of
+   `rows` pixels, `step` apart: products[step - 1][rows - 1]. */
+typedef void (*product)(const float *x, long block, long row, int blocks, int size, const float *weights,
+                        float *to, long column);
+extern const product products[2][PRODUCT_ROWS] __attribute__((visibility("hidden")));
 
 #endif

@@ -1,0 +1,56 @@
+/* Masks of the canvas' own size by bilinear interpolation. Where one class has the largest logit at two
+   points, it has it everywhere between them, since interpolation is linear: only tiles whose ends differ
+   compare all classes. */
+#include "head_job.h"
+
+/* Between the cells of the rows above and below, both ends' logits: (width + 2, classes). */
+void head_blend_cells(const struct head_job *job, int tile_y, int dy, float *ends)
+{
+    int line = (job->width + 2) * job->head->classes;
+    const float *above = job->cells + (long)tile_y * line, *below = above + line;
+    float share = (dy + .5f) / TILE;
+    for (int i = 0; i < line; i++)
+        ends[i] = above[i] + (below[i] - above[i]) * share;
+}
+
+static int best_class(const float *logits, int classes)
+{
+    int best = 0;
+    for (int class = 1; class < classes; class++)
+        if (logits[class] > logits[best])
+            best = class;
+    return best;
+}
+
+/* A task: a row of tiles. */
+void head_bilinear_task(void *context, int tile_y, int thread)
+{
+    const struct head_job *job = context;
+    int classes = job->head->classes;
+    float *ends = job->scratch + thread * job->scratch_floats;
+    for (int dy = 0; dy < TILE; dy++) {
+        int y = tile_y * TILE - HALF + dy;
+        if (y < 0 || y >= job->region.output_height)
+            continue;
+        head_blend_cells(job, tile_y, dy, ends);
+        int left = best_class(ends, classes);
+        for (int tile_x = 0; tile_x < tile_columns(job); tile_x++) {
+            const float *from = ends + tile_x * classes, *to = from + classes;
+            int right = best_class(to, classes);
+            uint8_t labels[TILE];
+            if (left == right) {
+                memset(labels, left, TILE);
+            } else {
+                for (int c = 0; c < TILE_VECTORS; c++) {
+                    vec share = shares_between(c), best = from[0] + (to[0] - from[0]) * share;
+                    int_vec label = {0};
+                    for (int class = 1; class < classes; class++)
+                        take_larger(from[class] + (to[class] - from[class]) * share, class, &best, &label);
+                    write_labels(labels + c * SIMD_WIDTH, label, SIMD_WIDTH);
+                }
+            }
+            write_tile_row(job, y, tile_x, labels);
+            left = right;
+        }
+    }
+}

@@ -1,0 +1,89 @@
+/* What the tasks of the head share: the geometry of tiles, and the choice of a class. */
+#ifndef HEAD_JOB_H
+#define HEAD_JOB_H
+
+#include "head.h"
+
+#define TILE 32
+#define BAND_ROWS (TILE + 1) /* rows of pixels that a task of a scaled mask computes */
+#define HALF (TILE / 2)
+#define TILE_VECTORS (TILE / SIMD_WIDTH) /* vectors in a tile's row */
+
+/* The coarse logits around which the tiles lie: (height + 2) x (width + 2), framed by zeros, as
+   transposed columns for the dense product, or with the classes last for interpolation. */
+struct head_job {
+    const struct head *head;
+    struct region region;
+    int height, width; /* of the coarse logits */
+    const float *cells;
+    const float *shares; /* of a scaled mask: for each column, how far it is past its source column */
+    const int *starts;   /* and the first column of each source column, and the end */
+    uint8_t *mask;
+    float *scratch;
+    long scratch_floats;
+};
+
+/* What one row of tiles needs: the logits of PRODUCT_ROWS tiles, or the ends between which they lie. */
+INLINE long row_floats(const struct head *head, int width)
+{
+    return head->classes * MAX(PRODUCT_ROWS * TILE, width + 2L);
+}
+
+INLINE int tile_columns(const struct head_job *job) { return job->width + 1; }
+INLINE int tile_rows(const struct head_job *job) { return job->height + 1; }
+
+/* Of equal logits the first class keeps the pixel. */
+INLINE void take_larger(vec next, int class, vec *best, int_vec *label)
+{
+    int_vec larger = next > *best;
+    *best = select_vec(larger, next, *best);
+    *label = (larger & class) | (~larger & *label);
+}
+
+INLINE void write_labels(uint8_t *to, int_vec labels, int count)
+{
+    typedef uint8_t byte_vec __attribute__((vector_size(SIMD_WIDTH)));
+    byte_vec bytes = __builtin_convertvector(labels, byte_vec);
+    memcpy(to, &bytes, count);
+}
+
+/* A tile's row of labels, cut at the mask's sides. */
+INLINE void write_tile_row(const struct head_job *job, int y, int tile_x, const uint8_t *labels)
+{
+    int x = tile_x * TILE - HALF, first = MAX(0, -x), last = MIN(TILE, job->region.output_width - x);
+    if (last > first)
+        memcpy(job->mask + (long)y * job->region.output_width + x + first, labels + first, last - first);
+}
+
+/* The logits of all classes for `rows` tiles, from tile `first` on, in row `dy`: (classes, PRODUCT_ROWS, 32).
+ */
+void head_dense_rows(const struct head_job *job, int first, int rows, int dy, float *logits);
+void head_dense_task(void *context, int dy, int thread);
+
+/* The logits at the ends of a row of tiles' pixels: (width + 2, classes). */
+void head_blend_cells(const struct head_job *job, int tile_y, int dy, float *ends);
+void head_bilinear_task(void *context, int tile_y, int thread);
+void head_scaled_task(void *context, int tile_y, int thread);
+
+/* The pixels of a row of 32 between two ends, vector c of them. */
+INLINE vec shares_between(int c)
+{
+    vec share;
+    for (int i = 0; i < SIMD_WIDTH; i++)
+        share[i] = (c * SIMD_WIDTH + i + .5f) / TILE;
+    return share;
+}
+
+/* The position of an output pixel between the `source` pixels of its line: half-pixel centres, edge values
+   repeated. */
+INLINE int source_pixel(int i, int source, int output, float *share)
+{
+    double position = MAX((i + .5) * source / output - .5, 0.);
+    int first = MIN((int)position, source - 1);
+    *share = (float)(position - first);
+    return first;
+}
+
+int first_output(int i, int source, int output);
+
+#endif

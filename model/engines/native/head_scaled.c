@@ -1,0 +1,165 @@
+/* Masks of another size than the image. The logits are computed in bands of rows that stay in the cache, so
+   the full logits never exist; only pixels between source pixels of different classes compare all classes. */
+#include "head_job.h"
+#include "product.h"
+
+/* The first output pixel whose source pixel is `i` or further. */
+int first_output(int i, int source, int output)
+{
+    float share;
+    int guess = (int)((i + .5) * output / source - .5) - 1;
+    guess = i <= 0 ? 0 : MIN(MAX(guess, 0), output);
+    while (guess > 0 && source_pixel(guess - 1, source, output, &share) >= i)
+        guess--;
+    while (guess < output && source_pixel(guess, source, output, &share) < i)
+        guess++;
+    return guess;
+}
+
+/* The logits of 33 rows of pixels, from `HALF` above a row of tiles' first cell on: (classes, 33, width). */
+struct band {
+    float *logits;
+    uint8_t *labels; /* (33, width) */
+    long line;       /* pixels of one row, 32 * (w + 1) */
+};
+
+static struct band band_in(const struct head_job *job, float *scratch)
+{
+    struct band band;
+    band.line = (long)tile_columns(job) * TILE;
+    band.logits = scratch + row_floats(job->head, job->width);
+    band.labels = (uint8_t *)(band.logits + job->head->classes * BAND_ROWS * band.line);
+    return band;
+}
+
+static void fill_band(const struct head_job *job, const struct band *band, int tile_y, int rows,
+                      float *scratch)
+{
+    int classes = job->head->classes, columns = tile_columns(job);
+    for (int row = 0; row < rows; row++) {
+        int at = tile_y + row / TILE, dy = row % TILE;
+        float *to = band->logits + row * band->line;
+        long plane = BAND_ROWS * band->line;
+        if (job->head->kernel) {
+            for (int x = 0; x < columns; x += PRODUCT_ROWS) {
+                int tiles = MIN(PRODUCT_ROWS, columns - x);
+                head_dense_rows(job, at * columns + x, tiles, dy, scratch);
+                for (int class = 0; class < classes; class++)
+                    memcpy(to + class * plane + x * TILE, scratch + class * PRODUCT_ROWS * TILE,
+                           tiles * TILE * sizeof *to);
+            }
+        } else {
+            head_blend_cells(job, at, dy, scratch);
+            for (int x = 0; x < columns; x++)
+                for (int class = 0; class < classes; class++) {
+                    float from = scratch[x * classes + class], end = scratch[(x + 1) * classes + class];
+                    for (int c = 0; c < TILE_VECTORS; c++)
+                        store(to + class * plane + x * TILE + c * SIMD_WIDTH,
+                              from + (end - from) * shares_between(c));
+                }
+        }
+        uint8_t *labels = band->labels + row * band->line;
+        for (long x = 0; x < band->line; x += SIMD_WIDTH) {
+            vec best = load(to + x);
+            int_vec label = {0};
+            for (int class = 1; class < classes; class++)
+                take_larger(load(to + class * plane + x), class, &best, &label);
+            write_labels(labels + x, label, SIMD_WIDTH);
+        }
+    }
+}
+
+/* The classes that can have the largest logit between four source pixels, whose places are `at`. Returns
+   their number; `corners` becomes the logits of all classes there. */
+INLINE int list_candidates(const struct band *band, int classes, const long at[4],
+                           float corners[4][MAX_CLASSES], int *candidates)
+{
+    int count = 0;
+    long plane = BAND_ROWS * band->line;
+    for (int class = 0; class < classes; class++) {
+        int beaten = 0;
+        for (int corner = 0; corner < 4; corner++)
+            corners[corner][class] = band->logits[class * plane + at[corner]];
+        for (int corner = 0; corner < 4 && !beaten; corner++) {
+            /* Smaller at every corner than a class that wins at one corner: never the largest. */
+            int winner = band->labels[at[corner]];
+            beaten = winner != class;
+            for (int other = 0; other < 4; other++)
+                beaten &= corners[other][class] < band->logits[winner * plane + at[other]];
+        }
+        if (!beaten)
+            candidates[count++] = class;
+    }
+    return count;
+}
+
+/* The output pixels between four source pixels that do not all belong to one class. */
+static void fill_between(const struct head_job *job, const struct band *band, int row, int next_row, long x,
+                         long next_x, int first_y, int last_y, int first_x, int last_x)
+{
+    const struct region *region = &job->region;
+    int candidates[MAX_CLASSES];
+    float corners[4][MAX_CLASSES];
+    const long at[4] = {row * band->line + x, row * band->line + next_x, next_row * band->line + x,
+                        next_row * band->line + next_x};
+    int count = list_candidates(band, job->head->classes, at, corners, candidates);
+    for (int y = first_y; y < last_y; y++) {
+        float down;
+        source_pixel(y, region->height, region->output_height, &down);
+        float left[MAX_CLASSES], slope[MAX_CLASSES];
+        for (int i = 0; i < count; i++) {
+            int class = candidates[i];
+            left[i] = corners[0][class] + (corners[2][class] - corners[0][class]) * down;
+            slope[i] = corners[1][class] + (corners[3][class] - corners[1][class]) * down - left[i];
+        }
+        uint8_t *to = job->mask + (long)y * region->output_width;
+        for (int out = first_x; out < last_x; out += SIMD_WIDTH) {
+            vec share = load(job->shares + out), best = left[0] + slope[0] * share;
+            int_vec label = (int_vec){0} + candidates[0];
+            for (int i = 1; i < count; i++)
+                take_larger(left[i] + slope[i] * share, candidates[i], &best, &label);
+            write_labels(to + out, label, MIN(SIMD_WIDTH, last_x - out));
+        }
+    }
+}
+
+/* The output rows between one row of source pixels and the next. */
+static void fill_output_rows(const struct head_job *job, const struct band *band, int row, int next_row,
+                             int first_y, int last_y)
+{
+    const struct region *region = &job->region;
+    const uint8_t *above = band->labels + row * band->line + HALF;
+    const uint8_t *below = band->labels + next_row * band->line + HALF;
+    uint8_t *first = job->mask + (long)first_y * region->output_width;
+    if (first_y == last_y)
+        return;
+    for (int x = 0; x < region->width; x++)
+        memset(first + job->starts[x], above[x], job->starts[x + 1] - job->starts[x]);
+    for (int y = first_y + 1; y < last_y; y++)
+        memcpy(job->mask + (long)y * region->output_width, first, region->output_width);
+    for (int x = 0; x < region->width; x++) {
+        int next = MIN(x + 1, region->width - 1);
+        if (above[x] != above[next] || above[x] != below[x] || above[x] != below[next])
+            fill_between(job, band, row, next_row, HALF + x, HALF + next, first_y, last_y, job->starts[x],
+                         job->starts[x + 1]);
+    }
+}
+
+/* A task: the output rows whose source pixel lies in one row of tiles. */
+void head_scaled_task(void *context, int tile_y, int thread)
+{
+    const struct head_job *job = context;
+    const struct region *region = &job->region;
+    float *scratch = job->scratch + thread * job->scratch_floats;
+    struct band band = band_in(job, scratch);
+    int top = tile_y * TILE - HALF;
+    int first = MAX(top, 0), last = MIN(top + TILE, region->height);
+    if (first >= last)
+        return;
+    int rows = MIN(BAND_ROWS, (job->height + 1) * TILE - HALF - top);
+    fill_band(job, &band, tile_y, MIN(rows, region->height - top), scratch);
+    for (int y = first; y < last; y++)
+        fill_output_rows(job, &band, y - top, MIN(y + 1, region->height - 1) - top,
+                         first_output(y, region->height, region->output_height),
+                         first_output(y + 1, region->height, region->output_height));
+}

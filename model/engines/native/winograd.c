@@ -1,0 +1,130 @@
+#include "winograd.h"
+
+#include "product.h"
+#include "winograd_transform.h"
+
+/* The transformed inputs and outputs of one task fit a core's second-level cache. */
+#define SCRATCH_BYTES (1 << 20)
+
+/* The patches of a feature map, in rows from the upper left. */
+static int patches_across(const struct feature_map *map) { return (map->width + PATCH - 1) / PATCH; }
+
+/* Of one task: some patches, and some groups of output channels. */
+struct extent {
+    int first_patch, patches, first_group, groups;
+};
+
+static void winograd_inputs(const struct convolution_job *job, struct extent extent, float *inputs)
+{
+    const struct feature_map *from = job->from;
+    int blocks = from->channels / SIMD_WIDTH, across = patches_across(job->to);
+    long position = (long)round_up(extent.patches, PRODUCT_ROWS) * blocks * SIMD_WIDTH;
+    for (int t = 0; t < extent.patches; t++) {
+        int y = (extent.first_patch + t) / across * PATCH, x = (extent.first_patch + t) % across * PATCH;
+        for (int b = 0; b < blocks; b++)
+            transform_input_patch(
+                pixel(from, b, y - 1, x - 1), from->row,
+                inputs +
+                    ((long)(t / PRODUCT_ROWS * blocks + b) * PRODUCT_ROWS + t % PRODUCT_ROWS) * SIMD_WIDTH,
+                position);
+    }
+}
+
+static void winograd_products(const struct convolution_job *job, struct extent extent, const float *inputs,
+                              float *sums)
+{
+    const struct convolution *convolution = job->convolution;
+    int blocks = job->from->channels / SIMD_WIDTH, groups = convolution->out_channels / GROUP_CHANNELS;
+    long position = (long)round_up(extent.patches, PRODUCT_ROWS) * blocks * SIMD_WIDTH;
+    long weights = (long)convolution->in_channels * GROUP_CHANNELS;
+    for (int p = 0; p < POSITIONS; p++)
+        for (int g = 0; g < extent.groups; g++)
+            for (int t = 0; t < extent.patches; t += PRODUCT_ROWS) {
+                int rows = MIN(PRODUCT_ROWS, extent.patches - t);
+                products[0][rows - 1](
+                    inputs + p * position + (long)t * blocks * SIMD_WIDTH, PRODUCT_ROWS * SIMD_WIDTH, 0,
+                    blocks, 1, convolution->weights + ((long)p * groups + extent.first_group + g) * weights,
+                    sums +
+                        ((long)(p * extent.groups + g) * PRODUCT_VECTORS * extent.patches + t) * SIMD_WIDTH,
+                    (long)extent.patches * SIMD_WIDTH);
+            }
+}
+
+static void winograd_outputs(const struct convolution_job *job, struct extent extent, const float *sums)
+{
+    const struct feature_map *to = job->to;
+    int across = patches_across(to), vectors = extent.groups * PRODUCT_VECTORS;
+    long position = (long)vectors * extent.patches * SIMD_WIDTH;
+    for (int v = 0; v < vectors; v++)
+        for (int t = 0; t < extent.patches; t++) {
+            vec outputs[PATCH * PATCH];
+            transform_output_patch(sums + ((long)v * extent.patches + t) * SIMD_WIDTH, position, outputs);
+            int y = (extent.first_patch + t) / across * PATCH, x = (extent.first_patch + t) % across * PATCH;
+            int height = MIN(PATCH, to->height - y), width = MIN(PATCH, to->width - x);
+            for (int dy = 0; dy < height; dy++)
+                for (int dx = 0; dx < width; dx++)
+                    finish(job, extent.first_group * PRODUCT_VECTORS + v, y + dy, x + dx,
+                           outputs[dy * PATCH + dx]);
+        }
+}
+
+static int count_patches(int height, int width)
+{
+    return ((height + PATCH - 1) / PATCH) * ((width + PATCH - 1) / PATCH);
+}
+
+static void winograd_task(void *context, int number, int thread)
+{
+    const struct convolution_job *job = context;
+    const struct convolution *convolution = job->convolution;
+    int patches = count_patches(job->to->height, job->to->width);
+    int groups = convolution->out_channels / GROUP_CHANNELS;
+    int part = number % job->parts, group = number / job->parts;
+    /* Whole products of PRODUCT_ROWS patches, but for the last part. */
+    int steps = (patches + PRODUCT_ROWS - 1) / PRODUCT_ROWS;
+    struct extent extent;
+    extent.first_patch = start_of_part(part, job->parts, steps) * PRODUCT_ROWS;
+    extent.patches =
+        MIN(patches, start_of_part(part + 1, job->parts, steps) * PRODUCT_ROWS) - extent.first_patch;
+    extent.first_group = start_of_part(group, job->groups, groups);
+    extent.groups = start_of_part(group + 1, job->groups, groups) - extent.first_group;
+    float *inputs = job->scratch + thread * job->scratch_floats;
+    float *sums =
+        inputs + (long)POSITIONS * round_up(extent.patches, PRODUCT_ROWS) * convolution->in_channels;
+    winograd_inputs(job, extent, inputs);
+    winograd_products(job, extent, inputs, sums);
+    winograd_outputs(job, extent, sums);
+}
+
+/* How a Winograd convolution is shared out: parts of patches whose scratch stays in the cache, and as
+   many groups of output channels as give every thread something to do. */
+static void divide(const struct convolution *convolution, int height, int width, int threads, int *parts,
+                   int *groups)
+{
+    int steps = (count_patches(height, width) + PRODUCT_ROWS - 1) / PRODUCT_ROWS;
+    long step_bytes =
+        (long)POSITIONS * PRODUCT_ROWS * (convolution->in_channels + convolution->out_channels) * 4;
+    /* Each part reads all weights: a few large parts where there are more weights than pixels. */
+    int steps_at_once = (int)MAX(4, SCRATCH_BYTES / step_bytes);
+    int all_groups = convolution->out_channels / GROUP_CHANNELS;
+    *parts = (steps + steps_at_once - 1) / steps_at_once;
+    *groups = threads == 1 ? 1 : MIN(all_groups, (threads + *parts - 1) / *parts);
+}
+
+void winograd_convolve(struct thread_pool *pool, struct convolution_job *job)
+{
+    divide(job->convolution, job->to->height, job->to->width, thread_pool_size(pool), &job->parts,
+           &job->groups);
+    thread_pool_run(pool, job->parts * job->groups, winograd_task, job);
+}
+
+long winograd_scratch(const struct convolution *convolution, int height, int width, int threads)
+{
+    int parts, groups;
+    divide(convolution, height, width, threads, &parts, &groups);
+    int steps = (count_patches(height, width) + PRODUCT_ROWS - 1) / PRODUCT_ROWS;
+    int all_groups = convolution->out_channels / GROUP_CHANNELS;
+    long patches = (long)(steps + parts - 1) / parts * PRODUCT_ROWS;
+    long channels = convolution->in_channels + (all_groups + groups - 1) / groups * GROUP_CHANNELS;
+    return POSITIONS * patches * channels;
+}

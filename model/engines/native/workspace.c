@@ -1,0 +1,82 @@
+/* A workspace keeps its memory for the next canvas of the same size, but only a part of a large one's. */
+#include "workspace.h"
+
+#include "bfloat16.h"
+#include "memory.h"
+
+/* What a workspace keeps after a canvas, since fresh memory takes 5 % of a canvas' time: of the feature maps
+   in the workspace that all threads share, and in each other, and of scratch memory for each thread. */
+#define KEPT_BYTES_SHARED (64L << 20)
+#define KEPT_BYTES_OTHER (32L << 20)
+#define KEPT_BYTES_SCRATCH (8L << 20)
+
+/* Larger feature maps are freed, since their address space stays reserved even where pages are given back. */
+#define KEPT_WHOLE_BYTES (256L << 20)
+
+static int grow(float **memory, long *floats, long wanted)
+{
+    if (*floats >= wanted)
+        return 0;
+    free(*memory);
+    *memory = allocate_floats(wanted);
+    *floats = *memory ? wanted : 0;
+    return *memory ? 0 : -1;
+}
+
+int workspace_lay_out(struct workspace *workspace, int classes, int bfloat16, int height, int width)
+{
+    if (workspace->height == height && workspace->width == width)
+        return 0;
+    int coarse_channels = round_up(classes, GROUP_CHANNELS);
+    long coarse_floats = feature_map_floats(coarse_channels, height / 32, width / 32), floats = coarse_floats;
+    for (int stage = 0; stage < STAGES && !bfloat16; stage++)
+        floats += FEATURE_MAPS *
+                  feature_map_floats(channels_at(stage), side_at(stage, height), side_at(stage, width));
+    if (bfloat16)
+        floats += bfloat16_floats(height, width);
+    workspace->height = workspace->width = 0;
+    if (grow(&workspace->memory, &workspace->floats, floats) != 0)
+        return -1;
+    workspace->coarse = feature_map_in(workspace->memory, coarse_channels, height / 32, width / 32);
+    float *next = workspace->memory + coarse_floats;
+    if (bfloat16)
+        bfloat16_clear_borders(next, height, width);
+    for (int stage = 0; stage < STAGES && !bfloat16; stage++)
+        for (int number = 0; number < FEATURE_MAPS; number++) {
+            int channels = channels_at(stage), h = side_at(stage, height), w = side_at(stage, width);
+            workspace->maps[stage][number] = feature_map_in(next, channels, h, w);
+            clear_border(&workspace->maps[stage][number]);
+            next += feature_map_floats(channels, h, w);
+        }
+    workspace->height = height;
+    workspace->width = width;
+    return 0;
+}
+
+float *workspace_bfloat16_memory(const struct workspace *workspace)
+{
+    const struct feature_map *coarse = &workspace->coarse;
+    return workspace->memory + feature_map_floats(coarse->channels, coarse->height, coarse->width);
+}
+
+int workspace_provide_scratch(struct workspace *workspace, long floats)
+{
+    return grow(&workspace->scratch, &workspace->scratch_floats, floats);
+}
+
+void workspace_trim(struct workspace *workspace, int shared, int threads)
+{
+    long bytes = workspace->floats * (long)sizeof(float),
+         scratch = workspace->scratch_floats * (long)sizeof(float);
+    if (bytes > KEPT_WHOLE_BYTES || scratch > threads * KEPT_BYTES_SCRATCH)
+        workspace_free(workspace);
+    else
+        give_back(workspace->memory, bytes, shared ? KEPT_BYTES_SHARED : KEPT_BYTES_OTHER);
+}
+
+void workspace_free(struct workspace *workspace)
+{
+    free(workspace->memory);
+    free(workspace->scratch);
+    *workspace = (struct workspace){0};
+}

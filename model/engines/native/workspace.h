@@ -1,0 +1,30 @@
+/* The memory of one canvas while the network runs: its feature maps, and scratch memory for the threads. */
+#ifndef WORKSPACE_H
+#define WORKSPACE_H
+
+#include "feature_map.h"
+#include "network.h"
+
+struct workspace {
+    float *memory, *scratch;
+    long floats, scratch_floats;
+    int height, width;
+    struct feature_map maps[STAGES][FEATURE_MAPS], coarse; /* maps: of float32 only */
+};
+
+/* Makes room for the feature maps of a canvas of this size, with borders of zeros. 0, or -1 without memory.
+ */
+int workspace_lay_out(struct workspace *workspace, int classes, int bfloat16, int height, int width);
+
+/* The memory of the maps in bfloat16, see bfloat16_run. */
+float *workspace_bfloat16_memory(const struct workspace *workspace);
+
+/* Makes room for this much scratch memory. 0, or -1 without memory. */
+int workspace_provide_scratch(struct workspace *workspace, long floats);
+
+/* Gives most of the memory of a large canvas back to the system. `shared`: whether the workspace is the one
+   that all threads use together. */
+void workspace_trim(struct workspace *workspace, int shared, int threads);
+void workspace_free(struct workspace *workspace);
+
+#endif
