@@ -125,6 +125,11 @@ def train_epoch(name: str, plan: Plan, samples: tuple[Sample, ...]) -> float:
     return ProcessTree(os.getpid(), children=False).measure_peak_bytes() / MIB
 
 
+def close_loops() -> None:
+    """End the loaders' processes, which ignore the signal that would end them with this one."""
+    open_loop.cache_clear()
+
+
 def compare_losses(plan: Plan, samples: Sequence[Sample]) -> float:
     """The largest relative difference of the two losses, over steps from the same weights.
 
@@ -149,7 +154,7 @@ def compare_losses(plan: Plan, samples: Sequence[Sample]) -> float:
 
 
 def measure_epochs(
-    plan: Plan, samples: tuple[Sample, ...]
+    plan: Plan, samples: tuple[Sample, ...], loops: Sequence[str] = (BOOK, *PRESETS)
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """The seconds of each loop's epochs, and the most memory in MiB.
 
@@ -161,10 +166,11 @@ def measure_epochs(
         peaks_mib[name] = call(train_epoch, name, plan, samples)
 
     with ExitStack() as stack:
-        candidates = {
-            name: partial(run_epoch, name, stack.enter_context(start_worker()))
-            for name in (BOOK, *PRESETS)
-        }
+        candidates = {}
+        for name in loops:
+            call = stack.enter_context(start_worker())
+            stack.callback(call, close_loops)
+            candidates[name] = partial(run_epoch, name, call)
         return run_in_turns(candidates, rounds=plan.rounds, warm_up=1), peaks_mib
 
 
