@@ -1,6 +1,6 @@
-"""The command line of `python -m app`: every setting as an option, over its variable.
+"""The command line of `python -m app`: an option for each setting, which overrides its variable.
 
-Knows the settings' names and descriptions; their values are checked where the variables are.
+Knows the names and descriptions of the settings; `app.settings` validates the values.
 """
 
 import argparse
@@ -12,20 +12,20 @@ from app.settings import PREFIX, Settings
 
 
 def parse_arguments(arguments: Sequence[str]) -> Mapping[str, str]:
-    """The variables that the options stand for. Ends the program for --help, --version, nonsense.
+    """Return the options as environment variables, which worker processes inherit.
 
-    Variables, so that worker processes inherit them.
+    Exits for --help, --version and invalid options.
     """
-    given = _parser().parse_args(arguments)
+    given = _build_parser().parse_args(arguments)
     return {name: value for name, value in vars(given).items() if value is not None}
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m app",
         usage="%(prog)s [--OPTION VALUE ...]",
         description="Serve the segmentation of images over HTTP, until SIGTERM or Ctrl-C.",
-        epilog=f"Each option goes before an environment variable: --max-side before {PREFIX}"
+        epilog=f"Each option overrides an environment variable: --max-side overrides {PREFIX}"
         "MAX_SIDE, and so on. Exit status: 0 after a drain, 1 what keeps it from starting, 2 a "
         "wrong option or value, 70 a stuck engine.",
         allow_abbrev=False,
@@ -38,12 +38,12 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name.replace('_', '-')}",
             dest=PREFIX + name.upper(),
             metavar="VALUE",
-            help=f"{field.description}{_default(field.default)}".replace("%", "%%"),
+            help=f"{field.description}{_format_default(field.default)}".replace("%", "%%"),
         )
     return parser
 
 
-def _default(value: object) -> str:
+def _format_default(value: object) -> str:
     return "" if value in (None, "") or not isinstance(value, (int, float, str)) else f" ({value})"
 
 

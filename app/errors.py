@@ -30,7 +30,7 @@ that the processes that only decode can raise them.
 
 
 class RequestError(Exception):
-    """`detail` names the value and the limit, `remedy` says what the caller can do."""
+    """The base of all errors: `detail` names the value and the limit, `remedy` the way out."""
 
     def __init__(
         self,

@@ -3,11 +3,11 @@
 from enum import StrEnum
 
 SUPPORTED = "JPEG, PNG, WebP, BMP, TIFF or GIF (its first frame)"
-"""The image formats of an upload, in words."""
+"""The formats of uploads, as error messages list them."""
 
 
 class AnswerFormat(StrEnum):
-    """In the order of preference where a caller likes several equally."""
+    """The answer formats; if a caller prefers several equally, the first one is chosen."""
 
     PNG = "png"
     JSON = "json"
@@ -15,4 +15,5 @@ class AnswerFormat(StrEnum):
 
     @property
     def media_type(self) -> str:
+        """The Content-Type of an answer in this format."""
         return {"png": "image/png", "json": "application/json", "npy": "application/x-npy"}[self]

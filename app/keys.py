@@ -7,11 +7,11 @@ import argparse
 import sys
 
 from app import __version__
-from app.access.keys import NAME, line_of, new_key
+from app.access.keys import NAME, format_line, make_key
 
 
 def main() -> None:
-    """The line goes to standard output, to be appended; the key to the terminal, once."""
+    """Print the key to the terminal, once, and its line of the keys file to standard output."""
     parser = argparse.ArgumentParser(
         prog="python -m app.keys", description=main.__doc__, allow_abbrev=False
     )
@@ -21,9 +21,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if not NAME.fullmatch(arguments.name):
         parser.error(f"{arguments.name!r}: a name has 1 to 64 letters, digits, '.', '_' or '-'")
-    key = new_key()
+    key = make_key()
     print(f"The key of {arguments.name}, shown only now:\n{key}", file=sys.stderr, flush=True)
-    print(line_of(arguments.name, key, admin=arguments.admin))
+    print(format_line(arguments.name, key, admin=arguments.admin))
 
 
 if __name__ == "__main__":

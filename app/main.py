@@ -10,7 +10,7 @@ from app import __version__
 from app.access.check import KeyCheck, describe_keys
 from app.access.keys import Keyring
 from app.access.rates import RateLimit
-from app.codecs.pictures import prepare_pillow
+from app.codecs.pillow import prepare_pillow
 from app.http import problems
 from app.http.drain import DrainLimit
 from app.http.gates import AdmissionGate, AnswerLimit, BodyLimit
@@ -19,16 +19,16 @@ from app.http.methods import HeadAsGet
 from app.http.paths import SEGMENT_PATH
 from app.http.telemetry import RequestTelemetry
 from app.observability.peers import Peers
-from app.routes import admin, operations, pages, segment
+from app.routes import admin, model, operations, pages, segment
 from app.schemas import ProblemDetails
 from app.service import Service
 from app.settings import Settings, parse_origins, parse_rates
 
 
 class Application(FastAPI):
-    """FastAPI, whose description has the problem details, too.
+    """A FastAPI application whose OpenAPI document also contains the schema of problem details.
 
-    It would add them by itself where a response names them as its model, but as application/json.
+    FastAPI adds the schema of a response model itself, but only as application/json.
     """
 
     def openapi(self) -> dict[str, Any]:
@@ -39,10 +39,10 @@ class Application(FastAPI):
 
 
 def create_app(settings: Settings, peers: Peers | None = None) -> FastAPI:
-    """The application; its service, under `app.state.service`, starts with the lifespan.
+    """Return the application; its service, `app.state.service`, starts with the lifespan.
 
-    `peers`: the other processes that serve with this one, if any. Raises KeysError for a keys file
-    that cannot be used.
+    `peers` are the other workers, if there are any. Raises KeysError if the keys file cannot be
+    used.
     """
     prepare_pillow()
     service = Service(settings, peers)
@@ -57,15 +57,41 @@ def create_app(settings: Settings, peers: Peers | None = None) -> FastAPI:
         summary="Semantic segmentation of photos: an upload in, its mask out.",
         version=__version__,
         lifespan=lifespan,
-        docs_url=None,  # ours, with a policy for browsers
+        docs_url=None,  # `pages` has its own, with a content security policy
         redoc_url=None,
     )
-    app.include_router(segment.router)
-    app.include_router(admin.router)
-    app.include_router(pages.router)
+    _add_routes(app, settings)
+    _add_limits(app, settings, service)
+    if settings.cors_origins:
+        allow_origins(app, parse_origins(settings.cors_origins))
+    return _observe(app, service)
+
+
+def create_operations_app(service: Service) -> FastAPI:
+    """Return an application with probes and metrics only, for a separate port."""
+    app = FastAPI(title="FCN segmentation service: operations", docs_url=None, redoc_url=None)
+    app.include_router(operations.router)
+    return _observe(app, service)
+
+
+def _observe(app: FastAPI, service: Service) -> FastAPI:
+    app.state.service = service
+    problems.add_handlers(app)
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(RequestTelemetry, metrics=service.metrics)
+    app.add_middleware(SecurityHeaders)
+    return app
+
+
+def _add_routes(app: FastAPI, settings: Settings) -> None:
+    for router in (segment.router, model.router, admin.router, pages.router):
+        app.include_router(router)
     if settings.operations_port is None:
         app.include_router(operations.router)
-    # From the innermost to the outermost; what is not configured is not there.
+
+
+def _add_limits(app: FastAPI, settings: Settings, service: Service) -> None:
+    """Add the middleware from the innermost to the outermost; unconfigured ones are left out."""
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, held=service.uploads)
     app.add_middleware(AnswerLimit, path=SEGMENT_PATH, held=service.answers)
     app.add_middleware(
@@ -80,22 +106,3 @@ def create_app(settings: Settings, peers: Peers | None = None) -> FastAPI:
         app.add_middleware(KeyCheck, keyring=Keyring(settings.keys_file))
         describe_keys(app)
     app.add_middleware(DrainLimit, drain=service.ending)
-    if settings.cors_origins:
-        allow_origins(app, parse_origins(settings.cors_origins))
-    return _observed(app, service)
-
-
-def create_operations_app(service: Service) -> FastAPI:
-    """Probes and metrics alone, for a port of their own."""
-    app = FastAPI(title="FCN segmentation service: operations", docs_url=None, redoc_url=None)
-    app.include_router(operations.router)
-    return _observed(app, service)
-
-
-def _observed(app: FastAPI, service: Service) -> FastAPI:
-    app.state.service = service
-    problems.add_handlers(app)
-    app.add_middleware(HeadAsGet)
-    app.add_middleware(RequestTelemetry, metrics=service.metrics)
-    app.add_middleware(SecurityHeaders)
-    return app

@@ -1,4 +1,4 @@
-"""The shapes of JSON answers, for the description under /docs and for its readers."""
+"""The JSON answers' fields, as the OpenAPI document under /docs shows them."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class Segmentation(BaseModel):
 
 
 class ClassInfo(BaseModel):
-    """One class that the network knows."""
+    """One class of the network."""
 
     index: int
     name: str
@@ -32,7 +32,7 @@ class ClassInfo(BaseModel):
 
 
 class Limits(BaseModel):
-    """What a request must keep to."""
+    """The limits of a request."""
 
     max_body_bytes: int
     max_pixels: int
@@ -41,7 +41,7 @@ class Limits(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """The weights that serve, and where."""
+    """The weights that are in use, and the engine and device that they run on."""
 
     architecture: str
     digest: str = Field(description="SHA-256 of the weights and their metadata")
@@ -57,20 +57,20 @@ class ModelInfo(BaseModel):
 
 
 class Reloaded(BaseModel):
-    """The weights that serve from now on."""
+    """The weights that are in use after a reload."""
 
     digest: str = Field(description="SHA-256 of the weights and their metadata")
     engine: str
 
 
 class Health(BaseModel):
-    """A probe's answer; the status code says the same."""
+    """The answer to a probe; its status code has the same meaning."""
 
     status: str
 
 
 class ProblemDetails(BaseModel):
-    """RFC 9457, and what the caller can do."""
+    """A problem detail (RFC 9457) with one more member, `remedy`: what the caller can do."""
 
     type: str
     title: str

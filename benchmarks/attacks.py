@@ -17,7 +17,7 @@ from typing import Annotated
 import numpy as np
 from PIL import Image
 
-from app.codecs.decoders import _Process
+from app.codecs.decoder_process import DecoderProcess
 from app.errors import RequestError
 from app.settings import Settings
 from benchmarks import report
@@ -132,7 +132,7 @@ def measure(data: bytes, side: int) -> Cost:
     limits = Settings()
     if len(data) > limits.max_body_bytes:
         return Cost(len(data), 0, 0, "BodyTooLarge", 0)
-    process, size = _Process(), (0, 0)
+    process, size = DecoderProcess(), (0, 0)
 
     def plan(stored: tuple[int, int]) -> tuple[int, int]:
         nonlocal size

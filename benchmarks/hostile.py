@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from PIL import Image
 
 from app.codecs.decode import decode_image
-from app.codecs.pictures import prepare_pillow
+from app.codecs.pillow import prepare_pillow
 from app.errors import RequestError
 from app.settings import Settings
 from benchmarks.process import Cost, measure_call

@@ -27,6 +27,7 @@ APP = (
     {"main"},
     {"routes"},
     {"service"},
+    {"loading"},
     {"codecs", "access"},
     {"http"},
     {"scheduling"},
@@ -125,6 +126,25 @@ def test_every_module_says_what_it_is_for():
     for package in ("app", "model"):
         for path in (REPOSITORY / package).rglob("*.py"):
             assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+MAX_FILE_LINES = 250
+MAX_FUNCTION_LINES = 40
+
+
+def test_every_file_and_every_function_is_short_enough_to_read():
+    too_long = []
+    for path in sorted((REPOSITORY / "app").rglob("*.py")):
+        text, name = path.read_text(), path.relative_to(REPOSITORY)
+        if len(text.splitlines()) > MAX_FILE_LINES:
+            too_long.append(f"{name} has {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                lines = node.end_lineno - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    too_long.append(f"{name}: {node.name} has {lines} lines")
+    assert too_long == []
 
 
 def test_the_top_level_holds_what_it_should():

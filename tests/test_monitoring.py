@@ -172,7 +172,7 @@ def own_metrics() -> dict[str, tuple[str, set[str]]]:
         for metric in vars(metrics).values()
         if isinstance(metric, MetricWrapperBase)
     }
-    families = text_string_to_metric_families(metrics.exposition().decode())
+    families = text_string_to_metric_families(metrics.export().decode())
     return {
         family.name + ("_total" if family.type == "counter" else ""): (
             family.type,

@@ -1,6 +1,7 @@
-"""Who may call: a key for every path but the public ones, checked before the body is read.
+"""The key check: every path except the public ones requires an API key.
 
-Plain ASGI, and only there where keys are configured. Knows nothing of where keys are kept.
+Plain ASGI, before the body is read, and only if keys are configured. Knows nothing of where keys
+are stored.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ from app.http.problems import answer_error
 
 
 class KeyCheck:
-    """Middleware: the caller's Key comes into the scope as `caller`, or a 401 goes back."""
+    """Middleware: puts the caller's Key into the scope as `caller`, or answers 401."""
 
     def __init__(self, app: ASGIApp, *, keyring: Keyring) -> None:
         self.app = app
@@ -26,15 +27,15 @@ class KeyCheck:
         if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
             try:
                 scope["caller"] = identify(scope, self.keyring)
-            except Unauthorized as problem:
-                await answer_error(problem, scope)(scope, receive, send)
+            except Unauthorized as error:
+                await answer_error(error, scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
 
 def identify(scope: Scope, keyring: Keyring) -> Key:
-    """The key of the request's header; the query string is never looked at. Raises Unauthorized."""
-    presented = presented_key(scope)
+    """Return the key in the request's headers, never in its query. Raises Unauthorized."""
+    presented = read_key(scope)
     if presented is None:
         raise Unauthorized(
             "The request has no API key.",
@@ -49,8 +50,8 @@ def identify(scope: Scope, keyring: Keyring) -> Key:
     return key
 
 
-def presented_key(scope: Scope) -> bytes | None:
-    """Our own header goes first: a proxy may need Authorization for itself."""
+def read_key(scope: Scope) -> bytes | None:
+    """Return the key of a request. X-API-Key wins: a proxy may need Authorization itself."""
     authorization = b""
     for name, value in scope["headers"]:
         if name == b"x-api-key":
@@ -62,22 +63,22 @@ def presented_key(scope: Scope) -> bytes | None:
 
 
 def require_admin(request: Request) -> None:
-    """A dependency of what changes the server. Raises Forbidden."""
+    """Raise Forbidden unless the caller is an admin; a dependency of administrative routes."""
     caller: Key | None = request.scope.get("caller")
     if caller is None:
         raise Forbidden(
-            "Nobody may administer a server without keys.",
+            "A server without keys cannot be administered.",
             remedy="Set SEG_KEYS_FILE, with an admin's key: python -m app.keys NAME --admin",
         )
     if not caller.is_admin:
         raise Forbidden(
-            f"The key of {caller.name} has not the role admin.",
+            f"The key of {caller.name} lacks the role admin.",
             remedy="Use an admin's key: python -m app.keys NAME --admin",
         )
 
 
 def describe_keys(app: FastAPI) -> None:
-    """Say in the OpenAPI description what needs a key, and how it is sent."""
+    """Add to the OpenAPI document which paths require a key, and how it is sent."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """API keys: a file of names and digests, read again when it changes.
 
-`python -m app.keys NAME` makes a key. Knows nothing of HTTP. One key a line, `#` begins a comment:
+`python -m app.keys NAME` makes a key. Knows nothing of HTTP. The file has one key per line, and `#`
+begins a comment:
 
     NAME  SHA-256-OF-THE-KEY-IN-HEX  [admin]
 
-The digest is a plain SHA-256 on purpose. Slow and salted hashes (bcrypt, Argon2) protect what
-people choose, for that can be guessed. A key from here is 256 random bits: nobody meets it by
-trying, however fast the hash is; a slow one would only cost every request milliseconds.
+The digest is a plain SHA-256 on purpose. Slow, salted hashes (bcrypt, Argon2) protect passwords,
+because people choose guessable ones. A key has 256 random bits and cannot be guessed, however fast
+the hash is; a slow hash would only cost milliseconds for every request.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ import structlog
 
 KEY_BYTES = 32
 KEY_PREFIX = "seg_"
-"""So that people and secret scanners see what it is, and so that it never begins with a dash."""
+"""The prefix lets people and secret scanners recognise a key; a key never starts with a dash."""
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 DIGEST = re.compile(r"[0-9A-Fa-f]{64}")
@@ -31,18 +32,18 @@ ADMIN = "admin"
 MAX_FILE_BYTES = 2**20
 
 CLOCK_TICK_NS = 50_000_000
-"""File systems' clocks tick: two changes in one tick may leave the same time."""
+"""File systems have coarse clocks: two changes within one tick may have the same time."""
 
 log = structlog.get_logger("segmentation")
 
 
 class KeysError(Exception):
-    """The file cannot be used; the message says where and why, and quotes nothing of it."""
+    """The keys file is invalid; the message says where and why, without quoting the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What the server knows of a key. A name may have several: the old one and the new."""
+    """One key of the file. A name may have several, such as an old and a new one."""
 
     name: str
     digest: bytes
@@ -50,19 +51,19 @@ class Key:
 
 
 class Keyring:
-    """The keys of a file, as it is now. Raises KeysError if it cannot be read at the start."""
+    """The current keys of a file. Raises KeysError if it cannot be read at the start."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._state = _file_state(path)
+        self._state = _read_state(path)
         self._text = _read(path)
         self._keys = parse_keys(self._text, path)
 
     def find(self, presented: bytes) -> Key | None:
-        """The key that was presented, if it is known.
+        """Return the key that was sent, or None if it is unknown.
 
-        Digests are compared, in constant time, and always all of them: how long it takes says
-        nothing of the keys.
+        All digests are compared, each in constant time, so that the duration reveals nothing of
+        the keys.
         """
         self._refresh()
         digest = hashlib.sha256(presented).digest()
@@ -73,8 +74,8 @@ class Keyring:
         return found
 
     def _refresh(self) -> None:
-        """A file that cannot be used leaves the old keys, and is reported once."""
-        state = _file_state(self.path)
+        """Read the file if it has changed; an invalid one is logged once, and the old keys stay."""
+        state = _read_state(self.path)
         if state == self._state:
             return
         self._state = state
@@ -90,7 +91,7 @@ class Keyring:
 
 
 def parse_keys(text: str, path: Path) -> tuple[Key, ...]:
-    """Raises KeysError for the first line that is no key. No key at all: nobody may call."""
+    """Return the keys of a file's text, maybe none. Raises KeysError for the first invalid line."""
     keys: dict[bytes, Key] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
@@ -110,8 +111,8 @@ def parse_keys(text: str, path: Path) -> tuple[Key, ...]:
     return tuple(keys.values())
 
 
-def _file_state(path: Path) -> tuple[int, int, int, bool] | None:
-    """Differs where the file or its permissions have changed, and once more after a clock tick."""
+def _read_state(path: Path) -> tuple[int, int, int, bool] | None:
+    """Return a value that changes with the file, and once more a clock tick later."""
     try:
         status = os.stat(path)
     except OSError:
@@ -136,11 +137,12 @@ def _read(path: Path) -> str:
         ) from error
 
 
-def new_key() -> str:
+def make_key() -> str:
+    """Return a new random key."""
     return KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
-def line_of(name: str, key: str, *, admin: bool = False) -> str:
-    """The line for the file."""
+def format_line(name: str, key: str, *, admin: bool = False) -> str:
+    """Return the line of the keys file for a key."""
     digest = hashlib.sha256(key.encode()).hexdigest()
     return f"{name} {digest}{f' {ADMIN}' if admin else ''}"

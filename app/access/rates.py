@@ -1,7 +1,7 @@
-"""How often a caller may call: `limits` counts by key, or by address where there are no keys.
+"""Rate limits: the library `limits` counts requests by key, or by address if there are no keys.
 
-Plain ASGI, before the body is read. Counts for this process alone; knows nothing of the queue,
-which refuses by itself what it cannot answer.
+Plain ASGI, before the body is read. Each process counts for itself. Knows nothing of the queue,
+which has its own admission.
 """
 
 import time
@@ -21,11 +21,11 @@ from app.http.paths import PUBLIC_PATHS
 from app.http.problems import answer_error
 
 MAX_WINDOWS = 2**15
-"""Callers that one limit remembers, in some 10 MB. Of more, the oldest may begin anew."""
+"""The number of callers that one rate remembers, in about 10 MB; the oldest is evicted."""
 
 
 class RateLimit:
-    """Middleware: a caller above a rate gets 429; the others are told what they have left."""
+    """Middleware: answers 429 to a caller above a rate, and adds RateLimit headers."""
 
     def __init__(self, app: ASGIApp, *, rates: Sequence[RateLimitItem]) -> None:
         self.app = app
@@ -35,9 +35,9 @@ class RateLimit:
         if scope["type"] != "http" or scope["path"] in PUBLIC_PATHS:
             await self.app(scope, receive, send)
             return
-        caller = counted_caller(scope)
+        caller = identify_caller(scope)
         exhausted = self._take(caller)
-        fields = self._fields(caller)
+        fields = self._build_fields(caller)
 
         async def send_with_fields(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -45,29 +45,29 @@ class RateLimit:
             await send(message)
 
         if exhausted:
-            await answer_error(_too_many(exhausted, caller), scope)(
+            await answer_error(_make_too_many(exhausted, caller), scope)(
                 scope, receive, send_with_fields
             )
         else:
             await self.app(scope, receive, send_with_fields)
 
     def _take(self, caller: str) -> list["Quota"]:
-        """One request of each quota; where some are exhausted, those, and nothing of any."""
+        """Use one request of each quota, or return the exhausted ones and use none."""
         exhausted = [quota for quota in self.quotas if quota.is_exhausted(caller)]
         if not exhausted:
             for quota in self.quotas:
                 quota.use(caller)
         return exhausted
 
-    def _fields(self, caller: str) -> list[tuple[bytes, bytes]]:
-        """As draft-ietf-httpapi-ratelimit-headers-10 has them: what holds, what is left."""
+    def _build_fields(self, caller: str) -> list[tuple[bytes, bytes]]:
+        """Return RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10)."""
         policy = ", ".join(quota.policy for quota in self.quotas)
-        left = ", ".join(quota.left(caller) for quota in self.quotas)
+        left = ", ".join(quota.format_left(caller) for quota in self.quotas)
         return [(b"ratelimit-policy", policy.encode()), (b"ratelimit", left.encode())]
 
 
 class Quota:
-    """One rate and what its callers have used of it."""
+    """One rate, and how much of it each caller has used."""
 
     def __init__(self, rate: RateLimitItem) -> None:
         self.rate = rate
@@ -82,20 +82,24 @@ class Quota:
     def use(self, caller: str) -> None:
         self._limiter.hit(self.rate, caller)
 
-    def left(self, caller: str) -> str:
+    def format_left(self, caller: str) -> str:
         window = self._limiter.get_window_stats(self.rate, caller)
-        return f"{self._name};r={window.remaining};t={self._seconds_until(window.reset_time)}"
+        return f"{self._name};r={window.remaining};t={self._count_seconds_until(window.reset_time)}"
 
-    def retry_after_s(self, caller: str) -> int:
-        return self._seconds_until(self._limiter.get_window_stats(self.rate, caller).reset_time)
+    def find_retry_after_s(self, caller: str) -> int:
+        return self._count_seconds_until(
+            self._limiter.get_window_stats(self.rate, caller).reset_time
+        )
 
     @staticmethod
-    def _seconds_until(reset_time: float) -> int:
+    def _count_seconds_until(reset_time: float) -> int:
         return max(1, ceil(reset_time - time.monotonic()))
 
 
 @dataclass(slots=True)
 class _Window:
+    """The requests of one caller until `ends`, a reading of the monotonic clock."""
+
     ends: float
     used: int = 0
 
@@ -103,31 +107,31 @@ class _Window:
 class Windows(Storage):
     """The newest MAX_WINDOWS windows of one rate, in the order in which they end.
 
-    The library's own MemoryStorage keeps as many as there are addresses, and looks at all of them
-    in a thread after every request: with 100 000 of them and 500 requests a second, half a core.
-    This one belongs to the event loop and runs on the monotonic clock.
+    The library's MemoryStorage keeps a window for every address and scans all of them in a thread
+    after each request, which takes half a core with 100 000 addresses and 500 requests per second.
+    This storage is used by the event loop only, and runs on the monotonic clock.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # A dict would look through the gaps of all that went before, to find its oldest.
+        # To find its oldest entry, a dict would scan the gaps of all deleted ones.
         self._windows: OrderedDict[str, _Window] = OrderedDict()
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        window = self._current(key)
+        window = self._find_current(key)
         if window is None:
             self._windows.pop(key, None)
             window = self._windows[key] = _Window(ends=time.monotonic() + expiry)
-            self._forget()
+            self._evict()
         window.used += amount
         return window.used
 
     def get(self, key: str) -> int:
-        window = self._current(key)
+        window = self._find_current(key)
         return window.used if window else 0
 
     def get_expiry(self, key: str) -> float:
-        window = self._current(key)
+        window = self._find_current(key)
         return window.ends if window else time.monotonic()
 
     def clear(self, key: str) -> None:
@@ -145,28 +149,28 @@ class Windows(Storage):
     def base_exceptions(self) -> tuple[type[Exception], ...]:
         return ()
 
-    def _current(self, key: str) -> _Window | None:
+    def _find_current(self, key: str) -> _Window | None:
         window = self._windows.get(key)
         return window if window and window.ends > time.monotonic() else None
 
-    def _forget(self) -> None:
-        """Two at most for each that comes: what has ended goes, and nobody waits for it."""
+    def _evict(self) -> None:
+        """Remove up to two ended windows for each new one, so that no request scans many."""
         for _ in range(2):
             oldest = next(iter(self._windows))
-            if len(self._windows) > MAX_WINDOWS or self._current(oldest) is None:
+            if len(self._windows) > MAX_WINDOWS or self._find_current(oldest) is None:
                 del self._windows[oldest]
 
 
-def counted_caller(scope: Scope) -> str:
-    """The name of the key, or the address; of IPv6 the network of 64 bits, which one home has."""
+def identify_caller(scope: Scope) -> str:
+    """Return the key's name or the address; for IPv6 the network of 64 bits, as one home has it."""
     if "caller" in scope:
         return str(scope["caller"].name)
     host = scope["client"][0] if scope.get("client") else "unknown"
-    return network_of(host) if ":" in host else host[:64]
+    return find_network(host) if ":" in host else host[:64]
 
 
-def network_of(host: str) -> str:
-    """An IPv6 address's 64 bits, or the IPv4 address that a socket for both shows as IPv6."""
+def find_network(host: str) -> str:
+    """Return the 64-bit network of an IPv6 address, or the IPv4 address that is mapped to it."""
     try:
         address = IPv6Address(host)
     except ValueError:  # a proxy may forward anything
@@ -174,8 +178,8 @@ def network_of(host: str) -> str:
     return str(address.ipv4_mapped or IPv6Address(int(address) >> 64 << 64))
 
 
-def _too_many(exhausted: Sequence[Quota], caller: str) -> TooManyRequests:
-    seconds = max(quota.retry_after_s(caller) for quota in exhausted)
+def _make_too_many(exhausted: Sequence[Quota], caller: str) -> TooManyRequests:
+    seconds = max(quota.find_retry_after_s(caller) for quota in exhausted)
     rates = " and ".join(quota.text for quota in exhausted)
     return TooManyRequests(
         f"The limit for one caller is {rates}.",

@@ -1,1 +1,1 @@
-"""From an upload's bytes to pixels, and from a mask to the bytes of an answer."""
+"""Decoding of uploads and encoding of masks."""

@@ -1,9 +1,9 @@
-"""What of an image file its first picture's pixels need; the rest is left out before it is decoded.
+"""Strips an image file to the parts that its first picture needs, before it is decoded.
 
-A reader's costs are not in a file's pixels alone: 43 bytes of a GIF can ask for 4 GB, a megabyte of
-empty JPEG segments becomes 40 MB of Python objects, a TIFF can show one strip a million times. So a
-decoder gets neither metadata nor further pictures, and a file of very many parts is refused after a
-walk over the first of them. Knows how the formats are put together; decodes nothing.
+The cost of reading a file is not in its pixels alone: 43 bytes of a GIF can request 4 GB, a
+megabyte of empty JPEG segments becomes 40 MB of Python objects, and a TIFF can refer to one strip a
+million times. So a decoder gets neither metadata nor further pictures, and a file with too many
+parts is refused. Knows the structure of the formats; decodes nothing.
 """
 
 import re
@@ -14,16 +14,16 @@ from app.errors import BrokenImage, UnsupportedType
 from app.formats import SUPPORTED
 
 MAX_PARTS = 2**16
-"""Segments, chunks, blocks or tags that are walked over: some 50 ms. A PNG of 32 MiB in pieces of
-8 KiB, as libpng writes it, has 4096.
+"""The limit of segments, chunks, blocks or tags, which take about 50 ms. A PNG of 32 MiB in chunks
+of 8 KiB, as libpng writes it, has 4096.
 """
 
 MAX_OFFSETS = 2**16
-"""Strips or tiles of a TIFF: one a row in a picture of that height."""
+"""The limit of strips or tiles of a TIFF; a picture of that height may have one for each row."""
 
 MAX_COLOURS = 3 * 256
 MAX_VALUES = 16
-"""Of any other TIFF tag that matters: bits of each sample, coefficients, tables of an old JPEG."""
+"""The limit of values of any other kept TIFF tag, such as the bits of each sample."""
 
 JPEG_START = b"\xff\xd8\xff"
 START_OF_SCAN = 0xDA
@@ -35,7 +35,7 @@ GIF_DISPOSAL = 0b11100
 TIFF_STARTS = frozenset(
     letters + version for letters in (b"II", b"MM") for version in (b"*\0", b"\0*", b"+\0", b"\0+")
 )
-"""Pillow takes the version in the wrong order of bytes, too."""
+"""Pillow also accepts the version in the wrong byte order."""
 
 TIFF_OFFSETS = frozenset({273, 279, 324, 325})  # where strips and tiles are, and how long
 TIFF_COLOURS = 320
@@ -46,16 +46,13 @@ TIFF_TAGS = TIFF_OFFSETS | {
     TIFF_JPEG_TABLES, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532,  # JPEG
 }  # fmt: skip
 TIFF_INTEGERS = frozenset({3, 4, 16})
-"""The types SHORT, LONG and LONG8."""
-
-ORIENTATION = 274
-
+"""The TIFF types SHORT, LONG and LONG8."""
 
 STARTS = (JPEG_START, b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", *TIFF_STARTS)
 
 
 def require_known(data: bytes) -> None:
-    """Raises UnsupportedType for what does not begin like a file of a supported format."""
+    """Raise UnsupportedType unless the data begins like a file of a supported format."""
     if not data.startswith(STARTS) and not (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
         raise UnsupportedType(
             f"The {len(data)} bytes are not an image of a supported format.",
@@ -63,20 +60,20 @@ def require_known(data: bytes) -> None:
         )
 
 
-def essential(data: bytes) -> bytes:
-    """The same file or a smaller one, with the same first picture and its EXIF orientation.
+def strip_container(data: bytes) -> bytes:
+    """Return the file without metadata and further pictures; the EXIF orientation is kept.
 
-    Raises BrokenImage for one that is not put together as its format wants, or of too many parts.
+    Raises BrokenImage if the structure of the file is invalid, or if it has too many parts.
     """
     try:
         if data.startswith(JPEG_START):
-            return _jpeg(data)
+            return _strip_jpeg(data)
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
-            return _png(data)
+            return _strip_png(data)
         if data.startswith((b"GIF87a", b"GIF89a")):
-            return _gif(data)
+            return _strip_gif(data)
         if data[:4] in TIFF_STARTS:
-            return _tiff(data)
+            return _strip_tiff(data)
     except (IndexError, OverflowError, struct.error) as error:
         raise BrokenImage("The image ends within its header.", remedy=SENT_WHOLE) from error
     return data
@@ -85,13 +82,13 @@ def essential(data: bytes) -> bytes:
 SENT_WHOLE = "Check that the file opens elsewhere and was sent whole."
 
 
-class _Budget:
-    """Parts that may still come."""
+class _PartCounter:
+    """Counts the parts of a file up to MAX_PARTS."""
 
     def __init__(self) -> None:
         self._left = MAX_PARTS
 
-    def take(self) -> None:
+    def count(self) -> None:
         self._left -= 1
         if self._left < 0:
             raise BrokenImage(
@@ -100,14 +97,14 @@ class _Budget:
             )
 
 
-def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Of a JPEG before its first scan, and the head of this: marker, start, end.
+def iterate_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, start, end) of each JPEG segment up to the first scan's header.
 
-    What lies between two of them is padding or junk.
+    Bytes between two segments are padding or junk.
     """
-    budget, position = _Budget(), 2
+    parts_seen, position = _PartCounter(), 2
     while found := JPEG_MARKER.search(data, position):
-        budget.take()
+        parts_seen.count()
         start, marker = found.start(), found[1][0]
         if marker == 0xC8 or 0xD0 <= marker <= 0xD9 or 0xF0 <= marker <= 0xFD or marker < 0xC0:
             position = found.end()  # these have no content
@@ -122,14 +119,15 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     raise BrokenImage("The JPEG has no picture.", remedy=SENT_WHOLE)
 
 
-def _jpeg(data: bytes) -> bytes:
-    """Without comments and application segments but JFIF's and Adobe's, which tell the colours,
-    and the first with EXIF. From the first scan on, the file is left as it is.
+def _strip_jpeg(data: bytes) -> bytes:
+    """Drop comments and application segments, except JFIF's and Adobe's and the first EXIF.
+
+    JFIF and Adobe define the colours. From the first scan on, the file is unchanged.
     """
     view = memoryview(data)
     parts: list[bytes | memoryview] = [view[:2]]
     before, has_exif, has_dropped = 2, False, False
-    for marker, start, end in segments(data):
+    for marker, start, end in iterate_segments(data):
         has_dropped |= start != before
         before = end
         if marker == START_OF_SCAN:
@@ -149,14 +147,14 @@ def _jpeg(data: bytes) -> bytes:
     return b"".join(parts) if has_dropped else data
 
 
-def _png(data: bytes) -> bytes:
-    """Only header, palette, pixels, end, and the first EXIF."""
-    budget, view = _Budget(), memoryview(data)
+def _strip_png(data: bytes) -> bytes:
+    """Keep only the header, the palette, the pixels, the end, and the first EXIF."""
+    parts_seen, view = _PartCounter(), memoryview(data)
     kept = set(PNG_CHUNKS) | {PNG_EXIF}
     parts: list[bytes | memoryview] = [view[:8]]
     position, name = 8, b""
     while position + 8 <= len(data) and name != b"IEND":
-        budget.take()
+        parts_seen.count()
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if name in kept:
@@ -167,13 +165,13 @@ def _png(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _gif(data: bytes) -> bytes:
-    """Only the screen, the first frame's transparent colour, and from this frame on everything."""
-    budget, view = _Budget(), memoryview(data)
-    position = 13 + _gif_colours(data[10])
+def _strip_gif(data: bytes) -> bytes:
+    """Keep the screen, the first frame's transparent colour, and the data from that frame on."""
+    parts_seen, view = _PartCounter(), memoryview(data)
+    position = 13 + _count_colour_table_bytes(data[10])
     screen, control = view[:position], b""
     while True:
-        budget.take()
+        parts_seen.count()
         kind = data[position]
         if kind == ord(","):
             return b"".join((screen, control, view[position:]))
@@ -189,18 +187,18 @@ def _gif(data: bytes) -> bytes:
             control = b"!\xf9\4" + bytes((flags, 0, 0, data[position + 6])) + b"\0"
         position += 2
         while size := data[position]:
-            budget.take()
+            parts_seen.count()
             position += 1 + size
         position += 1
 
 
-def _gif_colours(flags: int) -> int:
-    """Bytes of the colour table that these flags announce."""
+def _count_colour_table_bytes(flags: int) -> int:
+    """Return the number of bytes of the colour table that the flags announce."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _tiff(data: bytes) -> bytes:
-    """With a directory of its own behind the file, of the tags that matter; and no other."""
+def _strip_tiff(data: bytes) -> bytes:
+    """Append a new directory with the kept tags, and make it the only one of the file."""
     order = "<" if data.startswith(b"II") else ">"
     big = data[2] == 43
     place, head, entry, value_bytes = (
@@ -212,10 +210,10 @@ def _tiff(data: bytes) -> bytes:
     (position,) = struct.unpack_from(order + place, data, head - value_bytes)
     (count,) = counter.unpack_from(data, position)
     position += counter.size
-    budget = _Budget()
+    parts_seen = _PartCounter()
     entries: dict[int, bytes] = {}
     for _ in range(count):
-        budget.take()
+        parts_seen.count()
         tag, kind, values, _ = entry.unpack_from(data, position)
         if tag in TIFF_TAGS and tag not in entries:
             _require_few_values(tag, kind, values)
@@ -237,40 +235,3 @@ def _require_few_values(tag: int, kind: int, values: int) -> None:
             f"The TIFF's tag {tag} has {values} values, the limit is {limit}.",
             remedy="Save it anew, with fewer strips or as PNG.",
         )
-
-
-def webp_size(data: bytes) -> tuple[int, int] | None:
-    """The canvas' height and width (RFC 9649); None of another file, or of a shorter head."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
-        return None
-    kind = data[12:16]
-    if kind == b"VP8X":
-        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
-    elif kind == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    elif kind == b"VP8 ":
-        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
-    else:
-        return None
-    return height, width
-
-
-def orientation(exif: bytes) -> int:
-    """As an EXIF block says (Exif 2.32, tag 0x0112); 1, upright, where it cannot be read."""
-    block = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(block[:2])
-    if order is None:
-        return 1
-    try:
-        (position,) = struct.unpack_from(order + "I", block, 4)
-        (count,) = struct.unpack_from(order + "H", block, position)
-        for number in range(count):
-            tag, kind, values, value = struct.unpack_from(
-                order + "HHI4s", block, position + 2 + 12 * number
-            )
-            if tag == ORIENTATION and kind in (3, 4) and values == 1:
-                return int(struct.unpack_from(order + ("H" if kind == 3 else "I"), value)[0])
-    except struct.error:
-        pass
-    return 1

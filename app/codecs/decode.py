@@ -1,6 +1,6 @@
-"""From an upload's bytes to RGB pixels, in the thread that calls.
+"""Decodes an upload to RGB pixels in the calling thread.
 
-Knows nothing of HTTP, nor of the processes that decode what is not an ordinary JPEG.
+Knows nothing of HTTP, nor of the processes that decode other files than ordinary JPEGs.
 """
 
 from collections.abc import Callable
@@ -10,15 +10,16 @@ import numpy as np
 import simplejpeg
 from PIL.JpegImagePlugin import JpegImageFile
 
-from app.codecs.containers import essential
-from app.codecs.pictures import UPRIGHT, Picture, Upload, opened, require_modest
+from app.codecs.containers import strip_container
+from app.codecs.costs import require_modest
+from app.codecs.pictures import UPRIGHT, Picture, Upload, open_upload
 from model.engines.base import Array, Size
 from model.scaling import content_size
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An upload, upright: `pixels` RGB (h, w, 3) uint8, scaled down as asked; `size` its own."""
+    """An upright upload: `pixels` (h, w, 3) uint8 RGB, scaled down; `size` is its original size."""
 
     pixels: Array
     size: Size
@@ -31,38 +32,37 @@ def decode_image(
     max_side: int = 0,
     reserve: Callable[[int], None] = lambda _: None,
 ) -> Decoded:
-    """The first frame, upright, as RGB; scaled down if its longer side exceeds `max_side` (0: no).
+    """Decode the first frame, upright, as RGB, scaled down to `max_side` (0: not scaled).
 
     Transparency is dropped, 16-bit samples keep their upper eight bits. The pixel limit is checked
-    from the header, before anything is decoded; `reserve` then gets the number of pixels, and may
-    refuse it. Raises UnsupportedType, TooManyPixels, BrokenImage.
+    before anything is decoded; `reserve` is then called with the number of pixels, and may raise.
+    Raises UnsupportedType, TooManyPixels, BrokenImage.
 
-    Nothing can interrupt it: `app.codecs.decoders` has what can, for files that may cost more.
+    Cannot be interrupted; `app.codecs.decoders` is for files that may take longer.
     """
-    with opened(essential(data), max_pixels=max_pixels) as upload:
+    with open_upload(strip_container(data), max_pixels=max_pixels) as upload:
         height, width = upload.size
         reserve(height * width)
-        require_modest(upload, max_pixels)
+        require_modest(upload.image, upload.data, max_pixels=max_pixels)
         content = content_size(upload.size, max_side)
         pixels = _decode_jpeg(upload) if content == upload.size else None
         if pixels is not None:
             return Decoded(pixels, upload.size)
-        picture = upload.picture(content)
+        picture = upload.decode(content)
         return Decoded(_read_pixels(picture), picture.size)
 
 
 def _decode_jpeg(upload: Upload) -> Array | None:
-    """An upright RGB or grey JPEG, decoded past Pillow; None where Pillow has to see to it.
+    """Decode an upright RGB or grey JPEG without Pillow; return None if that is not possible.
 
-    The same library decodes, libjpeg-turbo, and to the same pixels; but it writes them straight
-    into the array, where Pillow goes by two copies. Whatever it so much as warns of is Pillow's
-    to accept or refuse.
+    Both use libjpeg-turbo and give the same pixels, but simplejpeg writes them into the array,
+    where Pillow makes two copies. Files with warnings are left to Pillow.
     """
     if not isinstance(upload.image, JpegImageFile) or upload.image.mode not in ("RGB", "L"):
         return None
     if upload.orientation in UPRIGHT:
         return None
-    # Of the size that was held against the limit: a file that tells two sizes does not fit.
+    # Allocated for the size that was checked; a file with a second, different size does not fit.
     pixels = np.empty((*upload.size, 3), np.uint8)
     try:
         decoded: Array = simplejpeg.decode_jpeg(upload.data, buffer=pixels)
@@ -75,7 +75,7 @@ def _read_pixels(picture: Picture) -> Array:
     image = picture.image
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     top = 0
-    for band in picture.bands():
+    for band in picture.convert_in_bands():
         pixels[top : top + band.height] = np.asarray(band)
         top += band.height
     return pixels

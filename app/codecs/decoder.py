@@ -1,7 +1,7 @@
-"""The program of a process that decodes image files, one after the other, until its input ends.
+"""The program of a decoder process: decodes image files, one at a time, until its input ends.
 
-It imports as little as it can, for there may be several. Nothing that it reads can take it beyond
-its limits: the kernel ends it. Knows nothing of who asks; see `app.codecs.decoders`.
+It imports little, because there may be several processes. The kernel ends it if a file exceeds its
+limits of time or memory. `app.codecs.decoder_process` starts it and talks to it.
 """
 
 import ctypes
@@ -16,53 +16,56 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from app.codecs.containers import essential
-from app.codecs.pictures import Picture, opened, prepare_pillow, require_modest
+from app.codecs.containers import strip_container
+from app.codecs.costs import require_modest
+from app.codecs.pictures import Picture, open_upload
+from app.codecs.pillow import prepare_pillow
 from app.errors import RequestError
 
 REQUEST = struct.Struct("<QQ")
-"""Bytes of the file that follows; the pixel limit."""
+"""A request: the number of bytes of the file that follows, and the pixel limit."""
 ANSWER = struct.Struct("<BQQQQ")
-"""Its kind, and what belongs to it."""
+"""An answer: its kind and up to four values."""
 PLAN = struct.Struct("<QQ")
-"""Height and width to scale down to; zeros where the picture is not wanted after all."""
+"""A plan: the height and width to scale down to, or zeros to drop the picture."""
 
 SIZE, PIXELS, PROBLEM, NO_MEMORY, BUG = range(5)
-"""Kinds of answers. To SIZE (height, width) a plan is expected. PIXELS has the picture's height and
-width and the upload's own, upright, and RGB follows; PROBLEM and BUG the length of the JSON or of
-the text behind them.
+"""The kinds of answers. SIZE has the height and width, and a plan is expected next. PIXELS has the
+size of the picture and the upright size of the upload, and is followed by RGB. PROBLEM and BUG have
+the length of the JSON or the text that follows.
 """
 
 CPU_S = 1.0
 CPU_S_PER_PIXEL = 120e-9
-"""Of processor time for one file: 4 s for 25 megapixels. The slowest good files take 20 to 30 ns a
-pixel on the machine that this was written on.
+"""The limit of CPU time for one file: 4 s for 25 megapixels. The slowest valid files take 20 to 30
+ns per pixel on the machine where this was measured.
 """
 WALL_FACTOR = 10
-"""Seconds of the clock for one of processor time: for what only hangs, however busy the machine."""
+"""The limit of wall time, as a multiple of that of CPU time; it ends a decoder that only hangs."""
 
 MEMORY_BYTES = 48 * 2**20
 MEMORY_BYTES_PER_PIXEL = 16
 MEMORY_PER_FILE_BYTE = 4
-"""More than there was before."""
+"""These limit the memory that one file may add."""
 
 MAX_TEXT_BYTES = 10_000
 
 NICENESS = 5
-"""More than the server's threads that work, which start these processes."""
+"""The niceness that a decoder adds to that of the server's threads, which start it."""
 
 AUTOGROUP_NICENESS = 10
-"""Of a session by itself, against that of the server, which has 0."""
+"""The niceness of the decoder's session against that of the server, which has 0."""
 
 PR_SET_PDEATHSIG = 1
-"""Of prctl(2)."""
+"""This is an option of prctl(2)."""
 
 
 def main() -> None:
+    """Answer requests from standard input on standard output."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # a library's output must not reach the answers
     _die_with_parent()
-    _step_back()
+    _lower_priority()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no upload on the disk
     prepare_pillow()
     requests = sys.stdin.buffer
@@ -72,7 +75,7 @@ def main() -> None:
             try:
                 _answer(requests.read(file_bytes), max_pixels, requests, answers)
             except MemoryError:
-                # A lifted limit first: what is left to do takes memory, too.
+                # The limit is lifted first, for the answer needs memory, too.
                 limit_memory(None)
                 _send(answers, NO_MEMORY)
                 return
@@ -81,7 +84,7 @@ def main() -> None:
             limit_memory(None)
 
 
-def _step_back() -> None:
+def _lower_priority() -> None:
     """Leave the cores to the engine, which answers whoever sends an ordinary JPEG."""
     os.nice(NICENESS)
     with suppress(OSError):  # Linux may share the cores among sessions: sched(7), autogroup
@@ -92,8 +95,8 @@ def _answer(data: bytes, max_pixels: int, requests: BinaryIO, answers: BinaryIO)
     limit_time(0)
     limit_memory(max_pixels * MEMORY_BYTES_PER_PIXEL + len(data) * MEMORY_PER_FILE_BYTE)
     try:
-        data = essential(data)
-        with opened(data, max_pixels=max_pixels) as upload:
+        data = strip_container(data)
+        with open_upload(data, max_pixels=max_pixels) as upload:
             height, width = upload.size
             _send(answers, SIZE, height, width)
             content = PLAN.unpack(requests.read(PLAN.size))
@@ -101,8 +104,8 @@ def _answer(data: bytes, max_pixels: int, requests: BinaryIO, answers: BinaryIO)
                 return
             limit_time(height * width)
             limit_memory(height * width * MEMORY_BYTES_PER_PIXEL + len(data) * MEMORY_PER_FILE_BYTE)
-            require_modest(upload, max_pixels)
-            _send_picture(answers, upload.picture(content))
+            require_modest(upload.image, upload.data, max_pixels=max_pixels)
+            _send_picture(answers, upload.decode(content))
     except RequestError as error:
         text = json.dumps([type(error).__name__, error.detail, error.remedy]).encode()
         _send(answers, PROBLEM, len(text))
@@ -116,15 +119,15 @@ def _answer(data: bytes, max_pixels: int, requests: BinaryIO, answers: BinaryIO)
 
 
 def _send_picture(answers: BinaryIO, picture: Picture) -> None:
-    bands = picture.bands()
-    first = next(bands)  # what can fail of a conversion fails here
+    bands = picture.convert_in_bands()
+    first = next(bands)  # a conversion that fails does so here
     _send(answers, PIXELS, picture.image.height, picture.image.width, *picture.size)
     try:
         answers.write(first.tobytes())
         for band in bands:
             answers.write(band.tobytes())
     except BaseException:
-        os._exit(1)  # in the middle of the pixels nothing else can be said
+        os._exit(1)  # an error cannot be reported amid the pixels
 
 
 def _send(answers: BinaryIO, kind: int, *values: int) -> None:
@@ -133,15 +136,18 @@ def _send(answers: BinaryIO, kind: int, *values: int) -> None:
 
 
 def limit_time(pixels: int | None) -> None:
-    """For what comes now, of an image of so many; None lifts it. The kernel's signals end us."""
+    """Limit the time for an image of so many pixels; None removes the limit.
+
+    At the limit, a signal ends the process.
+    """
     seconds = 0 if pixels is None else CPU_S + CPU_S_PER_PIXEL * pixels
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, WALL_FACTOR * seconds)
 
 
 def limit_memory(more_bytes: int | None) -> None:
-    """To what is there now and so much more; None lifts it."""
-    held = held_bytes()
+    """Limit the memory to that in use and so much more; None removes the limit."""
+    held = measure_held_bytes()
     if held is None:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -151,8 +157,8 @@ def limit_memory(more_bytes: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
-def held_bytes() -> int | None:
-    """As RLIMIT_DATA counts: private and writable. None where the system does not say."""
+def measure_held_bytes() -> int | None:
+    """Return the private, writable memory, as RLIMIT_DATA counts it, or None if it is unknown."""
     try:
         with open("/proc/self/status", "rb") as status:
             for line in status:
@@ -164,6 +170,6 @@ def held_bytes() -> int | None:
 
 
 def _die_with_parent() -> None:
-    """At once, and not only when the input ends: it may be in the middle of a file."""
+    """Die at once when the parent dies, even in the middle of a file."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""From a mask to the bytes of an answer: an indexed PNG, JSON or a NumPy array.
+"""Encodes a mask as an indexed PNG, JSON or a NumPy array.
 
 Knows nothing of HTTP, nor of how an answer is sent.
 """
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.lib import format as npy
 
 from app.codecs import jsonmask
-from app.codecs.png import indexed_png
+from app.codecs.png import make_indexed_png
 from app.formats import AnswerFormat
 from model.engines.base import Array
 from model.weights import Metadata, colormap
 
 
 def encode_mask(mask: Array, answer: AnswerFormat, metadata: Metadata) -> bytes:
-    """The answer's body for a mask (H, W) of class indices."""
+    """Return the answer's body for a mask (H, W) of class indices."""
     if answer is AnswerFormat.PNG:
         return encode_png(mask, metadata)
     if answer is AnswerFormat.NPY:
@@ -26,12 +26,12 @@ def encode_mask(mask: Array, answer: AnswerFormat, metadata: Metadata) -> bytes:
 
 
 def encode_png(mask: Array, metadata: Metadata) -> bytes:
-    """An indexed PNG: its pixel values are the class indices, its palette the classes' colours."""
-    return indexed_png(mask, colormap(metadata))
+    """Return an indexed PNG: the pixels are class indices, the palette has the classes' colours."""
+    return make_indexed_png(mask, colormap(metadata))
 
 
 def encode_npy(mask: Array) -> bytes:
-    # `numpy.save` goes by pieces: twice the time
+    # `numpy.save` writes in pieces, which takes twice the time.
     return b"".join((make_npy_header(mask), np.ascontiguousarray(mask).data))
 
 
@@ -43,11 +43,11 @@ def make_npy_header(mask: Array) -> bytes:
 
 def encode_json(mask: Array, metadata: Metadata) -> bytes:
     size = mask.shape[0], mask.shape[1]
-    head, tail = jsonmask.around(size, jsonmask.count(mask), metadata)
-    texts = (jsonmask.part_text(mask[part], *part, size[1]) for part in jsonmask.parts(size))
+    head, tail = jsonmask.make_ends(size, jsonmask.count(mask), metadata)
+    texts = (jsonmask.format_part(mask[part], *part, size[1]) for part in jsonmask.split(size))
     return b"".join((head, *texts, tail))
 
 
 def list_classes(mask: Array, classes: Sequence[str]) -> list[dict[str, object]]:
-    """The classes that the mask has, in index order, with the number of their pixels."""
-    return jsonmask.present(jsonmask.count(mask), classes)
+    """Return the classes in the mask, in index order, with their numbers of pixels."""
+    return jsonmask.list_present(jsonmask.count(mask), classes)

@@ -1,37 +1,37 @@
-"""What decoding a JPEG can cost, from its headers: how many samples its scans go over.
+"""The cost of decoding a JPEG, estimated from its headers as the samples that its scans cover.
 
-Knows the file's structure; decodes nothing.
+Knows the structure of the file; decodes nothing.
 """
 
 import re
 import struct
 from itertools import islice
 
-from app.codecs.containers import segments
+from app.codecs.containers import iterate_segments
 from app.errors import BrokenImage
 
 SCAN = re.compile(rb"\xff\xda\0")
-"""Starts a scan of a JPEG; coded samples cannot contain it."""
+"""A scan of a JPEG starts with these bytes, which compressed samples cannot contain."""
 
 MAX_SCANS = 100
-"""A progressive JPEG has about ten. Each goes over the whole picture, and 65 bytes make one that
-takes 25 ms in a flat picture of 40 megapixels: a file of 32 MiB could take hours.
+"""The limit of scans; a progressive JPEG has about ten. Each covers the whole picture, and 65 bytes
+are enough for one that takes 25 ms in a flat picture of 40 megapixels: 32 MiB could take hours.
 """
 
 COMMON_FRAMES = (0xC0, 0xC1, 0xC2)
-"""Baseline, extended and progressive, all of Huffman's codes. Arithmetic codes take ten times as
-long, and there are frames without loss.
+"""Baseline, extended and progressive frames with Huffman codes. Arithmetic codes take ten times as
+long, and lossless frames are rare.
 """
 
 MAX_ORDINARY_SAMPLES = 200_000_000
-"""That scans go over. Baseline, 25 megapixels have 75 million at most; a progressive photo of 12
-megapixels has about 100 million. The slowest that was found takes 8 ns a sample
-(noise, the same scan twenty times).
+"""The limit of samples that the scans of an ordinary JPEG cover. A baseline picture of 25
+megapixels has at most 75 million; a progressive photo of 12 megapixels has about 100 million. The
+slowest file found takes 8 ns per sample (noise, the same scan twenty times).
 """
 
 
 def require_few_scans(data: bytes) -> None:
-    """Raises BrokenImage."""
+    """Raise BrokenImage if the JPEG has more than MAX_SCANS scans."""
     if next(islice(SCAN.finditer(data), MAX_SCANS, None), None) is not None:
         raise BrokenImage(
             f"The JPEG has more than {MAX_SCANS} scans.",
@@ -40,27 +40,27 @@ def require_few_scans(data: bytes) -> None:
 
 
 def is_ordinary(data: bytes) -> bool:
-    """Whether the decoder is surely done with it soon. Raises BrokenImage."""
+    """Return whether decoding is certain to be fast. Raises BrokenImage."""
     require_few_scans(data)
     frames = [
         (marker, data[start + 4 : end])
-        for marker, start, end in segments(data)
+        for marker, start, end in iterate_segments(data)
         if 0xC0 <= marker < 0xD0 and marker not in (0xC4, 0xC8, 0xCC)  # tables, reserved
     ]
     if len(frames) != 1 or frames[0][0] not in COMMON_FRAMES:
         return False
     try:
-        samples = component_samples(frames[0][1])
+        samples = count_component_samples(frames[0][1])
         worked_over = sum(
-            _scan_samples(data, found.start(), samples) for found in SCAN.finditer(data)
+            _count_scan_samples(data, found.start(), samples) for found in SCAN.finditer(data)
         )
     except (struct.error, ZeroDivisionError, IndexError):
         return False
     return worked_over <= MAX_ORDINARY_SAMPLES
 
 
-def component_samples(frame: bytes) -> dict[int, int]:
-    """{component: its samples}, each of whole blocks, from a frame header of 8 bits a sample."""
+def count_component_samples(frame: bytes) -> dict[int, int]:
+    """Return the samples of each component, in whole blocks, from an 8-bit frame's header."""
     bits, height, width, count = struct.unpack_from(">BHHB", frame)
     parts = [frame[6 + 3 * i : 9 + 3 * i] for i in range(count)]
     if not parts:
@@ -73,8 +73,8 @@ def component_samples(frame: bytes) -> dict[int, int]:
     return samples
 
 
-def _scan_samples(data: bytes, start: int, samples: dict[int, int]) -> int:
-    """Of the components that the scan names; of all where it names others."""
+def _count_scan_samples(data: bytes, start: int, samples: dict[int, int]) -> int:
+    """Return the samples of the components that the scan names, or of all if it names others."""
     named = data[start + 5 : start + 5 + 2 * data[start + 4] : 2]
     if not set(named) <= samples.keys():
         return sum(samples.values())

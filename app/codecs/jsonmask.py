@@ -1,6 +1,6 @@
-"""The JSON of a mask, piece by piece: one piece holds the interpreter's lock for a moment only.
+"""The JSON of a mask in parts, because orjson holds the interpreter's lock for a whole call.
 
-Knows nothing of HTTP; `images` and `answers` put the pieces together.
+Knows nothing of HTTP; `encode` and `answers` join the parts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,14 @@ from model.engines.base import Array, Size
 from model.weights import Metadata
 
 PART_PIXELS = 2**15
-"""Of one call of orjson, which does not let go of the interpreter: 2 ms where each is a row."""
+"""The pixels of one call of orjson, which takes at most 2 ms, when each pixel is a row."""
 
 COUNTED_PIXELS = 2**16
-"""Are counted at once, because `bincount` makes integers of eight bytes of them."""
+"""The pixels that are counted at once, because `bincount` converts them to 8-byte integers."""
 
 
-def parts(size: Size, pixels: int = PART_PIXELS) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns that cover a mask in its order: several whole rows, or a part of one."""
+def split(size: Size, pixels: int = PART_PIXELS) -> Iterator[tuple[slice, slice]]:
+    """Yield the rows and columns of each part: several whole rows, or a part of one."""
     height, width = size
     rows = max(1, pixels // width)
     for top in range(0, height, rows):
@@ -28,50 +28,50 @@ def parts(size: Size, pixels: int = PART_PIXELS) -> Iterator[tuple[slice, slice]
             yield slice(top, min(height, top + rows)), slice(left, right)
 
 
-def part_text(part: Array, rows: slice, columns: slice, width: int) -> bytes:
-    """What stands for that part between the brackets of `mask`."""
+def format_part(part: Array, rows: slice, columns: slice, width: int) -> bytes:
+    """Return the JSON of one part, as it stands between the brackets of `mask`."""
     if columns.start == 0 and columns.stop == width:
-        text = _text(part)[1:-1]
+        text = _dump(part)[1:-1]
     else:
         begin = b"[" if columns.start == 0 else b""
-        text = begin + _text(part[0])[1:-1] + (b"]" if columns.stop == width else b"")
+        text = begin + _dump(part[0])[1:-1] + (b"]" if columns.stop == width else b"")
     return b"," + text if rows.start or columns.start else text
 
 
-def _text(array: Array) -> bytes:
+def _dump(array: Array) -> bytes:
     return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def around(size: Size, counts: Sequence[int], metadata: Metadata) -> tuple[bytes, bytes]:
-    """What comes before the first part and after the last."""
+def make_ends(size: Size, counts: Sequence[int], metadata: Metadata) -> tuple[bytes, bytes]:
+    """Return the JSON before the first part and that after the last."""
     height, width = size
     head = {
         "height": height,
         "width": width,
-        "classes": present(counts, metadata.classes),
+        "classes": list_present(counts, metadata.classes),
         "mask": [],
     }
     weights = orjson.dumps({"weights": metadata.digest})
     return orjson.dumps(head)[:-2], b"]," + weights[1:]
 
 
-def length_bytes(size: Size, counts: Sequence[int]) -> int:
-    """Of all parts together: digits, brackets, commas."""
+def count_bytes(size: Size, counts: Sequence[int]) -> int:
+    """Return the length of all parts together: digits, brackets and commas."""
     height, width = size
     digits = sum(len(str(index)) * count for index, count in enumerate(counts))
     return digits + height * (width + 1) + height - 1
 
 
 def count(mask: Array) -> list[int]:
-    """How many pixels each of 256 indices has."""
+    """Return the number of pixels of each of 256 indices."""
     counts = np.zeros(256, np.int64)
-    for rows, columns in parts((mask.shape[0], mask.shape[1]), COUNTED_PIXELS):
+    for rows, columns in split((mask.shape[0], mask.shape[1]), COUNTED_PIXELS):
         counts += np.bincount(mask[rows, columns].ravel(), minlength=256)
     return [int(number) for number in counts]
 
 
-def present(counts: Sequence[int], classes: Sequence[str]) -> list[dict[str, object]]:
-    """The classes that a mask has, in index order, with the number of their pixels."""
+def list_present(counts: Sequence[int], classes: Sequence[str]) -> list[dict[str, object]]:
+    """Return the classes with pixels, in index order, with their numbers of pixels."""
     return [
         {"index": index, "name": classes[index], "pixels": pixels}
         for index, pixels in enumerate(counts)

@@ -1,6 +1,6 @@
-"""From a mask and a palette to the bytes of an indexed PNG (ISO/IEC 15948).
+"""Encodes indices and a palette as an indexed PNG (ISO/IEC 15948).
 
-Knows nothing of classes, images or HTTP: bytes in, bytes out.
+Knows nothing of classes or HTTP.
 """
 
 import struct
@@ -11,21 +11,21 @@ from model.engines.base import Array
 
 try:
     from isal.isal_zlib import compress, crc32
-except ImportError:  # ISA-L knows x86-64 and ARM; the standard library's is the same call, slower
+except ImportError:  # ISA-L is for x86-64 and ARM; the standard library is slower
     from zlib import compress, crc32
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 LEVEL = 1
-"""Of ISA-L's: 0 doubles a mask's bytes for the same time, 3 takes six times as long."""
+"""The level of ISA-L: 0 doubles the bytes of a mask in the same time, 3 takes six times as long."""
 
 MAX_COLOURS = 256
 
 
-def indexed_png(indices: Array, palette: Array) -> bytes:
-    """A PNG of 8 bits a pixel for indices (H, W), each below the number of colours (N, 3).
+def make_indexed_png(indices: Array, palette: Array) -> bytes:
+    """Return a PNG with 8 bits per pixel for indices (H, W) into the palette (N, 3).
 
-    Eight bits even for few colours: every reader then gives the indices as they are.
+    It has eight bits even for few colours, so that every reader returns the indices unchanged.
     """
     height, width = indices.shape
     assert len(palette) <= MAX_COLOURS, f"{len(palette)} colours, {MAX_COLOURS} at most"
@@ -33,19 +33,19 @@ def indexed_png(indices: Array, palette: Array) -> bytes:
     return b"".join(
         (
             SIGNATURE,
-            *_chunk(b"IHDR", header),
-            *_chunk(b"PLTE", palette.tobytes()),
-            *_chunk(b"IDAT", compress(_rows(indices), LEVEL)),
-            *_chunk(b"IEND", b""),
+            *_make_chunk(b"IHDR", header),
+            *_make_chunk(b"PLTE", palette.tobytes()),
+            *_make_chunk(b"IDAT", compress(_filter_rows(indices), LEVEL)),
+            *_make_chunk(b"IEND", b""),
         )
     )
 
 
-def _rows(indices: Array) -> Array:
-    """Each row behind its filter's number, 0: none.
+def _filter_rows(indices: Array) -> Array:
+    """Return each row behind the number of its filter, 0 for none.
 
-    The filters "sub" and "up" make a mask's bytes more, not fewer: equal neighbours are what the
-    compressor finds by itself.
+    The filters "sub" and "up" enlarge a compressed mask: the compressor finds equal neighbours
+    itself.
     """
     height, width = indices.shape
     rows = np.empty((height, 1 + width), np.uint8)
@@ -54,7 +54,7 @@ def _rows(indices: Array) -> Array:
     return rows
 
 
-def _chunk(name: bytes, content: bytes) -> tuple[bytes, ...]:
-    """Its four parts, so that the content is copied only once, into the file."""
+def _make_chunk(name: bytes, content: bytes) -> tuple[bytes, ...]:
+    """Return the four parts of a chunk; joining them copies the content only once."""
     crc = crc32(content, crc32(name))
     return struct.pack(">I", len(content)), name, content, struct.pack(">I", crc)

@@ -1,6 +1,6 @@
-"""The time that accepted requests have once the service is to end, and what they get after it.
+"""Draining: the time that accepted requests have after SIGTERM, and their answer at its end.
 
-Knows nothing of what they ask for.
+Knows nothing of what they request.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from app.errors import NotReady
 from app.http.problems import answer_error
 
 GRACE_S = 0.4
-"""After the limit: for the last answers to be sent, and for threads to come back."""
+"""The seconds after the limit in which the last answers are sent and the threads return."""
 
 
 class Drain:
-    """Of one service and its event loop. Without a limit everybody is waited for."""
+    """The drain of one service and its event loop. Without a limit, all requests are completed."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Timeout] = set()
@@ -28,11 +28,11 @@ class Drain:
 
     @property
     def left_s(self) -> float | None:
-        """Until the process has to end, by its grace; None without a limit."""
+        """The seconds until the process must end, including GRACE_S; None without a limit."""
         return None if self._due is None else max(0, self._due + GRACE_S - time.monotonic())
 
     def end_within(self, seconds: float) -> None:
-        """The limit; of several the last one counts."""
+        """Set the limit; a later call replaces it."""
         if self._timer is not None:
             self._timer.cancel()
         self._limit_s, self._due = seconds, time.monotonic() + seconds
@@ -45,8 +45,8 @@ class Drain:
             request.reschedule(now)
 
     @asynccontextmanager
-    async def limited(self) -> AsyncIterator[None]:
-        """What runs in the block at the limit is cancelled, and NotReady raised."""
+    async def limit(self) -> AsyncIterator[None]:
+        """Cancel the block at the limit, and raise NotReady."""
         try:
             async with asyncio.timeout(None) as request:
                 self._running.add(request)
@@ -60,13 +60,13 @@ class Drain:
             raise NotReady(
                 f"The server is shutting down, and the {self._limit_s:g} s that it had left were "
                 "too short for this request.",
-                remedy="Try again; another server may be there.",
+                remedy="Try again; another server may answer.",
                 retry_after_s=1,
             ) from error
 
 
 class DrainLimit:
-    """Middleware: a problem for who cannot be answered before the service ends."""
+    """Middleware: answers a request with a problem if it is not complete at the drain's limit."""
 
     def __init__(self, app: ASGIApp, *, drain: Drain) -> None:
         self.app = app
@@ -84,8 +84,8 @@ class DrainLimit:
             await send(message)
 
         try:
-            async with self.drain.limited():
+            async with self.drain.limit():
                 await self.app(scope, receive, watched_send)
-        except NotReady as problem:
-            if not has_begun:  # otherwise it is cut off: the caller sees that its end is missing
-                await answer_error(problem, scope)(scope, receive, send)
+        except NotReady as error:
+            if not has_begun:  # otherwise the connection is closed in the middle of the answer
+                await answer_error(error, scope)(scope, receive, send)

@@ -1,7 +1,7 @@
 """The one file of a multipart form, read while it arrives (RFC 7578).
 
-Keeps nothing of the other parts but their names, writes no file, and gives up as soon as a form is
-no reasonable one; python-multipart bounds the headers of a part. Knows nothing of images.
+Keeps only the names of the other parts, writes no file, and stops at the first error;
+python-multipart limits the headers of a part. Knows nothing of images.
 """
 
 from collections.abc import AsyncIterable
@@ -17,15 +17,15 @@ MAX_PARTS = 16
 
 
 class FormError(Exception):
-    """The body is no form, or no reasonable one; the message says why."""
+    """The body is not a valid form, or exceeds a limit; the message says which."""
 
 
 async def read_file(
     content_type: str, body: AsyncIterable[bytes], *, name: str
 ) -> tuple[bytes | None, list[str]]:
-    """The bytes of the file of that name, None without one, and the names of all parts.
+    """Return the bytes of the file `name`, or None, and the names of all parts.
 
-    A file is a part with a file name; a form has one at most. The whole body is read. Raises
+    A file is a part with a file name; a form may have one. The whole body is read. Raises
     FormError.
     """
     _, options = parse_options_header(content_type)
@@ -34,7 +34,7 @@ async def read_file(
         raise FormError("its Content-Type names no boundary")
     form = _Form(name)
     try:
-        parser = MultipartParser(boundary, form.callbacks())
+        parser = MultipartParser(boundary, form.list_callbacks())
         async for chunk in body:
             parser.write(chunk)
         parser.finalize()
@@ -47,7 +47,7 @@ async def read_file(
 
 
 class _Form:
-    """What the parser has told so far."""
+    """The state of a form that is being parsed."""
 
     def __init__(self, wanted: str) -> None:
         self.names: list[str] = []
@@ -60,7 +60,8 @@ class _Form:
         self._value = b""
         self._disposition = b""
 
-    def callbacks(self) -> "MultipartCallbacks":
+    def list_callbacks(self) -> "MultipartCallbacks":
+        """Return the methods that the parser calls."""
         return {
             "on_part_begin": self._on_part_begin,
             "on_header_field": self._on_header_field,

@@ -1,6 +1,7 @@
-"""Limits that hold while a request arrives: a place for it, its bytes, and the bytes of all.
+"""Middleware that enforces limits while a request arrives: admission and the bytes of bodies.
 
-Plain ASGI, so that it sees the body before anybody has read it. Knows nothing of images.
+Plain ASGI, because FastAPI reads the whole body before its dependencies run. Knows nothing of
+images.
 """
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,9 +13,9 @@ from app.scheduling.budget import Budget, Share
 
 
 class BodyLimit:
-    """Raises out of the first `receive` too many; the application answers.
+    """Middleware: `receive` raises when the body exceeds a limit, and the application answers.
 
-    BodyTooLarge for one body, Overloaded for all that are held together.
+    Raises BodyTooLarge for a single body, Overloaded for all bodies that are held.
     """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, held: Budget) -> None:
@@ -27,13 +28,13 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         with self.held.share() as held:
-            scope["upload_share"] = held  # whoever works on the bytes keeps it meanwhile
-            body = _CountedBody(receive, held, declared_bytes(scope), self.max_body_bytes)
+            scope["upload_share"] = held  # kept by the work that uses the bytes
+            body = _CountedBody(receive, held, read_content_length(scope), self.max_body_bytes)
             await self.app(scope, body.receive, send)
 
 
 class AnswerLimit:
-    """A share for the answer, until it is sent. Refuses a request where no room is left for one."""
+    """Middleware: opens the share that counts the answer's bytes, or refuses the request."""
 
     def __init__(self, app: ASGIApp, *, path: str, held: Budget) -> None:
         self.app = app
@@ -46,17 +47,18 @@ class AnswerLimit:
             return
         try:
             self.held.require_room()
-        except Overloaded as problem:
-            await answer_error(problem, scope)(scope, receive, send)
+        except Overloaded as error:
+            await answer_error(error, scope)(scope, receive, send)
             return
         with self.held.share() as scope["answer_share"]:
             await self.app(scope, receive, send)
 
 
 class AdmissionGate:
-    """Refuses an image that cannot be answered in time, before anything is made of its request.
+    """Middleware: refuses an image that cannot be answered in time, before its body is read.
 
-    The handler would as well; but under overload most requests end here, in two thirds of the time.
+    The handler would refuse it, too; but under overload most requests are refused, and it takes
+    two thirds of the time here.
     """
 
     def __init__(self, app: ASGIApp, *, path: str, admission: Admission, deadline_s: float) -> None:
@@ -69,13 +71,15 @@ class AdmissionGate:
         if scope["type"] == "http" and scope["path"] == self.path:
             try:
                 self.admission.require_place(scope["stages"].started + self.deadline_s)
-            except Overloaded as problem:
-                await answer_error(problem, scope)(scope, receive, send)
+            except Overloaded as error:
+                await answer_error(error, scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
 
 class _CountedBody:
+    """The body of one request, whose bytes are counted as they arrive."""
+
     def __init__(self, receive: Receive, held: Share, declared: int | None, limit: int) -> None:
         self._receive = receive
         self._held = held
@@ -84,24 +88,24 @@ class _CountedBody:
 
     async def receive(self) -> Message:
         if self._declared is not None and self._declared > self._limit:
-            raise self._too_large(f"declares {self._declared} bytes")
+            raise self._make_too_large(f"declares {self._declared} bytes")
         message = await self._receive()
         arrived = len(message.get("body", b""))
         if self._held.amount + arrived > self._limit:
-            raise self._too_large(f"has more than {self._limit} bytes")
+            raise self._make_too_large(f"has more than {self._limit} bytes")
         if arrived:
             self._held.take(arrived)
         return message
 
-    def _too_large(self, what: str) -> BodyTooLarge:
+    def _make_too_large(self, what: str) -> BodyTooLarge:
         return BodyTooLarge(
             f"The request {what}, the limit is {self._limit}.",
             remedy="Send a smaller file: scale the image down or compress it more.",
         )
 
 
-def declared_bytes(scope: Scope) -> int | None:
-    """The Content-Length, None where there is none (chunked) or where it is no number."""
+def read_content_length(scope: Scope) -> int | None:
+    """Return the Content-Length, or None if it is absent (chunked) or not a number."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
             return int(value)

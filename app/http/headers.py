@@ -1,7 +1,7 @@
-"""What browsers are told with every answer: security headers and, where configured, CORS.
+"""The response headers for browsers: security headers and, if configured, CORS.
 
-Plain ASGI, with everything computed beforehand. Knows nothing of routes: an answer that needs a
-policy of its own, such as a page, sets the header itself and keeps it.
+Plain ASGI with precomputed headers. Knows nothing of routes: a response that sets one of these
+headers itself, as a page does with its policy, keeps its own value.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import PreflightRefused
 from app.http.problems import answer_bug, answer_error
 
-# By OWASP's REST Security cheat sheet. Strict-Transport-Security is for who terminates TLS.
+# From OWASP's REST Security cheat sheet. Strict-Transport-Security is up to the TLS proxy.
 SECURITY_HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -26,7 +26,7 @@ SECURITY_HEADERS = (
 )
 
 KEY_HEADER = "X-API-Key"
-"""The request header of an API key, beside Authorization."""
+"""The request header for an API key, an alternative to Authorization."""
 
 CORS_METHODS = ("GET", "POST")
 CORS_REQUEST_HEADERS = ("Authorization", KEY_HEADER, "X-Request-ID", "X-Request-Timeout")
@@ -41,7 +41,7 @@ CORS_ANSWER_HEADERS = (
 
 
 class SecurityHeaders:
-    """Middleware, outside of everything that answers: adds those headers that are not there."""
+    """Middleware around all others: adds the security headers that a response lacks."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -58,7 +58,7 @@ class SecurityHeaders:
 
 
 class _Refused(Exception):
-    """A preflight that gets no permission, and what CORS says beside the problem."""
+    """A refused preflight, with the CORS headers of its answer."""
 
     def __init__(self, error: PreflightRefused, headers: dict[str, str]) -> None:
         super().__init__(error.detail)
@@ -67,7 +67,7 @@ class _Refused(Exception):
 
 
 class Cors(CORSMiddleware):
-    """Starlette's, but a preflight that it refuses is a problem."""
+    """Starlette's CORS middleware, but a refused preflight is answered with a problem detail."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -92,10 +92,10 @@ class Cors(CORSMiddleware):
 
 
 def allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
-    """Let browsers use the API from pages of these origins.
+    """Allow browsers to use the API from pages of these origins.
 
-    Outside of the key check, for a preflight carries no key, and a page must be able to read a 401.
-    A crash is answered inside of it, for the same reason, and goes on to be logged.
+    CORS is outside of the key check, because a preflight carries no key and a page must be able to
+    read a 401. A crash is answered inside of CORS for the same reason, and logged outside of it.
     """
 
     async def answer_crash(_: Request, __: Exception) -> Response:

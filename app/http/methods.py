@@ -1,6 +1,6 @@
-"""HEAD, wherever GET is: the same answer without its body (RFC 9110, 9.3.2).
+"""HEAD on every route that has GET: the same answer without its body (RFC 9110, 9.3.2).
 
-Plain ASGI. Leaving the body out is the connection's part; knows nothing of routes.
+Plain ASGI. The connection omits the body. Knows nothing of routes.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class HeadAsGet:
-    """Middleware: what is inside sees GET; the scope outside keeps HEAD and all that was added."""
+    """Middleware: passes HEAD on as GET. Outer middleware sees HEAD, and the scope's changes."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -25,8 +25,8 @@ class HeadAsGet:
             scope.update({**inside, "method": "HEAD"})
 
 
-def with_head(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """Of a 405: where GET is allowed, so is HEAD, which no route names."""
+def add_head(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the headers of a 405 with HEAD in Allow if GET is allowed."""
     headers = dict(headers or {})
     allowed = headers.get("Allow", "").split(", ")
     if "GET" in allowed and "HEAD" not in allowed:

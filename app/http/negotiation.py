@@ -1,6 +1,6 @@
-"""Which answer format a caller gets, from `?format=` or the Accept header (RFC 9110, 12.5.1).
+"""Content negotiation: the answer format for an Accept header (RFC 9110, 12.5.1).
 
-Knows the formats' names and media types; knows nothing of how they are made.
+Knows the names and media types of the formats, and nothing of how they are encoded.
 """
 
 from app.errors import NotAcceptable
@@ -8,12 +8,12 @@ from app.formats import AnswerFormat
 
 
 def negotiate(accept: str) -> AnswerFormat:
-    """The caller's most preferred format; PNG if it does not say. Raises NotAcceptable."""
+    """Return the format that the caller prefers; PNG without a header. Raises NotAcceptable."""
     ranges = [_parse_range(part) for part in accept.split(",") if part.strip()]
     if not ranges:
         return AnswerFormat.PNG
-    best = max(AnswerFormat, key=lambda answer: _quality(answer.media_type, ranges))
-    if _quality(best.media_type, ranges) <= 0:
+    best = max(AnswerFormat, key=lambda answer: _find_quality(answer.media_type, ranges))
+    if _find_quality(best.media_type, ranges) <= 0:
         offered = ", ".join(answer.media_type for answer in AnswerFormat)
         raise NotAcceptable(
             f"Accept: {accept[:200]} allows none of {offered}.",
@@ -35,8 +35,8 @@ def _parse_range(text: str) -> tuple[str, float]:
     return media_range, quality
 
 
-def _quality(media_type: str, ranges: list[tuple[str, float]]) -> float:
-    """The quality of the most specific range that matches; 0 if none does."""
+def _find_quality(media_type: str, ranges: list[tuple[str, float]]) -> float:
+    """Return the quality of the most specific range that matches, 0 if none does."""
     family = media_type.partition("/")[0]
     for pattern in (media_type, f"{family}/*", "*/*"):
         for media_range, quality in ranges:
@@ -46,6 +46,6 @@ def _quality(media_type: str, ranges: list[tuple[str, float]]) -> float:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether an Accept-Encoding header names gzip, or everything (RFC 9110, 12.5.3)."""
+    """Return whether an Accept-Encoding header allows gzip (RFC 9110, 12.5.3)."""
     codings = dict(_parse_range(part) for part in accept_encoding.split(",") if part.strip())
     return codings.get("gzip", codings.get("*", 0.0)) > 0

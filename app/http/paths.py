@@ -1,10 +1,10 @@
-"""The paths that middleware has to know. Knows nothing of what is behind them."""
+"""The paths that the middleware treats differently. Knows nothing of their handlers."""
 
 SEGMENT_PATH = "/v1/segment"
-"""The path whose requests are admitted, timed by stage and counted as images."""
+"""The path of segmentation: its requests need admission, and are timed by stage."""
 
-# Compared as a whole: what is new or misspelt needs a key. A probe and a scraper have none; the
-# description holds nothing that this repository does not.
+# Any other path requires a key if keys are configured. Probes and Prometheus send none, and the
+# OpenAPI document contains nothing secret.
 PUBLIC_PATHS = frozenset(
     {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/metrics"}
 )

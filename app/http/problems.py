@@ -1,6 +1,6 @@
-"""Every error as an RFC 9457 problem detail: its status, its type, its title and its headers.
+"""Problem details (RFC 9457): the status, type, title and headers of every error.
 
-The only place that knows which answer an exception of `app.errors` becomes.
+The only module that maps the exceptions of `app.errors` to responses.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 from app import errors
 from app.errors import RequestError
-from app.http.methods import with_head
+from app.http.methods import add_head
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:segmentation:problem:"
@@ -25,14 +25,14 @@ CHALLENGE = 'Bearer realm="segmentation"'
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What all errors of one type have in common in their answers."""
+    """The part of a response that is the same for all errors of one type."""
 
     status: HTTPStatus
     name: str
-    """The end of the problem's `type`."""
+    """The last part of the problem's `type`."""
     title: str
     challenge: str = ""
-    """The WWW-Authenticate field (RFC 6750, section 3)."""
+    """The value of the WWW-Authenticate header (RFC 6750, section 3)."""
 
 
 PROBLEMS: Mapping[type[RequestError], Problem] = {
@@ -121,7 +121,7 @@ INTERNAL = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "Internal error
 
 
 def create_response(error: RequestError) -> Response:
-    """The answer that an error becomes."""
+    """Return the response to an error."""
     problem = PROBLEMS[type(error)]
     headers = {}
     if error.retry_after_s is not None:
@@ -132,18 +132,18 @@ def create_response(error: RequestError) -> Response:
 
 
 def find_reason(error: RequestError) -> str:
-    """What metrics and logs call the error."""
+    """Return the name of the error in metrics and logs."""
     return error.reason or PROBLEMS[type(error)].name
 
 
 def answer_error(error: RequestError, scope: Scope) -> Response:
-    """The answer that an error becomes; its reason goes into the scope, for metrics and logs."""
+    """Return the response to an error, and put its reason into the scope for metrics and logs."""
     scope["problem"] = find_reason(error)
     return create_response(error)
 
 
 def answer_bug() -> Response:
-    """The answer to an exception that nobody expected; its text stays in the log."""
+    """Return the response to an unexpected exception; its text is only logged."""
     return _respond(
         INTERNAL,
         detail="The server made a mistake; its log has the details under this request id.",
@@ -152,7 +152,7 @@ def answer_bug() -> Response:
 
 
 def describe_problems(types: Iterable[type[RequestError]]) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's responses, one for each status; problems that share one share its description."""
+    """Return OpenAPI's responses for these errors; problems with the same status share one."""
     titles: dict[int, list[str]] = {}
     for problem in (PROBLEMS[error] for error in types):
         lines = titles.setdefault(int(problem.status), [])
@@ -168,7 +168,7 @@ def describe_problems(types: Iterable[type[RequestError]]) -> dict[int | str, di
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Make every error of the application a problem."""
+    """Answer every error of the application with a problem detail."""
     app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -192,7 +192,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own errors: an unknown path, a wrong method. Their headers are kept."""
+    """Answer Starlette's own errors, such as an unknown path; their headers are kept."""
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     name = request.scope["problem"] = status.phrase.lower().replace(" ", "-")
@@ -200,14 +200,14 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         Problem(status, name, status.phrase),
         detail=f"{request.method} {request.url.path[:200]}: {error.detail}",
         remedy="See /docs for the endpoints and their methods.",
-        headers=with_head(error.headers),
+        headers=add_head(error.headers),
     )
 
 
 def _respond(
     problem: Problem, *, detail: str, remedy: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """The body has RFC 9457's members and `remedy`."""
+    """Return a response whose body has the members of RFC 9457 and `remedy`."""
     body = {
         "type": TYPE_PREFIX + problem.name,
         "title": problem.title,

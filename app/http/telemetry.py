@@ -1,6 +1,6 @@
-"""What an operator sees of each request: metrics, a log line, a request id in its answer.
+"""Telemetry of each request: metrics, a log line and a request id.
 
-Watches requests from outside, as plain ASGI; knows nothing of images or engines.
+Plain ASGI around the application. Knows nothing of images or engines.
 """
 
 import logging
@@ -21,18 +21,18 @@ from app.observability.metrics import Metrics
 from app.observability.stages import Stages
 
 STATUS_CLIENT_LEFT = 499
-"""In metrics and logs only, as nginx writes it: nobody is there to read an answer."""
+"""The status in metrics and logs if the caller disconnected, as in nginx's log; never sent."""
 
-# A caller's own id is kept if it cannot be anything but an id.
+# Any other id of a caller is replaced.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 log = structlog.get_logger("segmentation")
 
 
 class RequestTelemetry:
-    """Middleware: request id, metrics, one log line, and an answer to a crash.
+    """Middleware: sets the request id, counts and logs the request, and answers a crash.
 
-    Around everything that can crash; only SecurityHeaders is outside, for this answer needs them.
+    Only SecurityHeaders is outside of it, because the answer to a crash needs them, too.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
@@ -86,10 +86,10 @@ class RequestTelemetry:
 
 
 class _WatchedRequest:
-    """What becomes known of one request while its answer is sent."""
+    """The request id and the status of one request."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.request_id = request_id(scope)
+        self.request_id = find_request_id(scope)
         self.status = 0
         self._send = send
 
@@ -97,13 +97,13 @@ class _WatchedRequest:
         if message["type"] == "http.response.start":
             self.status = int(message["status"])
             headers = MutableHeaders(scope=message)
-            headers["Date"] = http_date(int(time.time()))
+            headers["Date"] = format_date(int(time.time()))
             headers["X-Request-ID"] = self.request_id
         await self._send(message)
 
 
-def request_id(scope: Scope) -> str:
-    """The caller's X-Request-ID if it is a plain word, a new one otherwise."""
+def find_request_id(scope: Scope) -> str:
+    """Return the caller's X-Request-ID if it is valid, or a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             text = value.decode("latin-1")
@@ -113,6 +113,6 @@ def request_id(scope: Scope) -> str:
 
 
 @lru_cache(maxsize=1)
-def http_date(seconds: int) -> str:
-    """The Date header of an answer (RFC 9110, 6.6.1)."""
+def format_date(seconds: int) -> str:
+    """Return the value of a Date header (RFC 9110, 6.6.1)."""
     return formatdate(seconds, usegmt=True)

@@ -1,6 +1,6 @@
-"""The image's bytes out of a request, form or raw body, and whether its caller is still there.
+"""Uploads: the bytes of the image in a request, which is a multipart form or a raw body.
 
-Knows HTTP's forms; does not look at the bytes.
+Also cancels work whose caller disconnects. Does not look at the bytes.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from app.http.forms import FormError, read_file
 
 FIELD = "file"
 
-# What a raw body may be called besides image/...: nothing, "some bytes", and what curl says of
-# --data-binary unless it is told.
+# The media types of a raw body besides image/...: none, any bytes, and the one that curl sends with
+# --data-binary by default.
 RAW_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
 T = TypeVar("T")
 
 
 async def read_upload(request: Request, due: float) -> bytes:
-    """The upload's bytes, at least one, if they have come by `due`, a time of `time.perf_counter`.
+    """Return the bytes of the upload, which is not empty.
 
-    Raises ImageMissing, UnsupportedType, RequestTimeout, and ClientDisconnect for a caller who
-    left.
+    Raises ImageMissing, UnsupportedType, ClientDisconnect, and RequestTimeout if they have not
+    arrived by `due`, a reading of `time.perf_counter`.
     """
     started = time.perf_counter()
     try:
@@ -44,7 +44,7 @@ async def read_upload(request: Request, due: float) -> bytes:
 async def _read(request: Request) -> bytes:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
-        return await _from_form(request)
+        return await _read_form(request)
     if content_type in RAW_TYPES or content_type.startswith("image/"):
         # Not `body()`, which keeps the bytes for as long as the request lives.
         data = b"".join([chunk async for chunk in request.stream()])
@@ -60,7 +60,7 @@ async def _read(request: Request) -> bytes:
     )
 
 
-async def _from_form(request: Request) -> bytes:
+async def _read_form(request: Request) -> bytes:
     try:
         data, names = await read_file(request.headers["content-type"], request.stream(), name=FIELD)
     except FormError as error:
@@ -81,13 +81,13 @@ async def _from_form(request: Request) -> bytes:
     )
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled as soon as the caller leaves, and has ended after.
+async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`, which is cancelled if the caller disconnects.
 
-    To be called when the body has been read. Raises ClientDisconnect for a caller who left.
+    The body must have been read. `work` has ended when this returns. Raises ClientDisconnect.
     """
     working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_disconnected(request))
+    leaving = asyncio.create_task(_await_disconnect(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -102,6 +102,6 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         del working, leaving
 
 
-async def _disconnected(request: Request) -> None:
+async def _await_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

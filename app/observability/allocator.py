@@ -1,8 +1,7 @@
-"""What the C library's allocator keeps of freed memory: as little as may be.
+"""Settings of glibc's allocator, so that it returns freed memory to the system.
 
-A server's requests come in all sizes and on many threads. Left alone, glibc keeps a heap for each
-thread and leaves holes in all of them, so that a process grows for hours without a leak. Other C
-libraries are left as they are.
+By default glibc keeps a heap for each thread. Requests of all sizes fragment them, and a process
+grows for hours without a leak. Does nothing with other C libraries.
 """
 
 import ctypes
@@ -11,16 +10,16 @@ from contextlib import suppress
 
 M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
-"""Of mallopt(3)."""
+"""These are parameters of mallopt(3)."""
 
 MAX_ARENAS = 2
 
 LARGE_BYTES = 2 * 2**20
-"""A block of that size gets pages of its own, which go back when it is freed."""
+"""A block of this size is mapped, and returned to the system when it is freed."""
 
 
-def restrain() -> None:
-    """Once, before the threads begin. What the operator has set by glibc's own variables stays."""
+def limit_kept_memory() -> None:
+    """Set the parameters, before threads start; glibc's environment variables override them."""
     with suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)
         if "MALLOC_ARENA_MAX" not in os.environ:
@@ -30,6 +29,6 @@ def restrain() -> None:
 
 
 def give_back() -> None:
-    """What was freed by now, wherever it can be."""
+    """Return all freed memory to the system."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,7 +1,7 @@
-"""Where our events and those of libraries go: standard error, one line each, nothing forged.
+"""Logging: one line on standard error for each event, of this package and of libraries.
 
-Callers choose paths, and sometimes the text of an exception: what is written is printable and
-bounded, whoever wrote it. Knows nothing of requests.
+Callers choose paths, and sometimes the text of an exception, so every value is made printable and
+is limited in length: no caller can forge a line. Knows nothing of requests.
 """
 
 import logging
@@ -15,15 +15,15 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, ExcInfo
 
 MAX_CHARACTERS = 500
-"""Of one value, or of one line of a traceback."""
+"""The limit of one value, or of one line of a traceback."""
 MAX_LINES = 200
-"""Of a traceback, from both its ends."""
+"""The limit of a traceback, whose middle is left out."""
 
 OURS = ("segmentation", "app", "model")
 
 
 def configure_logging(*, level: str, log_format: str) -> None:
-    """Send our events and those of libraries to standard error, all in one format."""
+    """Send all events, of this package and of libraries, to standard error in one format."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -36,25 +36,14 @@ def configure_logging(*, level: str, log_format: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    if log_format == "json":
-        last: list[Any] = [
-            # Without the frames' variables: they hold images and headers.
-            ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-            printable_event,
-            structlog.processors.JSONRenderer(),
-        ]
-    else:
-        last = [
-            printable_event,
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=write_indented_traceback
-            ),
-        ]
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_choose_renderers(log_format),
+            ],
         )
     )
     root = logging.getLogger()
@@ -63,31 +52,53 @@ def configure_logging(*, level: str, log_format: str) -> None:
     root.setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
     for name in OURS:
         logging.getLogger(name).setLevel(level.upper())
-    # Of its course uvicorn says nothing that we do not: a failed start is one line.
+    # Uvicorn's messages repeat those of this package.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.captureWarnings(True)
 
 
-def printable_event(_: object, __: str, event: EventDict) -> EventDict:
-    """A processor. What the console renders as an exception is `write_indented_traceback`'s."""
-    return {name: value if name == "exc_info" else _safe(value) for name, value in event.items()}
+def _choose_renderers(log_format: str) -> list[Any]:
+    """Return the processors that turn an event into a line: JSON, or text for a terminal."""
+    if log_format == "json":
+        return [
+            # Without the frames' variables: they hold images and headers.
+            ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            make_event_printable,
+            structlog.processors.JSONRenderer(),
+        ]
+    return [
+        make_event_printable,
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=write_indented_traceback
+        ),
+    ]
 
 
-def _safe(value: Any) -> Any:
-    """The same where it is safe, and numbers and containers remain what they are."""
+def make_event_printable(_: object, __: str, event: EventDict) -> EventDict:
+    """Make every value printable, as a processor of structlog.
+
+    The console's tracebacks are left to `write_indented_traceback`.
+    """
+    return {
+        name: value if name == "exc_info" else _make_safe(value) for name, value in event.items()
+    }
+
+
+def _make_safe(value: Any) -> Any:
+    """Return a value with printable texts; numbers and containers keep their types."""
     if isinstance(value, str):
-        return printable(value)
+        return make_printable(value)
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, dict):
-        return {printable(str(name)): _safe(entry) for name, entry in value.items()}
+        return {make_printable(str(name)): _make_safe(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_safe(entry) for entry in value]
-    return printable(repr(value))
+        return [_make_safe(entry) for entry in value]
+    return make_printable(repr(value))
 
 
-def printable(text: str) -> str:
-    """At most MAX_CHARACTERS; line ends and what a terminal obeys are as Python writes them."""
+def make_printable(text: str) -> str:
+    """Return at most MAX_CHARACTERS of a text, with its control characters escaped."""
     if len(text) > MAX_CHARACTERS:
         text = f"{text[:MAX_CHARACTERS]}... ({len(text)} characters)"
     if text.isprintable():
@@ -99,11 +110,11 @@ def printable(text: str) -> str:
 
 
 def write_indented_traceback(sio: TextIO, exc_info: ExcInfo) -> None:
-    """As Python writes it, each line indented: no exception's text can pass for an event."""
+    """Write a traceback with indented lines, so that no exception's text looks like an event."""
     text = StringIO()
     structlog.dev.plain_traceback(text, exc_info)
     lines = text.getvalue().strip("\n").split("\n")
     if len(lines) > MAX_LINES:
         lines[MAX_LINES // 2 : -MAX_LINES // 2] = [f"... ({len(lines)} lines)"]
     for line in lines:
-        sio.write(f"\n    {printable(line)}")
+        sio.write(f"\n    {make_printable(line)}")

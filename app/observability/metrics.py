@@ -1,7 +1,7 @@
-"""What is counted for Prometheus: requests, stages, batches, the queue, refusals.
+"""The metrics for Prometheus: requests, stages, batches, the queue, refusals.
 
-Knows nothing of how it comes about. Several workers keep their numbers in files of a folder that
-they share, and each of them answers for all.
+Several workers keep their values in files of a shared folder, and each of them exports the values
+of all. Knows nothing of what is counted.
 """
 
 import math
@@ -30,7 +30,7 @@ from app.observability.processes import ProcessesCollector
 
 PREFIX = "seg_"
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Where prometheus_client looks for the folder, and nowhere else."""
+"""The environment variable in which prometheus_client looks for the folder."""
 
 SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10, 15, 20, 25, 30),
@@ -43,11 +43,11 @@ GaugeMode = Literal["livesum", "livemin", "livemax"]
 
 
 class Metrics:
-    """Of one application, which may be several processes that count together: the peers."""
+    """The metrics of the server; with several workers, `peers`, they count together."""
 
     def __init__(self, peers: Peers | None = None) -> None:
         self._peers = peers
-        _keep_values(peers)
+        _choose_storage(peers)
         self.registry = CollectorRegistry()
         if peers is None:
             ProcessCollector(registry=self.registry)
@@ -59,6 +59,12 @@ class Metrics:
         self.stage_seconds = self._histogram(
             "stage_seconds", "Time of one stage of a segmentation", SECONDS, "stage"
         )
+        self._add_scheduling()
+        self._add_connections()
+        self._add_failures()
+        self._add_weights()
+
+    def _add_scheduling(self) -> None:
         self.batch_size = self._histogram("batch_size", "Images in one engine call", BATCH_SIZES)
         self.batch_fill = self._histogram(
             "batch_fill_ratio", "Images in one engine call, of those that it takes", FILL_RATIOS
@@ -79,12 +85,16 @@ class Metrics:
         self.codec_tasks = self._gauge(
             "codec_tasks", "Decodings and encodings that wait or run, also of callers who left"
         )
+
+    def _add_connections(self) -> None:
         self.connections = self._gauge("connections", "Open connections")
         self.connections_refused = self._counter(
             "connections_refused", "Connections refused because there were too many"
         )
         self.rejections = self._counter("rejections", "Requests answered with a problem", "reason")
         self.dropped = self._counter("dropped", "Requests whose caller left, by stage", "stage")
+
+    def _add_failures(self) -> None:
         self.engine_failures = self._counter("engine_failures", "Engine calls that failed")
         self.engine_restarts = self._counter("engine_restarts", "Processes that were replaced")
         self.decoders_ended = self._counter(
@@ -92,10 +102,12 @@ class Metrics:
         )
         for reason in ("time", "memory", "crash", "killed"):
             self.decoders_ended.labels(reason)
+
+    def _add_weights(self) -> None:
         self.reloads = self._counter("reloads", "Reloads of the weights", "outcome")
         for outcome in ("swapped", "kept"):
             self.reloads.labels(outcome)  # Prometheus sees no increase in what begins with 1
-        self._served: set[tuple[str, str]] = set()
+        self._shown: set[tuple[str, str]] = set()
         self.ready = self._gauge("ready", "1 while the server takes requests", mode="livemax")
         self.model_info = self._gauge(
             "model_info", "1 for the weights that serve", "digest", "engine", mode="livemax"
@@ -105,24 +117,24 @@ class Metrics:
         return Counter(PREFIX + name, text, labels, registry=self.registry)
 
     def _gauge(self, name: str, text: str, *labels: str, mode: GaugeMode = "livesum") -> Gauge:
-        """`mode`: what of several workers' values is shown."""
+        """Register a gauge; `mode` says how the values of several workers are combined."""
         return Gauge(PREFIX + name, text, labels, registry=self.registry, multiprocess_mode=mode)
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
 
-    def serve_with(self, *, digest: str, engine: str) -> None:
-        """These are the weights that serve from now on, and no others."""
+    def show_weights(self, *, digest: str, engine: str) -> None:
+        """Show these weights as the ones in use, and no others."""
         if self._peers is not None:
-            for labels in self._served:
+            for labels in self._shown:
                 self.model_info.labels(*labels).set(0)  # a shared file forgets nothing
         else:
             self.model_info.clear()
-        self._served.add((digest, engine))
+        self._shown.add((digest, engine))
         self.model_info.labels(digest, engine).set(1)
 
-    def exposition(self) -> bytes:
-        """Prometheus' text format."""
+    def export(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
         source, peers = self.registry, self._peers
         if peers is not None:
             source = CollectorRegistry()
@@ -132,10 +144,10 @@ class Metrics:
         return generate_latest(_WithAge(source))
 
 
-def _keep_values(peers: Peers | None) -> None:
-    """In the peers' folder or, without, here; prometheus_client would ask the environment for it.
+def _choose_storage(peers: Peers | None) -> None:
+    """Keep the values in the peers' folder, or in this process without peers.
 
-    It decides when it is imported, and looks for the folder whenever it needs a value.
+    prometheus_client would choose by its environment variable, once, when it is imported.
     """
     if peers is None:
         values.ValueClass = values.MutexValue
@@ -145,7 +157,7 @@ def _keep_values(peers: Peers | None) -> None:
 
 
 class _WithAge(Collector):
-    """Shows since when the oldest waits as its age: right at any time, whoever is asked."""
+    """Exports the time at which the oldest request came as its age, computed at each scrape."""
 
     def __init__(self, source: Collector) -> None:
         self._source = source

@@ -1,7 +1,7 @@
-"""What several workers and their supervisor know of each other, in memory that they share.
+"""The state that the supervisor and its workers share in memory.
 
-Which process has which place, and whether it takes requests. Knows nothing of HTTP, of images, or
-of how processes are started.
+Holds the process id of each place, and whether it accepts requests. Knows nothing of HTTP, of
+images, or of how processes are started.
 """
 
 import ctypes
@@ -13,13 +13,15 @@ FILE = "peers"
 
 
 class _Place(ctypes.Structure):
+    """The process of one place."""
+
     _fields_ = (("pid", ctypes.c_int32), ("takes_requests", ctypes.c_int32))
 
 
 class Peers:
-    """As seen from place `number`: the supervisor's is 0, the workers' are from 1 on.
+    """The shared state, as seen from place `number`: 0 is the supervisor, 1 and up are workers.
 
-    `folder` is theirs together; what they count is in it, too.
+    `folder` holds the shared memory and the metrics' files.
     """
 
     def __init__(self, folder: Path, number: int) -> None:
@@ -31,7 +33,7 @@ class Peers:
 
     @classmethod
     def create(cls, folder: Path, *, workers: int) -> "Peers":
-        """The supervisor does, before there are workers."""
+        """Create the shared memory, in the supervisor and before there are workers."""
         (folder / FILE).write_bytes(bytes((1 + workers) * ctypes.sizeof(_Place)))
         peers = cls(folder, 0)
         peers.seat(0, os.getpid())
@@ -39,27 +41,28 @@ class Peers:
         return peers
 
     def seat(self, number: int, pid: int) -> None:
-        """Another process has this place, or with 0 none; it takes no requests yet."""
+        """Give a place to a process, or to none (0); it does not accept requests yet."""
         place = self._places[number]
         place.takes_requests = 0
         place.pid = pid
 
     def take_requests(self, whether: bool) -> None:
-        """Of the process itself; of the supervisor, whether there shall be any."""
+        """Say whether this process accepts requests; for the supervisor: whether any worker may."""
         self._places[self.number].takes_requests = whether
 
     @property
     def are_draining(self) -> bool:
-        """Whether all have been told to end, or soon will have."""
+        """Whether the supervisor drains all workers."""
         return not self._places[0].takes_requests
 
     @property
     def some_take_requests(self) -> bool:
+        """Whether at least one worker accepts requests."""
         return not self.are_draining and any(place.takes_requests for place in self._places[1:])
 
     @property
     def pids(self) -> dict[str, int]:
-        """Of those that run, by a name that a replacement has as well."""
+        """The ids of the running processes by name; a replacement has the same name."""
         return {
             f"worker-{number}" if number else "supervisor": place.pid
             for number, place in enumerate(self._places)

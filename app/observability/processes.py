@@ -1,7 +1,6 @@
-"""What the system says of several processes, as prometheus_client says it of one.
+"""Prometheus' process metrics for several processes, with their names in the label `process`.
 
-Each value is of one process, whose name is in the label `process`; nothing is summed, for they
-share memory. Knows nothing of what the processes do.
+The values are not summed, because the processes share memory. Knows nothing of what they do.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +11,7 @@ from prometheus_client.registry import Collector
 
 
 class ProcessesCollector(Collector):
-    """`pids`: asked at every scrape, by name."""
+    """Collects the metrics of the processes that `pids` returns, by name, at each scrape."""
 
     def __init__(self, pids: Callable[[], Mapping[str, int]]) -> None:
         self._pids = pids
@@ -20,7 +19,7 @@ class ProcessesCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         families: dict[str, Metric] = {}
         for name, pid in self._pids().items():
-            for family in _of_one(pid):
+            for family in _collect_process(pid):
                 named = [
                     sample._replace(labels={**sample.labels, "process": name})
                     for sample in family.samples
@@ -30,6 +29,6 @@ class ProcessesCollector(Collector):
         return families.values()
 
 
-def _of_one(pid: int) -> Iterable[Metric]:
-    """Nothing, or a part, of a process that has just ended."""
+def _collect_process(pid: int) -> Iterable[Metric]:
+    """Return the metrics of a process: none, or only some, if it has just ended."""
     return ProcessCollector(pid=lambda: pid, registry=None).collect()

@@ -1,8 +1,8 @@
-"""The id of the request that the running task works for."""
+"""The id of the request that the current task works for."""
 
 import structlog
 
 
-def current_request_id() -> str:
-    """Of the request that is being handled here; empty outside of any."""
+def get_request_id() -> str:
+    """Return the id, or an empty string outside of a request."""
     return str(structlog.contextvars.get_contextvars().get("request_id", ""))

@@ -1,15 +1,15 @@
-"""Where one request is on its way, and for how long: what Server-Timing and the metrics tell.
+"""The stages of a request and their durations, for Server-Timing and the metrics.
 
-Knows the stages' names from who enters them.
+Knows nothing of what the stages are.
 """
 
 import time
 
 
 class Stages:
-    """Where one request is, and how long it was in each stage, in seconds and in order.
+    """The current stage of one request, and the seconds that each stage took, in order.
 
-    It is always in exactly one, so the stages' times add up to the request's.
+    A request is always in exactly one stage, so the durations add up to that of the request.
     """
 
     def __init__(self) -> None:
@@ -18,10 +18,11 @@ class Stages:
         self._since = self.started = time.perf_counter()
 
     def enter(self, stage: str) -> None:
+        """End the current stage and begin another."""
         now = time.perf_counter()
         self.seconds[self.current] = self.seconds.get(self.current, 0) + now - self._since
         self.current, self._since = stage, now
 
-    def server_timing(self) -> str:
-        """The value of a Server-Timing header; its durations are in milliseconds."""
+    def format_server_timing(self) -> str:
+        """Return the value of a Server-Timing header, with durations in milliseconds."""
         return ", ".join(f"{stage};dur={1000 * s:.2f}" for stage, s in self.seconds.items())

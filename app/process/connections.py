@@ -1,8 +1,8 @@
-"""What one connection may do, and for how long.
+"""The limits of one connection.
 
-Bounds the number of connections, the bytes of a request's head, and the time for a head, for the
-rest of a body that nobody reads any more, between requests, and for taking an answer. Knows nothing
-of images; the time and the bytes of a body that is read are bounded in `limits` and `uploads`.
+Limits the number of connections, the bytes of a request's head, and the time for a head, for the
+rest of an unread body, between requests, and for reading an answer. Knows nothing of images;
+`app.http` limits the time and the bytes of a body that is read.
 """
 
 import asyncio
@@ -13,17 +13,20 @@ from app.errors import BadRequest, HeadTooLarge, RequestTimeout, TooManyConnecti
 from app.process.protocol import Connection
 
 MAX_HEAD_BYTES = 64 * 2**10
-"""Of the request line and all header fields; browsers and proxies send a few KiB."""
+"""The limit of the request line and all header fields; browsers and proxies send a few KiB."""
 
 MIN_SENT_BYTES = 64 * 2**10
 
 MAX_PIPELINED = 16
-"""Requests that wait behind one that is being answered; 20 bytes of a caller make 5 KB of ours."""
+"""The limit of requests that wait behind another; each takes 5 KB of memory for 20 bytes sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """`max_connections`: 0 is no limit. `send_timeout_s`: for each MIN_SENT_BYTES of an answer."""
+    """The settings of the limits. With `max_connections` 0 connections are not limited.
+
+    `send_timeout_s` is the time in which the caller must read MIN_SENT_BYTES of an answer.
+    """
 
     max_connections: int = 0
     head_timeout_s: float = 10
@@ -31,24 +34,24 @@ class ConnectionLimits:
 
 
 class LimitedConnection(Connection):
-    """Besides uvicorn's timer for idle connections, one for what is read and one for the answer."""
+    """A connection with timers for what is read and for the answer, beside uvicorn's idle timer."""
 
     def __init__(self, *, limits: ConnectionLimits, **rest: Any) -> None:
         super().__init__(**rest)
         self._limits = limits
         self._awaits_head = True
-        self._bytes_without_news = 0
+        self._unparsed_bytes = 0
         self._sending: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Writers go on when the socket has all: an answer's bytes are counted until then.
+        # Writers resume when the socket has taken all bytes; an answer is counted until then.
         transport.set_write_buffer_limits(high=0)
         self._metrics.connections.inc()
         if 0 < self._limits.max_connections < len(self.connections):
             self._metrics.connections_refused.inc()
             if len(self.connections) > 2 * self._limits.max_connections:
-                self.transport.abort()  # not even time for an answer
+                self.transport.abort()  # without an answer
                 return
             self._refuse(
                 TooManyConnections(
@@ -70,15 +73,15 @@ class LimitedConnection(Connection):
             return
         if self._awaits_head and self._timer is None:  # the first byte after an answer
             self._start_timer(self._limits.head_timeout_s, self._on_slow_head)
-        self._bytes_without_news += len(data)
+        self._unparsed_bytes += len(data)
         super().data_received(data)
-        if self._bytes_without_news > MAX_HEAD_BYTES and not self._discards:
-            self._refuse(_head_too_large())
+        if self._unparsed_bytes > MAX_HEAD_BYTES and not self._discards:
+            self._refuse(_make_head_too_large())
 
     def on_headers_complete(self) -> None:
         head_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if head_bytes > MAX_HEAD_BYTES:
-            raise _head_too_large()
+            raise _make_head_too_large()
         if len(self.pipeline) >= MAX_PIPELINED:
             raise BadRequest(
                 f"More than {MAX_PIPELINED} requests wait on this connection.",
@@ -87,16 +90,16 @@ class LimitedConnection(Connection):
         super().on_headers_complete()
         self._stop_timer()
         self._awaits_head = False
-        self._bytes_without_news = 0
+        self._unparsed_bytes = 0
 
     def on_body(self, body: bytes) -> None:
-        self._bytes_without_news = 0
+        self._unparsed_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._stop_timer()
         self._awaits_head = True
-        self._bytes_without_news = 0
+        self._unparsed_bytes = 0
         super().on_message_complete()
         if self.cycle.response_complete:  # and idle only now
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -120,10 +123,10 @@ class LimitedConnection(Connection):
     def _on_slow_head(self) -> None:
         self._timer = None
         if self.cycle is not None and not self.cycle.response_complete:
-            # The head of a next request, whose caller waits for the answer to the last one.
+            # The caller waits for the previous answer before it completes the next head.
             self._start_timer(self._limits.head_timeout_s, self._on_slow_head)
-        elif self.cycle is None and not self._bytes_without_news:
-            self.transport.close()  # opened and never used, as browsers do: nothing to answer
+        elif self.cycle is None and not self._unparsed_bytes:
+            self.transport.close()  # browsers open unused connections: there is nothing to answer
         else:
             limit_s = self._limits.head_timeout_s
             self._refuse(
@@ -144,7 +147,7 @@ class LimitedConnection(Connection):
             self._watch_sending()
 
     def _watch_sending(self) -> None:
-        """An answer whose caller does not take it would be held for ever, also while closing."""
+        """Abort the connection if the caller stops reading: the answer would be held for ever."""
         self._stop_watching_sending()
         if unsent_bytes := self.transport.get_write_buffer_size():
             self._sending = self.loop.call_later(
@@ -163,7 +166,7 @@ class LimitedConnection(Connection):
             self._sending = None
 
 
-def _head_too_large() -> HeadTooLarge:
+def _make_head_too_large() -> HeadTooLarge:
     return HeadTooLarge(
         f"The request's head has more than {MAX_HEAD_BYTES} bytes.",
         remedy="Send fewer or shorter header fields.",

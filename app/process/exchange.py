@@ -1,6 +1,6 @@
-"""One request of a connection and its answer: what stands on both sides of uvicorn's cycle.
+"""One request and its answer: wraps the application and the transport of uvicorn's cycle.
 
-Knows nothing of what is asked or answered.
+Knows nothing of the content of either.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from app.errors import RequestError
 
 BEGINNING = b"HTTP/1.1 "
-"""Of every answer, whatever it will be."""
+"""Every answer begins with these bytes."""
 
 
 class Exchange:
-    """The application that the cycle runs, and the transport that it writes to."""
+    """Wraps the application that the cycle runs, and the transport that it writes to."""
 
     def __init__(self, app: Any, cycle: RequestResponseCycle, *, close: Callable[[], None]) -> None:
-        """`close`: instead of the transport's, for who may still be sending."""
+        """`close` replaces the transport's, because the caller may still be sending."""
         self._app = app
         self._transport = cycle.transport
         self._close = close
@@ -28,16 +28,16 @@ class Exchange:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def receive_body() -> Any:
-            """Raises the problem that the body has turned out to have."""
-            message = await receive() if "body_problem" not in scope else None
-            if "body_problem" in scope:
-                raise scope["body_problem"]
+            """Return the next message, or raise the error of a body that cannot be read."""
+            message = await receive() if "body_error" not in scope else None
+            if "body_error" in scope:
+                raise scope["body_error"]
             return message
 
         await self._app(scope, receive_body, send)
 
     def begin(self) -> None:
-        """Send what is certain of an answer before the rest of it is known."""
+        """Send the beginning that every answer has, before the answer is known."""
         self._transport.write(BEGINNING)
         self._begun_bytes = len(BEGINNING)
 
@@ -54,14 +54,14 @@ class Exchange:
         return self._transport.is_closing()
 
 
-def fail_body(cycle: RequestResponseCycle, problem: RequestError) -> None:
-    """Raise it where the application reads the body; the answer will be the connection's last."""
-    cast(dict[str, Any], cycle.scope)["body_problem"] = problem
+def fail_body(cycle: RequestResponseCycle, error: RequestError) -> None:
+    """Raise the error where the application reads the body, and close after the answer."""
+    cast(dict[str, Any], cycle.scope)["body_error"] = error
     cycle.keep_alive = False
     cycle.message_event.set()
 
 
 def disconnect(cycle: RequestResponseCycle) -> None:
-    """Tell the application that its caller has left."""
+    """Tell the application that its caller has disconnected."""
     cycle.disconnected = True
     cycle.message_event.set()

@@ -1,7 +1,7 @@
-"""Where requests begin and end in the bytes of a connection: httptools' parser, made stricter.
+"""A strict parser of HTTP/1.1 requests, around httptools' parser.
 
-Tells of a request once its head is complete and says how long its body is. Ignores upgrades and
-trailers. Knows nothing of connections, and of the requests only what frames them.
+Reports a request once its head is complete and the length of its body is certain. Ignores upgrades
+and trailers. Knows nothing of connections.
 """
 
 from typing import Protocol
@@ -14,7 +14,7 @@ Field = tuple[bytes, bytes]
 
 
 class Listener(Protocol):
-    """The methods of httptools' protocol that uvicorn's has."""
+    """The methods of httptools' protocol that uvicorn implements."""
 
     def on_message_begin(self) -> None: ...
     def on_url(self, url: bytes) -> None: ...
@@ -25,27 +25,27 @@ class Listener(Protocol):
 
 
 class RequestParser:
-    """In the place of httptools.HttpRequestParser."""
+    """Replaces httptools.HttpRequestParser."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._url = b""
         self._fields: list[Field] = []
         self._is_in_head = False
-        self._has_told = False
-        self._parser = self._new_parser()
+        self._has_reported = False
+        self._parser = self._make_parser()
 
-    def _new_parser(self) -> httptools.HttpRequestParser:
+    def _make_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
         # "Connection: close" is about the answer; what follows such a request is no error.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
     def feed_data(self, data: bytes) -> None:
-        """Raises BadRequest, Unimplemented, and whatever problem the listener raises."""
+        """Parse the next bytes. Raises BadRequest, Unimplemented, and the listener's errors."""
         try:
             while data:
-                data = self._fed(data)
+                data = self._feed(data)
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, RequestError):
                 raise error.__context__ from None
@@ -54,8 +54,8 @@ class RequestParser:
                 remedy="Send a request that follows RFC 9112.",
             ) from error
 
-    def _fed(self, data: bytes) -> bytes:
-        """What is left to parse: the parser stops behind a head that asks for an upgrade."""
+    def _feed(self, data: bytes) -> bytes:
+        """Return the unparsed bytes: the parser stops behind a head that asks for an upgrade."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as stop:
@@ -64,22 +64,22 @@ class RequestParser:
         return b""
 
     def _ignore_upgrade(self) -> None:
-        """Go on as if the request had not asked (RFC 9110, 7.8).
+        """Continue as if the request had not asked for an upgrade (RFC 9110, 7.8).
 
-        The parser takes what follows for another protocol, and nothing can talk it out of that: a
-        new one reads the head again, without that field, and then the body.
+        The parser treats the following bytes as another protocol, which cannot be changed. So a new
+        parser reads the head again, without the Upgrade field, and then the body.
         """
         fields = [field for field in self._fields if field[0].lower() != b"upgrade"]
         version = self._parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, version)]
         lines += [b"%b: %b" % field for field in fields]
-        self._parser = self._new_parser()
+        self._parser = self._make_parser()
         self._parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
     def on_message_begin(self) -> None:
         self._url = b""
         self._fields = []
-        self._is_in_head, self._has_told = True, False
+        self._is_in_head, self._has_reported = True, False
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -102,13 +102,13 @@ class RequestParser:
         for field in self._fields:
             self._listener.on_header(*field)
         self._listener.on_headers_complete()
-        self._has_told = True
+        self._has_reported = True
 
     def on_body(self, body: bytes) -> None:
         self._listener.on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._has_told:
+        if self._has_reported:
             self._listener.on_message_complete()
 
     def get_http_version(self) -> str:
@@ -121,12 +121,12 @@ class RequestParser:
         return self._parser.should_keep_alive()
 
     def should_upgrade(self) -> bool:
-        """Never: what asks for it has been read without."""
+        """Return False: upgrades are ignored."""
         return False
 
 
 def require_chunked(codings: bytes, *, version: str) -> None:
-    """A body's length must be certain, and its coding one that is known (RFC 9112, 6.1 and 6.3)."""
+    """Raise unless the body is chunked and nothing else (RFC 9112, 6.1 and 6.3)."""
     names = [name.strip().lower() for name in codings.split(b",")]
     shown = codings[:100].decode("latin-1")
     if version == "1.0" or names[-1] != b"chunked" or b"chunked" in names[:-1]:

@@ -1,7 +1,7 @@
-"""A worker's part in a socket that several share: it accepts only while it takes requests.
+"""The listener of one worker on the shared socket: it accepts only while the worker is ready.
 
-Who waits in the socket's one queue is accepted by whichever worker does, so that one that loads,
-drains, is stuck or was killed keeps nobody waiting. Knows nothing of HTTP.
+Any ready worker accepts a connection in the socket's queue, so a worker that loads, drains, is
+stuck or was killed delays none. Knows nothing of HTTP.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from app.process.sockets import BACKLOG
 
 
 class Listener:
-    """Open or closed, as `is_wanted` says. The shared socket itself stays open meanwhile."""
+    """Opens and closes a duplicate of the shared socket, which itself stays open."""
 
     def __init__(
         self,
@@ -29,10 +29,11 @@ class Listener:
 
     @property
     def is_open(self) -> bool:
+        """Whether connections are accepted."""
         return self._server is not None
 
     async def open(self) -> None:
-        """Unless it is not wanted any more. Raises OSError."""
+        """Accept connections, unless `is_wanted` says no by now. Raises OSError."""
         async with self._turn:
             if self._is_wanted() and self._server is None:
                 loop = asyncio.get_running_loop()
@@ -43,7 +44,7 @@ class Listener:
                 self.close()
 
     def close(self) -> None:
-        """At once; what was accepted goes on."""
+        """Stop accepting at once; accepted connections continue."""
         if self._server is not None:
             self._server.close()
             self._server = None

@@ -1,7 +1,7 @@
-"""One connection by RFC 9112: every request that has come is answered, whatever comes behind it.
+"""One connection (RFC 9112): every complete request is answered, whatever follows it.
 
-Uvicorn's HTTP/1.1, with a stricter parser, refusals that are problems, and callers who send no more
-but listen. Knows no limits of size or number, and nothing of images.
+Uvicorn's HTTP/1.1 with a stricter parser, refusals as problem details, and support for callers who
+close their sending side and wait. Knows nothing of limits or of images.
 """
 
 import asyncio
@@ -19,19 +19,21 @@ from uvicorn.protocols.http.httptools_impl import (
 from app.errors import RequestError
 from app.http.headers import SECURITY_HEADERS
 from app.http.problems import create_response, find_reason
-from app.http.telemetry import http_date
+from app.http.telemetry import format_date
 from app.observability.metrics import Metrics
 from app.process.exchange import Exchange, disconnect, fail_body
 from app.process.framing import RequestParser
 from app.process.resets import CAN_WATCH, ResetWatcher
 
 LINGER_S = 5
-"""For the rest of a body whose request is answered: closing at once would take the answer from a
-caller who is still sending (RFC 9112, 9.6).
+"""The seconds for the rest of a body whose request is already answered. Closing at once could
+discard the answer before a caller who is still sending has read it (RFC 9112, 9.6).
 """
 
-LISTENS_S = 0.5
-"""A caller who sends no more and waits for an answer is taken at his word for so long."""
+ANSWER_BEGINS_AFTER_S = 0.5
+"""The seconds from a caller's end of input to the beginning of the answer, which shows whether the
+connection still exists.
+"""
 
 
 class Connection(HttpToolsProtocol):
@@ -45,7 +47,7 @@ class Connection(HttpToolsProtocol):
         self._current: RequestResponseCycle | None = None
         self._exchange: Exchange | None = None
         self._refusal: RequestError | None = None
-        """Of what came behind requests that are not answered yet."""
+        """The error of what followed the requests that are being answered."""
         self._has_body_to_come = False
         self._discards = False
         self._is_lingering = False
@@ -65,8 +67,8 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
-        except RequestError as problem:
-            self._refuse(problem)
+        except RequestError as error:
+            self._refuse(error)
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
@@ -105,10 +107,10 @@ class Connection(HttpToolsProtocol):
         return int(self.transport.get_extra_info("socket").fileno())
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Whether to stay: the caller may have closed, or may only send no more (RFC 9112, 9.6).
+        """Return whether to keep the connection after the caller's end of input (RFC 9112, 9.6).
 
-        Both look the same until something is sent: a caller who has closed resets the connection
-        then, and what is certain of the answer is enough for it.
+        The caller may have closed it, or only its sending side, which looks the same until
+        something is sent: a closed connection is then reset. The beginning of the answer suffices.
         """
         if not CAN_WATCH or self._is_idle or not self._drop_incomplete_request():
             self._close()
@@ -116,11 +118,11 @@ class Connection(HttpToolsProtocol):
         if self._refusal is None:
             self.cycle.keep_alive = False
         self._resets.watch(self._descriptor, self.transport.abort)
-        self._start_timer(LISTENS_S, self._begin_answer)
+        self._start_timer(ANSWER_BEGINS_AFTER_S, self._begin_answer)
         return True
 
     def _drop_incomplete_request(self) -> bool:
-        """Whether others are in work."""
+        """Drop a request whose body is incomplete; return whether others are being answered."""
         if self._has_body_to_come and not self._discards:
             if not self.pipeline:
                 return False
@@ -141,24 +143,24 @@ class Connection(HttpToolsProtocol):
         """Whether every request whose head has come is answered."""
         return self.cycle is None or self.cycle.response_complete
 
-    def _refuse(self, problem: RequestError) -> None:
-        """Read no further: answer where an answer is owed, and close."""
+    def _refuse(self, error: RequestError) -> None:
+        """Stop reading, answer the requests that are still open, and close."""
         self._discards = True
         self._stop_timer()
         if self._has_body_to_come and self._is_idle:
             self._linger()  # it has its answer
         elif self._has_body_to_come:
-            fail_body(self.cycle, problem)
+            fail_body(self.cycle, error)
         elif self._is_idle:
-            self._respond(problem)
+            self._respond(error)
         else:
-            self._refusal = problem
+            self._refusal = error
 
-    def _respond(self, problem: RequestError) -> None:
-        """Past the application, which has not seen a request."""
-        self._metrics.rejections.labels(find_reason(problem)).inc()
-        response = create_response(problem)
-        response.headers["Date"] = http_date(int(time.time()))
+    def _respond(self, error: RequestError) -> None:
+        """Send an answer without the application, which has not seen a request."""
+        self._metrics.rejections.labels(find_reason(error)).inc()
+        response = create_response(error)
+        response.headers["Date"] = format_date(int(time.time()))
         response.headers["Connection"] = "close"
         fields = b"".join(
             b"%b: %b\r\n" % field for field in (*response.raw_headers, *SECURITY_HEADERS)
@@ -173,7 +175,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _linger(self) -> None:
-        """Say that the answer ends here, and close when the caller has, too."""
+        """Close the sending side, and the connection when the caller has closed it, too."""
         self._discards = self._is_lingering = True
         self._unset_keepalive_if_required()
         self._resets.forget(self._descriptor)

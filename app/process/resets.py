@@ -1,7 +1,7 @@
-"""Notices when a connection is reset whose caller has sent all that will come.
+"""Detects the reset of a connection after its end of input.
 
-The event loop does not look at such a connection until there is something to write to it. Linux
-only: elsewhere there is no epoll. Knows nothing of HTTP.
+The event loop ignores such a connection until something is written to it. Linux only, because it
+needs epoll. Knows nothing of HTTP.
 """
 
 import asyncio
@@ -12,22 +12,22 @@ CAN_WATCH = hasattr(select, "epoll")
 
 
 class ResetWatcher:
-    """Of one event loop; it has a descriptor of its own only while it watches something."""
+    """Watches connections of one event loop; has a descriptor only while it watches any."""
 
     def __init__(self) -> None:
         self._epoll: select.epoll | None = None
         self._watched: dict[int, Callable[[], None]] = {}
 
     def watch(self, descriptor: int, on_reset: Callable[[], None]) -> None:
-        """Call it, once, in the loop, when the connection can neither send nor receive any more."""
+        """Call `on_reset` once, in the loop, when the connection is reset or fully closed."""
         if self._epoll is None:
             self._epoll = select.epoll()
-            asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._tell)
+            asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._notify)
         self._epoll.register(descriptor, 0)  # errors and hang-ups are reported without being asked
         self._watched[descriptor] = on_reset
 
     def forget(self, descriptor: int) -> None:
-        """To be called before the descriptor is closed; does nothing for one that is not known."""
+        """Stop watching; call this before the descriptor is closed. Ignores unknown ones."""
         if self._epoll is None or self._watched.pop(descriptor, None) is None:
             return
         self._epoll.unregister(descriptor)
@@ -36,7 +36,7 @@ class ResetWatcher:
             self._epoll.close()
             self._epoll = None
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         assert self._epoll is not None
         for descriptor, _ in self._epoll.poll(0):
             on_reset = self._watched[descriptor]

@@ -1,11 +1,10 @@
-"""The server of one process: its sockets, its signals, its end.
+"""The HTTP server of one process: its sockets, its signals and its shutdown, on top of uvicorn.
 
-Uvicorn does the work; knows nothing of images.
+Knows nothing of images.
 """
 
 import asyncio
 import os
-import resource
 import signal
 import sys
 import threading
@@ -27,16 +26,15 @@ from app.main import create_app, create_operations_app
 from app.observability import allocator
 from app.observability.peers import Peers
 from app.process.connections import ConnectionLimits, LimitedConnection
+from app.process.file_limit import raise_file_limit
 from app.process.resets import ResetWatcher
-from app.process.sockets import address, bind
+from app.process.sockets import bind, find_url
 from app.scheduling.threads import are_threads_at_work
 from app.service import Service
 from app.settings import Settings
 
-FILES_BESIDE_CONNECTIONS = 128
-
 EXIT_DEAD = 70
-"""Of a process whose engine is stuck or dead (EX_SOFTWARE of sysexits.h)."""
+"""The exit status of a process whose engine is stuck or dead (EX_SOFTWARE of sysexits.h)."""
 
 LAST_ANSWERS_S = 1
 
@@ -44,17 +42,17 @@ log = structlog.get_logger("segmentation")
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, which tells the service first when it is asked to stop, and then exits with 0.
+    """Uvicorn's server, which drains the service when it is asked to stop, and then exits with 0.
 
-    It waits for that; uvicorn's own loop looks ten times a second, which an idle machine notices.
+    It waits for an event, while uvicorn's own loop polls ten times a second.
     """
 
     def __init__(
         self, settings: Settings, sockets: Sequence[socket] = (), *, peers: Peers | None = None
     ) -> None:
-        """`sockets`: as `bind` makes them, which is done here without. Raises ListenError.
+        """`sockets` are those of `bind`, which is called without them. Raises ListenError.
 
-        `peers`: the processes that these are shared with, if they are.
+        `peers` are the other workers, with which the sockets are shared.
         """
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -63,22 +61,22 @@ class Server(uvicorn.Server):
         self._operations: asyncio.Server | None = None
         self._reloading: set[asyncio.Task[None]] = set()
         self._sockets = list(sockets or bind(settings))
-        self.address = address(self._sockets[0])
-        """Where it listens; with port 0, what the system chose."""
-        self.operations_address = address(self._sockets[-1])
-        """Where probes and metrics are."""
+        self.address = find_url(self._sockets[0])
+        """The URL at which it listens; with port 0, the system has chosen the port."""
+        self.operations_address = find_url(self._sockets[-1])
+        """The URL of probes and metrics."""
         self.settings = settings
         self.failure: BaseException | None = None
-        """What kept it from starting."""
+        """The error that prevented the start."""
         app = create_app(settings, peers)
         self.service: Service = app.state.service
-        super().__init__(self._config(app, max_connections=settings.max_connections))
+        super().__init__(self._build_config(app, max_connections=settings.max_connections))
 
     def run(self, sockets: list[socket] | None = None) -> None:
-        """Until SIGTERM, Ctrl-C or the death of the service."""
+        """Serve until SIGTERM, Ctrl-C or the death of the service."""
         super().run(self._sockets[:1] if sockets is None else sockets)
 
-    def _config(self, app: FastAPI, *, max_connections: int) -> uvicorn.Config:
+    def _build_config(self, app: FastAPI, *, max_connections: int) -> uvicorn.Config:
         settings = self.settings
         limits = ConnectionLimits(
             max_connections=max_connections,
@@ -99,7 +97,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            date_header=False,  # uvicorn's is made in the loop that ours does without
+            date_header=False,  # uvicorn updates it in the polling loop that is replaced here
             timeout_keep_alive=settings.idle_timeout_s,
             timeout_graceful_shutdown=settings.drain_timeout_s,
         )
@@ -116,25 +114,27 @@ class Server(uvicorn.Server):
         self.service.died.add_done_callback(self._on_died)
 
     def _take_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        """In the loop, between two of its steps. Uvicorn's handlers run in the middle of one, where
-        somebody may hold the lock that we need: of a metric, for example.
+        """Handle signals in the event loop, between two callbacks.
+
+        Uvicorn's handlers interrupt a callback, which may hold a lock that they need, such as that
+        of a metric.
         """
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         for number in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as a supervisor has it
+            if signal.getsignal(number) is not signal.SIG_IGN:  # workers ignore Ctrl-C
                 loop.add_signal_handler(number, self.handle_exit, number, None)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Nothing of uvicorn's: until the loop takes signals they end the process."""
+        """Install none of uvicorn's handlers: signals end the process until the loop is ready."""
         yield
 
     async def _start_operations(self, bound: socket) -> asyncio.Server:
-        """Of its own in everything: it answers when all connections are taken, and to the end."""
-        config = self._config(create_operations_app(self.service), max_connections=0)
+        """Start a separate server for probes, which has no connection limit and closes last."""
+        config = self._build_config(create_operations_app(self.service), max_connections=0)
         config.load()
         return await asyncio.get_running_loop().create_server(
-            partial(new_protocol, config, ServerState()), sock=bound
+            partial(make_protocol, config, ServerState()), sock=bound
         )
 
     async def main_loop(self) -> None:
@@ -142,12 +142,12 @@ class Server(uvicorn.Server):
             await self._stopping.wait()
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """What was accepted is answered, in the end with a 503; probes are, until that is done."""
+        """Answer accepted requests, at the limit with a 503; probes are answered until then."""
         self.service.drain()
         for server in self.servers:
             server.close()
         self._sockets[0].close()
-        await asyncio.sleep(0)  # in which the loop lets go of them
+        await asyncio.sleep(0)  # so that the loop releases them
         if self.failure is None:
             log.info("Shutting down")
         limit_s = self.config.timeout_graceful_shutdown or 0
@@ -163,21 +163,21 @@ class Server(uvicorn.Server):
 
     @should_exit.setter
     def should_exit(self, value: bool) -> None:
-        """From any thread or signal handler."""
+        """Stop the server; may be called from any thread or signal handler."""
         self._should_exit = value
         if value and self._loop is not None:
-            with suppress(RuntimeError):  # it has ended already, and its loop with it
+            with suppress(RuntimeError):  # the loop is already closed
                 self._loop.call_soon_threadsafe(self._stopping.set)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.service.drain()
-        if sig == signal.SIGINT:  # SIGTERM and one Ctrl-C are no haste
+        if sig == signal.SIGINT:  # only a second Ctrl-C skips the drain
             self.force_exit = self._is_interrupted
             self._is_interrupted = True
         self.should_exit = True
 
     def reload(self) -> None:
-        """New weights, in the background; what fails is logged and counted by the service."""
+        """Reload the weights in the background; the service logs and counts failures."""
         reloading = asyncio.ensure_future(self._reload())
         self._reloading.add(reloading)
         reloading.add_done_callback(self._reloading.discard)
@@ -194,7 +194,7 @@ class Server(uvicorn.Server):
             self.take_requests()
 
     def take_requests(self) -> None:
-        """The engine is warm. Here the sockets have been open before, for the probes."""
+        """Report that the engine is warm. The sockets are open since the start, for the probes."""
         predictor = self.service.predictor
         log.info(
             "ready",
@@ -206,34 +206,23 @@ class Server(uvicorn.Server):
         )
 
     def _on_died(self, _: Future[None]) -> None:
-        """Everybody has an answer; it only has to be sent."""
+        """Stop at once: every request has an answer, which only has to be sent."""
         self.config.timeout_graceful_shutdown = LAST_ANSWERS_S
         self.service.ending.end_within(LAST_ANSWERS_S)
         self.should_exit = True
 
 
-def new_protocol(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:
-    """Of one new connection, as uvicorn makes them."""
+def make_protocol(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:
+    """Return the protocol of one new connection, as uvicorn makes it."""
     return config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
 
 
-def raise_file_limit(connections: int) -> None:
-    """So that as many connections can be open as may be, where the system lets us."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + FILES_BESIDE_CONNECTIONS
-    if soft < wanted:
-        wanted = min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        if wanted < connections + FILES_BESIDE_CONNECTIONS:
-            log.warning("fewer files than connections", files=wanted, connections=connections)
-
-
 def serve(server: Server) -> int:
-    """Until it ends; what the process should exit with. What kept it from starting is printed."""
-    allocator.restrain()
+    """Run the server and return the exit status. The error of a failed start is printed."""
+    allocator.limit_kept_memory()
     server.run()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is said; Python's own would print more
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would print a traceback
     service = server.service
     failure = server.failure
     if failure is not None:
@@ -241,10 +230,10 @@ def serve(server: Server) -> int:
         return 1
     if service.is_stuck:
         sys.stderr.flush()
-        os._exit(EXIT_DEAD)  # an ordinary end would wait for the thread
+        os._exit(EXIT_DEAD)  # an ordinary exit would wait for the thread
     if are_threads_at_work():
-        # Everybody is answered and the time is up, but a decoder or the engine is in C code that
-        # nothing can interrupt, and Python's own end would wait for it.
+        # Every request is answered and the time is up, but a decoder or the engine runs C code that
+        # cannot be interrupted, and Python's own exit would wait for it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

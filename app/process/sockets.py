@@ -1,4 +1,4 @@
-"""Where the server listens. Knows nothing of what is answered there."""
+"""The sockets on which the server listens. Knows nothing of HTTP."""
 
 from contextlib import ExitStack
 from socket import (
@@ -14,27 +14,27 @@ from socket import (
 from app.settings import Settings
 
 BACKLOG = 2048
-"""Connections that wait to be accepted; the system may allow fewer."""
+"""The number of connections that may wait to be accepted; the system may allow fewer."""
 
 
 class ListenError(OSError):
-    """Names the address, and what the system says of it."""
+    """The server cannot listen; has the address and the system's message."""
 
 
 def bind(settings: Settings, *, listening: bool = True) -> list[socket]:
-    """Sockets: for everything, and for operations where they have a port of their own.
+    """Return the main socket, and one for operations if they have a separate port.
 
-    Without `listening` the first one's address is only taken, and its callers are refused for now;
-    that for operations listens in any case. Raises ListenError.
+    Without `listening` the main socket only reserves its address, and connections are refused; the
+    one for operations always listens. Raises ListenError.
     """
-    sockets = [_bound(settings.host, settings.port, listening=listening)]
+    sockets = [_bind_one(settings.host, settings.port, listening=listening)]
     if settings.operations_port is not None:
-        sockets.append(_bound(settings.host, settings.operations_port, listening=True))
+        sockets.append(_bind_one(settings.host, settings.operations_port, listening=True))
     return sockets
 
 
-def _bound(host: str, port: int, *, listening: bool) -> socket:
-    """As the standard library's `create_server` does it, which listens in any case."""
+def _bind_one(host: str, port: int, *, listening: bool) -> socket:
+    """Bind like the standard library's `create_server`, which always listens."""
     family = AF_INET6 if ":" in host else AF_INET
     with ExitStack() as stack:
         try:
@@ -46,17 +46,17 @@ def _bound(host: str, port: int, *, listening: bool) -> socket:
             if listening:
                 bound.listen(BACKLOG)
         except OSError as error:
-            raise ListenError(error.errno, error.strerror, written(host, port)) from error
+            raise ListenError(error.errno, error.strerror, format_address(host, port)) from error
         stack.pop_all()  # it stays open
     return bound
 
 
-def written(host: str, port: int) -> str:
-    """As in a URL."""
+def format_address(host: str, port: int) -> str:
+    """Return the address as in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def address(bound: socket) -> str:
-    """As a URL; with port 0, what the system chose."""
+def find_url(bound: socket) -> str:
+    """Return the URL of a socket, with the port that the system chose for port 0."""
     host, port = bound.getsockname()[:2]
-    return f"http://{written(host, port)}"
+    return f"http://{format_address(host, port)}"

@@ -1,4 +1,4 @@
-"""What every process of the service does first: read its settings, configure its log."""
+"""The first step of every process of the service: read the settings and configure the log."""
 
 import sys
 
@@ -11,16 +11,16 @@ EXIT_USAGE = 2
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment and configure the log as they say.
+    """Read the settings from the environment and configure the log with them.
 
-    A value out of bounds ends the program, with one line for each.
+    Invalid values end the program with one line for each.
     """
     try:
         settings = Settings()
     except ValidationError as error:
-        for problem in error.errors():
-            name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"error: {name}={problem['input']}: {problem['msg']}", file=sys.stderr)
+        for invalid in error.errors():
+            name = PREFIX + "_".join(str(part) for part in invalid["loc"]).upper()
+            print(f"error: {name}={invalid['input']}: {invalid['msg']}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     return settings

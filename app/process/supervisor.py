@@ -1,7 +1,7 @@
-"""Several processes that serve on the same sockets, each replaced when it ends.
+"""The supervisor: starts workers on shared sockets and replaces each that exits.
 
-Does nothing but wait for signals; knows nothing of HTTP. A temporary folder holds what the workers
-count and what they know of each other.
+It only waits for signals. A temporary folder holds the workers' metrics and shared state. Knows
+nothing of HTTP.
 """
 
 import ctypes
@@ -28,28 +28,29 @@ from model.engines.base import usable_cores
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 WORKER = "app.process.worker"
-"""The program of each."""
+"""The module that each worker runs."""
 
 CANNOT_START = {1, 2}
-"""The exit statuses of a worker that would not start the next time either."""
+"""The exit statuses of a worker that would fail again."""
 
 SHORT_LIFE_S = 10
 PAUSE_S = 2
-"""Before a worker that lived shorter than that is replaced: its successor may do no better."""
+"""A worker that lived less than SHORT_LIFE_S is replaced after this pause."""
 
 LONGER_THAN_DRAIN_S = 5
-"""A worker that has not ended by then is killed."""
+"""A worker is killed if it has not exited these seconds after the drain's limit."""
 
 PR_SET_PDEATHSIG = 1
-"""Of prctl(2)."""
+"""This is an option of prctl(2)."""
 
 log = structlog.get_logger("segmentation")
 
 
 @dataclass(frozen=True, slots=True)
-class _Born:
+class _Birth:
+    """The start of a worker: its place among the workers, and a reading of the monotonic clock."""
+
     number: int
-    """Its place among its peers."""
     at: float
 
 
@@ -57,8 +58,8 @@ class Supervisor:
     """Owns the sockets and the workers."""
 
     def __init__(self, settings: Settings) -> None:
-        """From here on signals wait until `run` asks for them. Raises ListenError, and OSError."""
-        # Blocked, they wait until they are asked for: none is missed, none interrupts.
+        """Bind the sockets and block the signals. Raises ListenError and OSError."""
+        # Blocked signals stay pending until `run` waits for them: none is missed, none interrupts.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self._settings = settings
         self._sockets = sockets.bind(settings, listening=False)  # the first warm worker listens
@@ -67,12 +68,12 @@ class Supervisor:
         )
         self._restarts = Metrics(self._peers).engine_restarts
         self._has_replaced = False
-        self._born: dict[subprocess.Popen[bytes], _Born] = {}
+        self._births: dict[subprocess.Popen[bytes], _Birth] = {}
         self._due: dict[int, float] = {}
-        """When there should be another worker in which place."""
+        """The time at which a worker should be started, by place."""
 
     def run(self) -> int:
-        """Until SIGTERM or Ctrl-C; what the process should exit with."""
+        """Supervise until SIGTERM or Ctrl-C, and return the exit status."""
         try:
             now = time.monotonic()
             self._due = dict.fromkeys(range(1, self._settings.workers + 1), now)
@@ -86,22 +87,22 @@ class Supervisor:
             for number in [number for number, due in self._due.items() if due <= now]:
                 del self._due[number]
                 self._start(number)
-            arrived = self._next_signal()
+            arrived = self._await_signal()
             if arrived in (signal.SIGTERM, signal.SIGINT):
                 return self._stop(was_interrupted=arrived == signal.SIGINT)
             if arrived == signal.SIGHUP:
-                _tell(self._born, signal.SIGHUP)
-            for worker in [worker for worker in self._born if worker.poll() is not None]:
+                _send_signal(self._births, signal.SIGHUP)
+            for worker in [worker for worker in self._births if worker.poll() is not None]:
                 if worker.returncode in CANNOT_START and not self._has_replaced:
                     self._stop()
                     return worker.returncode
                 self._replace(worker)
 
-    def _next_signal(self) -> signal.Signals | None:
-        """None when the pause before a new worker is over."""
+    def _await_signal(self) -> signal.Signals | None:
+        """Wait for a signal; return None if a worker is due before one arrives."""
         if not self._due:
             return signal.Signals(signal.sigwait(SIGNALS))
-        return _signal_until(min(self._due.values()))
+        return _await_signal_until(min(self._due.values()))
 
     def _start(self, number: int) -> None:
         descriptors = [bound.fileno() for bound in self._sockets]
@@ -113,51 +114,51 @@ class Supervisor:
             env=os.environ | {f"{PREFIX}THREADS": str(threads)},
             preexec_fn=_become_worker,
         )
-        self._born[worker] = _Born(number, time.monotonic())
+        self._births[worker] = _Birth(number, time.monotonic())
         self._peers.seat(number, worker.pid)
         log.info("worker started", worker=worker.pid)
 
     def _replace(self, worker: subprocess.Popen[bytes]) -> None:
         now = time.monotonic()
-        born = self._born.pop(worker)
-        self._peers.seat(born.number, 0)
+        birth = self._births.pop(worker)
+        self._peers.seat(birth.number, 0)
         log.error("worker ended", worker=worker.pid, status=worker.returncode)
         mark_process_dead(worker.pid, self._peers.folder)  # type: ignore[no-untyped-call]
         self._restarts.inc()
         self._has_replaced = True
-        self._due[born.number] = now if now - born.at >= SHORT_LIFE_S else now + PAUSE_S
+        self._due[birth.number] = now if now - birth.at >= SHORT_LIFE_S else now + PAUSE_S
 
     def _stop(self, *, was_interrupted: bool = False) -> int:
-        """0 if all workers ended well; those that have not started yet do by the signal."""
+        """Stop all workers; return 0 if all exited normally, or by the signal while starting."""
         self._peers.take_requests(False)
         for bound in self._sockets:
-            bound.close()  # who is not accepted by a worker now shall not wait
-        _tell(self._born, signal.SIGTERM)
+            bound.close()  # connections that no worker has accepted are refused
+        _send_signal(self._births, signal.SIGTERM)
         self._await_end(was_interrupted=was_interrupted)
-        for worker in self._born:
+        for worker in self._births:
             if worker.poll() is None:
                 log.error("worker killed", worker=worker.pid)
                 worker.kill()
                 worker.wait()
-        return int(any(worker.returncode not in (0, -signal.SIGTERM) for worker in self._born))
+        return int(any(worker.returncode not in (0, -signal.SIGTERM) for worker in self._births))
 
     def _await_end(self, *, was_interrupted: bool) -> None:
-        """Of all workers; no longer than they may take, or until Ctrl-C is pressed once more."""
+        """Wait for all workers to exit, until the drain's limit or a second Ctrl-C."""
         last = time.monotonic() + self._settings.drain_timeout_s + LONGER_THAN_DRAIN_S
-        while any(worker.poll() is None for worker in self._born):
-            arrived = _signal_until(last)
+        while any(worker.poll() is None for worker in self._births):
+            arrived = _await_signal_until(last)
             if arrived is None or (arrived == signal.SIGINT and was_interrupted):
                 return
             was_interrupted = was_interrupted or arrived == signal.SIGINT
 
 
-def _signal_until(moment: float) -> signal.Signals | None:
-    """The next one, or None when the moment of the monotonic clock has come."""
+def _await_signal_until(moment: float) -> signal.Signals | None:
+    """Wait for a signal; return None at `moment`, a reading of the monotonic clock."""
     info = signal.sigtimedwait(SIGNALS, max(0, moment - time.monotonic()))
     return signal.Signals(info.si_signo) if info else None
 
 
-def _tell(workers: Iterable[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+def _send_signal(workers: Iterable[subprocess.Popen[bytes]], number: signal.Signals) -> None:
     for worker in workers:
         worker.send_signal(number)
 
@@ -166,9 +167,9 @@ _libc = ctypes.CDLL(None)
 
 
 def _become_worker() -> None:
-    """In the new process: SIGTERM when the supervisor dies, so that there are no orphans.
+    """Prepare the new process: it gets SIGTERM when the supervisor dies, and ignores Ctrl-C.
 
-    A terminal sends Ctrl-C to all of them; what is to be done then the supervisor alone decides.
+    A terminal sends Ctrl-C to all processes, but only the supervisor handles it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -1,7 +1,7 @@
-"""One of several processes that serve: `python -m app.process.worker FOLDER NUMBER FD...`.
+"""A worker process: `python -m app.process.worker FOLDER NUMBER FD...`.
 
-Started by the supervisor, with what it shares with its peers in a folder, its place among them, and
-the sockets that it serves on under these numbers. The supervisor has it ignore Ctrl-C.
+The supervisor starts it with the folder that the workers share, its place among them, and the
+numbers of the inherited sockets. It ignores Ctrl-C, which the supervisor handles.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from socket import socket
 from app.access.keys import KeysError
 from app.observability.peers import Peers
 from app.process.listener import Listener
-from app.process.server import Server, new_protocol, serve
+from app.process.server import Server, make_protocol, serve
 from app.process.startup import load_settings
 from app.settings import Settings
 
 
 class Worker(Server):
-    """Probes are answered from the start on, on a port of their own; requests only when it can."""
+    """A server that listens for requests only while it is ready; its probes have their own port."""
 
     def __init__(self, settings: Settings, sockets: Sequence[socket], peers: Peers) -> None:
         super().__init__(settings, sockets, peers=peers)
@@ -36,7 +36,7 @@ class Worker(Server):
     async def startup(self, sockets: list[socket] | None = None) -> None:
         self._listener = Listener(
             self._sockets[0],
-            protocol=partial(new_protocol, self.config, self.server_state),
+            protocol=partial(make_protocol, self.config, self.server_state),
             is_wanted=lambda: self.service.takes_requests,
         )
         self.service.changed = self._on_change
@@ -48,7 +48,7 @@ class Worker(Server):
         opening.add_done_callback(self._opening.discard)
 
     def _on_change(self) -> None:
-        """Who is stuck or drains accepts nobody, at once; who was stuck may accept again."""
+        """Stop accepting at once when stuck or draining; accept again after a recovery."""
         if not self.service.takes_requests:
             self._peers.take_requests(False)
             self._listener.close()
@@ -59,7 +59,7 @@ class Worker(Server):
         was_open = self._listener.is_open
         try:
             await self._listener.open()
-        except OSError as error:  # only the first to listen finds out that somebody else does
+        except OSError as error:  # only the first listener learns that the address is taken
             self.failure = error
             self.should_exit = True
             return

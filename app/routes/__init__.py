@@ -1,1 +1,1 @@
-"""The endpoints, one file per concern; handlers are only wiring."""
+"""The endpoints. Handlers only connect the request to the service."""

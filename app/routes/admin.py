@@ -1,4 +1,4 @@
-"""POST /v1/admin/reload: what an operator does to a running server."""
+"""POST /v1/admin/reload: the operations of an administrator."""
 
 from fastapi import APIRouter, Depends, Request
 
@@ -16,10 +16,10 @@ router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(req
     responses=describe_problems((Unauthorized, Forbidden, ReloadFailed, TooManyRequests, NotReady)),
 )
 async def reload(request: Request) -> Reloaded:
-    """Serve with the weights file as it is now, as SIGHUP does; an admin's key is needed.
+    """Load the weights file again, as SIGHUP does; requires an admin's key.
 
-    The new weights are read, held against a known mask and warmed up beside the old ones, which
-    serve on if anything fails.
+    The new weights are loaded, checked against a known mask and warmed up while the old ones stay
+    in use. If anything fails, the old weights are kept.
     """
     service: Service = request.app.state.service
     predictor = await service.reload()

@@ -1,4 +1,4 @@
-"""What probes are told: of this process, and of its peers where it has some.
+"""The state that probes report: that of this process and of the other workers, if there are any.
 
 Knows nothing of HTTP.
 """
@@ -6,8 +6,8 @@ Knows nothing of HTTP.
 from app.service import Service, State
 
 
-def readiness(service: Service) -> State:
-    """READY while requests are taken, by this process or by one of its peers."""
+def find_state(service: Service) -> State:
+    """Return READY if this process or another worker accepts requests."""
     has_failed = service.state is State.READY and not service.is_alive
     own = State.FAILED if has_failed else service.state
     if service.peers is None:
@@ -20,5 +20,5 @@ def readiness(service: Service) -> State:
 
 
 def is_usable(service: Service) -> bool:
-    """Whether this process works, or one of its peers does while this one is replaced."""
+    """Return whether this process works, or another worker does while this one is replaced."""
     return service.is_alive or (service.peers is not None and service.peers.some_take_requests)

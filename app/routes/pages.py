@@ -1,6 +1,6 @@
-"""What people open in a browser: the description to try out, and the way to it.
+"""The pages for a browser: /docs with Swagger UI, and a redirect to it.
 
-Its page is FastAPI's, with Swagger UI from jsDelivr; knows nothing of what it describes.
+The page is FastAPI's; Swagger UI comes from jsDelivr.
 """
 
 import base64
@@ -26,14 +26,17 @@ async def docs(request: Request) -> Response:
     page = get_swagger_ui_html(
         openapi_url="openapi.json", title=request.app.title, swagger_favicon_url=NO_ICON
     )
-    page.headers["Content-Security-Policy"] = content_security_policy(bytes(page.body).decode())
+    page.headers["Content-Security-Policy"] = build_content_security_policy(
+        bytes(page.body).decode()
+    )
     return page
 
 
-def content_security_policy(html: str) -> str:
-    """What the page names and nothing else; its own script by the hash.
+def build_content_security_policy(html: str) -> str:
+    """Return a policy that allows the scripts and styles that the page names, and no others.
 
-    Swagger UI styles its elements inline, and shows an answer's picture from a blob.
+    The page's inline script is allowed by its hash. Swagger UI needs inline styles, and shows an
+    answer's image from a blob.
     """
     scripts = re.findall(r'<script src="(.*?)"', html)
     styles = re.findall(r'<link [^>]*rel="stylesheet" href="(.*?)"', html)

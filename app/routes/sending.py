@@ -1,6 +1,6 @@
-"""An answer to its caller, no faster than it is taken.
+"""The response that sends an answer, no faster than its caller reads it.
 
-What is left of it is in one place, so that its bytes can be counted until the socket has them.
+The unsent rest stays in one place, so that its bytes are counted until the socket has taken them.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,14 +9,14 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from app.codecs.answers import PIECE_BYTES, Answer
-from app.http.uploads import while_connected
+from app.http.uploads import run_while_connected
 
 
 class AnswerResponse(Response):
-    """Ends when the socket has taken all bytes, or the caller has left.
+    """A response that ends when the socket has taken all bytes, or the caller has disconnected.
 
-    For the first the transport must pause its writer as long as it holds any, as
-    `connections` sets it.
+    This requires that the transport pauses its writer while it holds any byte; see
+    `app.process.connections`.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class AnswerResponse(Response):
         headers: Mapping[str, str],
         next_piece: Callable[[Answer], Awaitable[bytes | None]],
     ) -> None:
-        """`next_piece` makes one of an answer that is not whole; None after the last."""
+        """`next_piece` returns the next piece of an answer in pieces, None after the last."""
         self.status_code = 200
         self.media_type = media_type
         self.background = None
@@ -42,12 +42,12 @@ class AnswerResponse(Response):
             {"type": "http.response.start", "status": 200, "headers": self.raw_headers},
         )
         if self._answer.whole is None:
-            await while_connected(Request(scope, receive), self._send_pieces(send))
+            await run_while_connected(Request(scope, receive), self._send_pieces(send))
         else:
             data = self._answer.whole
             for first in range(0, len(data), PIECE_BYTES):
                 await _send(data[first : first + PIECE_BYTES], send)
-        # This one waits until the last piece is taken.
+        # This call returns when the socket has taken the last piece.
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_pieces(self, send: Send) -> None:

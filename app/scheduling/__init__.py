@@ -1,1 +1,4 @@
-"""Which work runs when: admission, budgets, the batcher and the threads. Knows nothing of HTTP."""
+"""Admission, budgets, the batcher and the threads: they decide which work runs when.
+
+Know nothing of HTTP.
+"""

@@ -1,6 +1,6 @@
-"""Who is let in: a place among the requests that are worked on, if its mask can come in time.
+"""Admission: a request gets a place in the queue if its mask can be ready before its deadline.
 
-Predicts by the pace of the last requests; knows nothing of HTTP, of images, or of the engine.
+The wait is predicted from the last requests. Knows nothing of HTTP, of images, or of the engine.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from app.observability.metrics import Metrics
 from app.scheduling.budget import Budget, Share
 
 PACE_SHARE = 0.1
-"""Of the last request, in the mean of seconds a place."""
+"""The weight of the newest request in the moving average of the seconds per place."""
 
 
 class Admission:
-    """Admit or refuse first; everything admitted is answered, at its deadline at the latest."""
+    """Admits a request or refuses it at once; an admitted one is answered by its deadline."""
 
     def __init__(self, *, max_queue: int, max_queue_pixels: int, metrics: Metrics) -> None:
         self._max_queue = max_queue
@@ -33,66 +33,67 @@ class Admission:
 
     @property
     def predicted_wait_s(self) -> float:
-        """Until a request that came now would have its mask."""
+        """The predicted seconds until a new request would have its mask."""
         return (self._admitted + 1) * self._seconds_per_place
 
     def require_place(self, due: float) -> None:
-        """Raises Overloaded where no place is free, or the mask would come after `due`.
+        """Raise Overloaded if no place is free or the mask would be ready after `due`.
 
         `due` is a reading of `time.perf_counter`.
         """
         wait_s, left_s = self.predicted_wait_s, due - time.perf_counter()
         if self._admitted >= self._max_queue:
-            raise overloaded(f"All {self._max_queue} places are taken.", "queue-full", wait_s)
-        # With nobody before it, it may try: the pace may be that of one slow image, long ago.
+            raise make_overloaded(f"All {self._max_queue} places are taken.", "queue-full", wait_s)
+        # A request with an empty queue is always admitted: the average may be of one slow image.
         if self._admitted and wait_s > left_s:
-            raise overloaded(
+            raise make_overloaded(
                 f"The mask would take about {wait_s:.2g} s; there are {max(left_s, 0):.2g} s left.",
                 "deadline",
                 wait_s - left_s,
             )
 
     @asynccontextmanager
-    async def admitted(self, due: float) -> AsyncIterator[Share]:
-        """A place, and a share of the pixels. Raises as `require_place`, and Overloaded at `due`.
+    async def admit(self, due: float) -> AsyncIterator[Share]:
+        """Hold a place and a share of the pixels during the block.
 
-        What still runs in the block at `due` is cancelled. The place is taken until the share is
-        free: work that outlives its request, as a decoding in C may, keeps both.
+        Raises what `require_place` raises. At `due` the block is cancelled and Overloaded raised.
+        The place stays taken until the share is released: work that outlives its request, such as
+        a decoder in C, keeps both.
         """
         self.require_place(due)
         since = time.perf_counter()
-        self._count(1)
+        self._change_count(1)
         places = self._admitted
         try:
-            with self._pixels.share(on_free=lambda: self._count(-1)) as pixels:
+            with self._pixels.share(on_free=lambda: self._change_count(-1)) as pixels:
                 async with asyncio.timeout(due - since) as deadline:
                     yield pixels
-            self._note_pace((time.perf_counter() - since) / places)
+            self._update_pace((time.perf_counter() - since) / places)
         except TimeoutError as error:
             if not deadline.expired():
                 raise
-            raise overloaded(
+            raise make_overloaded(
                 "The time for this request is over.", "expired", self.predicted_wait_s
             ) from error
 
-    def _count(self, change: int) -> None:
-        """From any thread."""
+    def _change_count(self, change: int) -> None:
+        """Add to the number of admitted requests, from any thread."""
         with self._lock:
             self._admitted += change
             self._metrics.in_flight.set(self._admitted)
 
-    def _note_pace(self, seconds_per_place: float) -> None:
-        """Into an exponential mean, which follows the load and not each image.
+    def _update_pace(self, seconds_per_place: float) -> None:
+        """Add to the exponential moving average, which follows the load and not single images.
 
-        A request among n waits for about n, whichever stage is the slow one and however many work
-        at once: its time, divided by n, says what one place costs.
+        A request among n takes about n times as long as one place costs, whichever stage is the
+        slow one and however many requests run at once.
         """
         before = self._seconds_per_place or seconds_per_place
         self._seconds_per_place = before + PACE_SHARE * (seconds_per_place - before)
 
 
-def overloaded(detail: str, reason: str, seconds: float) -> Overloaded:
-    """With the seconds to come back after, whole ones and one at least."""
+def make_overloaded(detail: str, reason: str, seconds: float) -> Overloaded:
+    """Return the error with `retry_after_s`: the seconds, rounded up, at least one."""
     seconds = max(1, math.ceil(seconds))
     return Overloaded(
         detail,

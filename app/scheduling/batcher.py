@@ -1,7 +1,7 @@
 """The batcher: concurrent requests become batches for the one engine.
 
-There is no timer: a batch is whatever waits when the engine can take one, so a lone request waits
-for nobody and an idle server does nothing. Only canvases of the same size, for the same weights,
+There is no timer: a batch is whatever waits when the engine is free, so a single request is never
+delayed and an idle server does nothing. Only canvases of the same size, for the same weights,
 share a batch. Knows nothing of HTTP or of images; the engine is a function from canvases to masks.
 """
 
@@ -18,10 +18,10 @@ import structlog
 
 from app.errors import InferenceFailed
 from app.observability.metrics import Metrics
-from app.observability.request_id import current_request_id
+from app.observability.request_id import get_request_id
 from app.observability.stages import Stages
 from app.scheduling.budget import Share
-from app.scheduling.threads import work_threads
+from app.scheduling.threads import start_work_threads
 from app.scheduling.watchdog import Watchdog
 from model.engines.base import Array, Size
 from model.predictor import Canvas
@@ -33,18 +33,20 @@ log = structlog.get_logger("segmentation")
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
+    """One canvas in the queue or in the engine, and the future of its mask."""
+
     predict: Predict
     canvas: Canvas
     stages: Stages
     answer: asyncio.Future[Array]
     since: float
-    """Unix time."""
+    """The Unix time at which it entered the queue."""
     held: Share | None = None
-    request_id: str = field(default_factory=current_request_id)
+    request_id: str = field(default_factory=get_request_id)
 
     @property
     def kind(self) -> tuple[Predict, Size]:
-        """Those of one kind may share a batch."""
+        """Only canvases of the same kind may share a batch."""
         return self.predict, self.canvas.size
 
     def keep(self) -> None:
@@ -52,17 +54,17 @@ class _Waiting:
             self.held.keep()
 
     def let_go(self) -> None:
-        """Once, out of the queue or out of the engine."""
+        """Release the share, once: after the queue or after the engine."""
         if self.held is not None:
             self.held.let_go()
 
 
 _Queue = OrderedDict[_Waiting, None]
-"""First come, first served; who leaves is found at once."""
+"""The queue is first in, first out; a cancelled entry is removed in constant time."""
 
 
 class Batcher:
-    """Owns the queue. One task forms the batches, threads of its own compute them."""
+    """Owns the queue. One task forms the batches, the batcher's threads compute them."""
 
     def __init__(
         self,
@@ -73,11 +75,11 @@ class Batcher:
         watchdog: Watchdog,
         metrics: Metrics,
     ) -> None:
-        """`callers`: how many threads may call the engine at once.
+        """`callers` is the number of threads that may call the engine at once.
 
-        `max_batch_images`: as many as one call computes together; more would only wait.
+        `max_batch_images` is the number of images that one engine call computes together.
         """
-        self.threads = work_threads(callers, "engine")
+        self.threads = start_work_threads(callers, "engine")
         self._free_callers = asyncio.Semaphore(callers)
         self._max_batch_pixels = max_batch_pixels
         self._max_batch_images = max_batch_images
@@ -90,28 +92,28 @@ class Batcher:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Batches are formed inside this block; what still waits at its end is answered first."""
+        """Form batches during the block; at its end, answer first what still waits."""
         self._task = asyncio.create_task(self._run(), name="batcher")
         try:
             yield
         finally:
-            await self._drained()
+            await self._answer_all()
             self._task.cancel()
             await asyncio.wait([self._task])
             self.threads.shutdown(wait=False)
 
     @property
     def is_alive(self) -> bool:
-        """Whether batches are formed, and none is in the engine for longer than one can take."""
+        """Whether batches are formed and no engine call is stuck."""
         return self._task is not None and not self._task.done() and self._watchdog.is_content
 
     async def submit(
         self, predict: Predict, canvas: Canvas, stages: Stages, *, held: Share | None = None
     ) -> Array:
-        """The canvas' mask by `predict`, when its batch is computed.
+        """Return the mask that `predict` computes for the canvas in a batch.
 
-        The request enters the stage `queue`, then `inference`. Cancelled, it leaves the queue;
-        in a batch that is computed it keeps what is `held` until that has ended. Raises
+        The request enters the stage `queue`, then `inference`. A cancelled request leaves the
+        queue; if its batch is already being computed, `held` is kept until that has ended. Raises
         InferenceFailed.
         """
         loop = asyncio.get_running_loop()
@@ -127,11 +129,11 @@ class Batcher:
             self._leave(waiting)
 
     def give_up(self) -> None:
-        """Answer those who wait: there is no engine any more that could."""
+        """Fail all requests that wait: the engine is lost."""
         _fail(chain(*self._queues.values(), *self._computing.values()))
 
     def _leave(self, waiting: _Waiting) -> None:
-        """Out of the queue, where it is one of those in it."""
+        """Remove a request from the queue if it is still there."""
         waiting.answer.cancel()
         queue = self._queues.get(waiting.kind)
         if queue is not None and waiting in queue:
@@ -152,7 +154,7 @@ class Batcher:
                 await self._arrived.wait()
                 await self._free_callers.acquire()
                 if self._queues:
-                    batch = self._next_batch()
+                    batch = self._take_batch()
                     computing = asyncio.create_task(self._compute(batch), name="batch")
                     self._computing[computing] = batch
                     computing.add_done_callback(self._finish)
@@ -164,19 +166,19 @@ class Batcher:
             log.exception("batcher failed")
             self._watchdog.give_up("batcher")
         finally:
-            # Whatever ended the loop: nobody waits for an answer that cannot come.
+            # Whatever ended the loop: no request waits for an answer that cannot come.
             _fail(chain(*self._queues.values()))
 
     def _finish(self, computing: asyncio.Task[None]) -> None:
-        """However the batch ended, everybody in it is answered."""
+        """Answer every request of the batch, however it ended."""
         batch = self._computing.pop(computing)
         _fail(batch)
         for waiting in batch:
             waiting.let_go()
         self._free_callers.release()
 
-    def _next_batch(self) -> list[_Waiting]:
-        """The longest waiting, and those of its kind behind it that fit the budget."""
+    def _take_batch(self) -> list[_Waiting]:
+        """Take the oldest request and those of its kind that fit the limits of a batch."""
         kind, queue = min(self._queues.items(), key=lambda item: next(iter(item[1])).since)
         height, width = kind[1]
         within_pixels = self._max_batch_pixels // (height * width)
@@ -189,10 +191,10 @@ class Batcher:
         return batch
 
     async def _compute(self, batch: list[_Waiting]) -> None:
-        """Answer everybody in the batch, with a mask or with the failure of their own image.
+        """Answer every request of the batch, with its mask or with the failure of its own image.
 
-        A batch that fails is tried again by halves, so that the one image that the engine cannot
-        take, or the batch that its memory cannot, is found and harms no other.
+        A failed batch is split into halves that are tried again, so that an image that the engine
+        cannot compute, or a batch too large for its memory, fails no other request.
         """
         loop = asyncio.get_running_loop()
         for waiting in batch:
@@ -210,12 +212,12 @@ class Batcher:
             for part in (batch[:half], batch[half:]) if half else ():
                 if stayed := [waiting for waiting in part if not waiting.answer.done()]:
                     await self._compute(stayed)
-            return  # who is not answered now will be by _finish
+            return  # _finish answers the rest
         for waiting, mask in answers:
             if not waiting.answer.done():
                 waiting.answer.set_result(mask)
 
-    async def _drained(self) -> None:
+    async def _answer_all(self) -> None:
         everybody = chain(*self._computing.values(), *self._queues.values())
         answers = [waiting.answer for waiting in everybody if not waiting.answer.done()]
         if answers and self.is_alive:

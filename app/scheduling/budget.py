@@ -1,6 +1,6 @@
-"""So much of something, bytes or pixels, that all requests together may hold.
+"""Budgets: how many bytes or pixels all requests together may hold.
 
-Knows nothing of what it counts; may be asked from any thread.
+Knows nothing of what is counted. All methods may be called from any thread.
 """
 
 import threading
@@ -13,14 +13,17 @@ from app.errors import Overloaded
 
 
 class ShareEnded(Exception):
-    """Its request is over: what works for it still should stop. Nobody waits for an answer."""
+    """The request is over: work that still runs for it should stop, for nobody waits for it."""
 
 
 class Budget:
-    """One request alone may always go on, however much it takes: its own limits bound it."""
+    """An amount that all requests share.
+
+    A single request may exceed it, so that it is never refused for ever: its own limits bound it.
+    """
 
     def __init__(self, limit: int, *, unit: str, reason: str, gauge: Gauge) -> None:
-        """`unit` is for messages, `reason` counts refusals, `gauge` shows what is held."""
+        """`unit` and `reason` appear in errors and metrics; `gauge` shows the amount held."""
         self.limit = limit
         self.unit = unit
         self.reason = reason
@@ -30,10 +33,10 @@ class Budget:
 
     @contextmanager
     def share(self, *, on_free: Callable[[], None] = lambda: None) -> Iterator["Share"]:
-        """Of one request, which is over at the end of the block.
+        """Open the share of one request, which is over at the end of the block.
 
-        What the share took is given back then, or when the last `keep` of work that outlives the
-        request is let go; `on_free` is called after that, from any thread.
+        The share is released then, or at the last `let_go` of work that outlives the request.
+        `on_free` is called after that, from any thread.
         """
         share = Share(self, on_free)
         try:
@@ -42,20 +45,23 @@ class Budget:
             share.end()
 
     def require_room(self) -> None:
-        """Raises Overloaded where all of it is held."""
+        """Raise Overloaded if the whole budget is held."""
         with self._lock:
             if self._held >= self.limit:
-                raise self._overloaded(self._held)
+                raise self._make_overloaded(self._held)
 
     def _add(self, amount: int, *, own: int = 0) -> None:
-        """With the lock. Raises Overloaded for more than the others leave: all but `own`."""
+        """Add to the amount held; the caller has the lock, and holds `own` of the amount.
+
+        Raises Overloaded if the budget is exceeded and other requests hold a part of it.
+        """
         others = self._held - own
         if amount > 0 and others > 0 and self._held + amount > self.limit:
-            raise self._overloaded(others)
+            raise self._make_overloaded(others)
         self._held += amount
         self._gauge.set(self._held)
 
-    def _overloaded(self, held: int) -> Overloaded:
+    def _make_overloaded(self, held: int) -> Overloaded:
         return Overloaded(
             f"Requests hold {held} {self.unit} already, the limit is {self.limit}.",
             reason=self.reason,
@@ -65,10 +71,10 @@ class Budget:
 
 
 class Share:
-    """What one request holds, until it is over and all work that uses it has ended.
+    """The amount that one request holds until it is over and all its work has ended.
 
-    A decoding in C cannot be interrupted: it may run when its caller has left, and what it uses is
-    counted until it returns.
+    A decoder in C cannot be interrupted: it may still run when its caller has disconnected, and the
+    memory that it uses is counted until it returns.
     """
 
     def __init__(self, budget: Budget, on_free: Callable[[], None] = lambda: None) -> None:
@@ -79,7 +85,7 @@ class Share:
         self._has_ended = False
 
     def take(self, amount: int) -> None:
-        """Raises Overloaded, and ShareEnded once the request is over."""
+        """Hold more. Raises Overloaded, or ShareEnded if the request is over."""
         with self._budget._lock:
             if self._has_ended:
                 raise ShareEnded
@@ -88,7 +94,7 @@ class Share:
                 self.amount += amount
 
     def end(self) -> None:
-        """The request is over: it takes nothing any more. May be called again."""
+        """Mark the request as over; `take` and `keep` raise from now on. May be called again."""
         with self._budget._lock:
             if self._has_ended:
                 return
@@ -96,14 +102,14 @@ class Share:
         self.let_go()
 
     def keep(self) -> None:
-        """For work that begins; each `keep` needs its `let_go`. Raises ShareEnded."""
+        """Keep the share for work that begins, until its `let_go`. Raises ShareEnded."""
         with self._budget._lock:
             if self._has_ended:
                 raise ShareEnded
             self._keepers += 1
 
     def let_go(self) -> None:
-        """The last one gives back what was taken."""
+        """End a `keep`; the last one releases the amount."""
         with self._budget._lock:
             self._keepers -= 1
             assert self._keepers >= 0, "let go more often than kept"

@@ -1,6 +1,6 @@
-"""Work that many ask for at once, and that is done once for all of them.
+"""Coalescing: concurrent requests for the same work share one run of it.
 
-Knows nothing of what is done.
+Knows nothing of the work.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Coalesced(Generic[T]):
-    """Runs `work`, never twice at the same time. For one event loop."""
+    """Runs `work`, one run at a time. For use in one event loop."""
 
     def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
         self._work = work
@@ -19,10 +19,10 @@ class Coalesced(Generic[T]):
         self._next: asyncio.Task[T] | None = None
 
     async def run(self) -> T:
-        """The outcome of a run that begins after this call.
+        """Return the result of a run that begins after this call.
 
-        Who asks while one is running shares the one that follows. A caller who is cancelled ends
-        nothing: others may wait for the same run.
+        Calls during a run share the next one. Cancelling a call does not cancel the run, for other
+        callers may wait for it.
         """
         if self._next is None:
             self._next = asyncio.create_task(self._run())
@@ -36,6 +36,6 @@ class Coalesced(Generic[T]):
 
 
 def _retrieve(task: "asyncio.Task[T]") -> None:
-    """So that asyncio does not report an exception that nobody waits for any more."""
+    """Retrieve the exception, so that asyncio does not report it if no caller is left."""
     if not task.cancelled():
         task.exception()

@@ -1,7 +1,7 @@
-"""The codec threads: they decode and encode for callers who may leave meanwhile.
+"""The codec threads: they decode and encode for callers who may disconnect meanwhile.
 
-Work that waits is forgotten at once when its caller leaves; work that runs goes on to its end, for
-C cannot be interrupted. Until then it keeps its shares. Knows nothing of images.
+Waiting work is dropped at once when its caller is cancelled. Running work continues to its end,
+for C code cannot be interrupted, and keeps its shares until then. Knows nothing of images.
 """
 
 import asyncio
@@ -14,24 +14,31 @@ from typing import Any, TypeVar
 from prometheus_client import Gauge
 
 from app.scheduling.budget import Share, ShareEnded
-from app.scheduling.threads import work_threads
+from app.scheduling.threads import start_work_threads
 
 T = TypeVar("T")
 
 
 class CodecThreads:
-    """First come, first served. An executor's own queue keeps what was cancelled, with its bytes,
-    until a thread comes to it; this one does not.
+    """A thread pool with a first-in, first-out queue.
+
+    The queue of an executor keeps cancelled work, with its bytes, until a thread reaches it; this
+    one does not.
     """
 
     def __init__(self, count: int, *, gauge: Gauge) -> None:
-        """`gauge` shows how much work waits or runs."""
-        self.threads = work_threads(count, "codec")
+        """`gauge` shows the number of tasks that wait or run."""
+        self.threads = start_work_threads(count, "codec")
         self._count = count
         self._gauge = gauge
         self._waiting: OrderedDict[_Work, None] = OrderedDict()
         self._running = 0
         self._lock = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """The number of tasks that wait for a thread."""
+        return len(self._waiting)
 
     async def run(
         self,
@@ -40,10 +47,10 @@ class CodecThreads:
         held: Sequence[Share] = (),
         first: bool = False,
     ) -> T:
-        """The function's result. `held` is kept until the function has ended or is forgotten.
+        """Return the function's result. `held` is kept until the function has ended or is dropped.
 
-        `first`: before what waits already, for short work of a request that has waited. Raises
-        what the function does.
+        With `first`, it runs before any work that already waits; this is for short work of a
+        request that has waited before. Raises what the function raises.
         """
         work = _Work(function, arguments, held)
         try:
@@ -75,7 +82,7 @@ class CodecThreads:
         self._end(work)
 
     def _work(self) -> None:
-        """In a thread, until nothing waits."""
+        """Run waiting work on this thread until there is none."""
         while (work := self._next()) is not None:
             self._run(work)
 
@@ -102,12 +109,14 @@ class CodecThreads:
             del work  # see `run`: this frame is in the traceback, too
 
     def _end(self, work: "_Work") -> None:
-        """Before its caller knows of it, so that who has an answer sees what is true after it."""
+        """Release the work's shares before its caller is notified, so that the gauges are right."""
         work.let_go()
         self._gauge.dec()
 
 
 class _Work:
+    """A function with its arguments, the shares that it keeps, and the future of its result."""
+
     def __init__(
         self, function: Callable[..., Any], arguments: tuple[object, ...], held: Sequence[Share]
     ) -> None:
@@ -117,7 +126,7 @@ class _Work:
         self._held = held
 
     def keep(self) -> None:
-        """All of its shares or none. Raises ShareEnded."""
+        """Keep all of the shares, or none. Raises ShareEnded."""
         kept: list[Share] = []
         try:
             for share in self._held:
@@ -129,11 +138,11 @@ class _Work:
             raise
 
     def let_go(self) -> None:
-        """First of what the shares stand for, then of the shares."""
-        self.function, self.arguments = _nothing, ()
+        """Drop the arguments, whose memory the shares count, and then release the shares."""
+        self.function, self.arguments = _do_nothing, ()
         for share in self._held:
             share.let_go()
 
 
-def _nothing() -> None:
-    """What is left of work that has ended."""
+def _do_nothing() -> None:
+    """Replace the function of work that has ended."""

@@ -1,4 +1,4 @@
-"""Threads for work that takes long, behind the event loop in the queue for a core.
+"""Threads for long work, with a lower priority than the event loop.
 
 Knows nothing of the work.
 """
@@ -11,18 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 NICENESS = 10
-"""Of nice(2). What the event loop does is short, but on cores that are all busy it would wait for
-its turn: with 10, 99 of 100 refusals under overload take 6 ms instead of 13.
+"""The threads' nice value. The event loop's work is short, but on busy cores it would wait for its
+turn: with 10, the 99th percentile of refusals under overload is 6 ms instead of 13 ms.
 """
 
 
-def work_threads(count: int, name: str) -> ThreadPoolExecutor:
-    """What they start, as an engine its threads, is as nice as they are."""
-    return ThreadPoolExecutor(count, thread_name_prefix=name, initializer=_step_back)
+def start_work_threads(count: int, name: str) -> ThreadPoolExecutor:
+    """Return an executor of low priority; what its threads start inherits the priority."""
+    return ThreadPoolExecutor(count, thread_name_prefix=name, initializer=_lower_priority)
 
 
 async def end_threads(threads: ThreadPoolExecutor, within_s: float | None) -> None:
-    """Give them no more work, and wait so long for what they have; None: as long as it takes."""
+    """Shut the executor down and wait for its running work, at most `within_s` (None: no limit)."""
     threads.shutdown(wait=False)
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
@@ -38,11 +38,11 @@ async def end_threads(threads: ThreadPoolExecutor, within_s: float | None) -> No
 
 
 def are_threads_at_work() -> bool:
-    """Whether an ordinary end of the process would wait for a thread."""
+    """Return whether the interpreter's exit would wait for a thread."""
     others = (thread for thread in threading.enumerate() if not thread.daemon)
     return any(thread is not threading.main_thread() for thread in others)
 
 
-def _step_back() -> None:
+def _lower_priority() -> None:
     if sys.platform == "linux":  # elsewhere it would be the whole process
         os.nice(NICENESS)

@@ -1,6 +1,6 @@
-"""Notices work that does not end, and when it has to be given up.
+"""The watchdog: reports work that is stuck, and later gives it up.
 
-It has timers only while work is under way. Knows nothing of what the work is.
+Timers exist only while work is running. Knows nothing of the work.
 """
 
 import asyncio
@@ -10,15 +10,18 @@ from contextlib import contextmanager
 import structlog
 
 GRACE_S = 3
-"""From stuck to given up: for a probe to see it, and for a process that was only suspended."""
+"""The seconds from stuck to given up. A probe can see the state in this time, and a process that
+was only suspended can recover.
+"""
 
 log = structlog.get_logger("segmentation")
 
 
 class Watchdog:
-    """Of one event loop. `on_death` is called once, when stuck work has not ended in time.
+    """Watches the work of one event loop.
 
-    `on_change` is called when work may have become stuck, or may be no more.
+    `on_death` is called once, when stuck work has not ended within GRACE_S. `on_change` is called
+    when work may have become stuck, or may have recovered.
     """
 
     def __init__(
@@ -36,11 +39,12 @@ class Watchdog:
 
     @property
     def is_content(self) -> bool:
+        """Whether no work is stuck or given up."""
         return not (self._stuck or self._is_dead)
 
     @contextmanager
     def watching(self, work: str, on_stuck: Callable[[], None]) -> Iterator[None]:
-        """`on_stuck` is called if the block takes longer than work may take."""
+        """Watch the block; `on_stuck` is called if it takes longer than `stuck_after_s`."""
         loop = asyncio.get_running_loop()
         watched = object()
 
@@ -55,7 +59,7 @@ class Watchdog:
         is_over = True
         try:
             yield
-        except asyncio.CancelledError:  # who waited for it has gone; the work goes on
+        except asyncio.CancelledError:  # the caller was cancelled; the work continues
             is_over = False
             raise
         finally:
@@ -66,7 +70,7 @@ class Watchdog:
             self._on_change()
 
     def give_up(self, work: str) -> None:
-        """The work has ended for good, one way or the other."""
+        """Declare the process dead: the work cannot be recovered."""
         if not self._is_dead:
             self._is_dead = True
             log.critical("dead", work=work)

@@ -76,11 +76,11 @@ def open_faulty_predictor(*arguments, **options):
 
 def main():
     from app import __main__ as program
-    from app import service
+    from app import loading
     from app.process import supervisor, worker
 
     supervisor.WORKER = "tests.app.faulty"
-    service.open_predictor = open_faulty_predictor
+    loading.open_predictor = open_faulty_predictor
     (worker if sys.argv[1:] else program).main()
 
 

@@ -40,11 +40,11 @@ def open_predictor_behind_gate(*arguments, **options):
 
 def main():
     from app import __main__ as program
-    from app import service
+    from app import loading
     from app.process import supervisor, worker
 
     supervisor.WORKER = "tests.app.gated"
-    service.open_predictor = open_predictor_behind_gate
+    loading.open_predictor = open_predictor_behind_gate
     (worker if sys.argv[1:] else program).main()
 
 

@@ -23,7 +23,7 @@ PATIENT = {"stuck_after_s": 600, "deadline_s": 600}
 
 @pytest.fixture
 def faulty_server(settings, monkeypatch):
-    monkeypatch.setattr("app.service.open_predictor", faulty.open_faulty_predictor)
+    monkeypatch.setattr("app.loading.open_predictor", faulty.open_faulty_predictor)
     with serving(settings.model_copy(update=PATIENT)) as (client, server):
         engine = server.service.predictor.engine
         yield client, server, engine
@@ -54,7 +54,7 @@ def waiting_for(client, server, *colours):
 
 
 def queue_depth(server):
-    return metric(server.service.metrics.exposition().decode(), "seg_queue_depth")
+    return metric(server.service.metrics.export().decode(), "seg_queue_depth")
 
 
 def test_an_engine_that_raises_fails_the_culprit_only(faulty_server):
@@ -86,7 +86,7 @@ def test_a_batch_that_needs_too_much_memory_is_halved(faulty_server):
 def test_of_a_thousand_callers_of_whom_most_hang_up_only_the_others_are_computed(
     settings, monkeypatch
 ):
-    monkeypatch.setattr("app.service.open_predictor", faulty.open_faulty_predictor)
+    monkeypatch.setattr("app.loading.open_predictor", faulty.open_faulty_predictor)
     many = settings.model_copy(update=PATIENT | {"max_queue": 2000, "max_connections": 0})
     with serving(many) as (client, server):
         engine = server.service.predictor.engine

@@ -99,7 +99,7 @@ def test_uploads_of_callers_who_left_the_queue_are_free_at_once(lone, monkeypatc
                     until(client, "seg_in_flight", 2)
                 until(client, 'seg_dropped_total{stage="decode"}', number)
                 assert held_by(server)["seg_upload_bytes"] == len(photo)
-                assert len(server.service._codecs._waiting) == 0
+                assert server.service.codecs.waiting == 0
         until(client, 'seg_dropped_total{stage="decode"}', 9)
         assert held_by(server)["seg_upload_bytes"] == len(photo)  # its decoding still runs
 

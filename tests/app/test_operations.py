@@ -185,7 +185,7 @@ def test_a_callers_own_deadline_is_kept(settings):
     with serving(settings) as (client, server):
         body = PHOTO.read_bytes()
         admission = server.service.admission
-        admission._note_pace(5.0)
+        admission._update_pace(5.0)
         admission._admitted += 1  # somebody is before us
         short = client.post("/v1/segment", content=body, headers={"X-Request-Timeout": "2.5"})
         admission._admitted -= 1
@@ -310,15 +310,15 @@ def test_a_draining_server_is_not_ready_and_takes_nothing(settings):
 
 def test_a_server_that_is_loading_is_alive_and_not_ready(settings, monkeypatch):
     gate = threading.Event()
-    from app import service
+    from app import loading
 
-    open_predictor = service.open_predictor
+    open_predictor = loading.open_predictor
 
     def gated(*arguments, **options):
         assert gate.wait(30)
         return open_predictor(*arguments, **options)
 
-    monkeypatch.setattr(service, "open_predictor", gated)
+    monkeypatch.setattr(loading, "open_predictor", gated)
     with serving(settings, wait=False) as (client, server):
         try:
             assert client.get("/health/live").status_code == 200

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import torch
 
-from app.access.keys import line_of, new_key
+from app.access.keys import format_line, make_key
 from app.settings import Settings, unknown_variables
 from tests.conftest import PHOTO, REPOSITORY
 
@@ -203,9 +203,9 @@ def test_several_workers_count_together_and_reload_together(weights_file, tmp_pa
 
 
 def test_an_admin_who_asks_one_worker_to_reload_has_asked_all(weights_file, tmp_path):
-    current, keys, key = tmp_path / "current", tmp_path / "keys.txt", new_key()
+    current, keys, key = tmp_path / "current", tmp_path / "keys.txt", make_key()
     current.write_bytes(weights_file.read_bytes())
-    keys.write_text(line_of("operator", key, admin=True))
+    keys.write_text(format_line("operator", key, admin=True))
     settings = {"workers": 2, "port": 0, "log_format": "json", "keys_file": keys}
     with program(weights=current, device="cpu", **settings) as process:
         for _ in range(2):

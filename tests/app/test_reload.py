@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.access.keys import line_of, new_key
+from app.access.keys import format_line, make_key
 from app.errors import NotReady, ReloadFailed
 from model.predictor import open_predictor
 from model.weights import read_weights, write_weights
@@ -175,7 +175,7 @@ def test_signals_that_come_while_weights_are_loading_cause_one_reload_more(
             assert go.wait(600)
             return open_predictor(*arguments, **options)
 
-        monkeypatch.setattr("app.service.open_predictor", gated)
+        monkeypatch.setattr("app.loading.open_predictor", gated)
         server._loop.call_soon_threadsafe(server.reload)  # what SIGHUP does
         assert loading.wait(600)
         for _ in range(50):
@@ -204,9 +204,9 @@ def test_a_server_that_drains_reloads_nothing(settings, two):
 
 def test_an_admin_may_reload_and_nobody_else(settings, two, expected, tmp_path):
     _, second = expected
-    admin, user = new_key(), new_key()
+    admin, user = make_key(), make_key()
     keys = tmp_path / "keys.txt"
-    keys.write_text(f"{line_of('op', admin, admin=True)}\n{line_of('anna', user)}\n")
+    keys.write_text(f"{format_line('op', admin, admin=True)}\n{format_line('anna', user)}\n")
     with serving_current(settings.model_copy(update={"keys_file": keys}), two) as (client, _):
         put(two, "second")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.routes.segment import smaller_side
+from app.routes.segment import choose_max_side
 from model.weights import read_metadata
 from tests.app.codecs.test_decode import png_of_claimed_size, saved
 from tests.app.conftest import serving
@@ -115,10 +115,10 @@ def test_a_large_photo_is_scaled_and_its_mask_is_not(client, photo):
 
 
 def test_a_caller_asks_for_a_smaller_side_only():
-    assert smaller_side(None, 1024) == 1024
-    assert smaller_side(512, 1024) == 512
-    assert smaller_side(4096, 1024) == 1024
-    assert smaller_side(512, 0) == 512
+    assert choose_max_side(None, 1024) == 1024
+    assert choose_max_side(512, 1024) == 512
+    assert choose_max_side(4096, 1024) == 1024
+    assert choose_max_side(512, 0) == 512
 
 
 def test_concurrent_callers_get_the_masks_they_would_get_alone(client, server, photo, tmp_path):

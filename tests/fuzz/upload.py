@@ -17,7 +17,7 @@ import atheris
 
 with atheris.instrument_imports(include=["app", "PIL", "python_multipart", "model.predictor"]):
     from app.codecs import decode, encode
-    from app.codecs.pictures import prepare_pillow
+    from app.codecs.pillow import prepare_pillow
     from app.errors import BrokenImage, TooManyPixels, UnsupportedType
     from app.formats import AnswerFormat
     from app.http.forms import FormError, read_file

@@ -17,8 +17,8 @@ from app.access.keys import (
     KEY_PREFIX,
     Keyring,
     KeysError,
-    line_of,
-    new_key,
+    format_line,
+    make_key,
     parse_keys,
 )
 from app.main import create_app
@@ -26,8 +26,12 @@ from tests.app.conftest import serving
 from tests.app.test_program import logged, program
 from tests.conftest import PHOTO, REPOSITORY
 
-ANNA, BORIS, ADMIN = new_key(), new_key(), new_key()
-LINES = [line_of("anna", ANNA), line_of("boris", BORIS), line_of("root", ADMIN, admin=True)]
+ANNA, BORIS, ADMIN = make_key(), make_key(), make_key()
+LINES = [
+    format_line("anna", ANNA),
+    format_line("boris", BORIS),
+    format_line("root", ADMIN, admin=True),
+]
 
 
 @pytest.fixture
@@ -70,7 +74,7 @@ def test_a_known_key_may_call(guarded, headers):
         ({}, 'Bearer realm="segmentation"'),
         ({"Authorization": ANNA}, 'Bearer realm="segmentation"'),
         ({"Authorization": f"Basic {ANNA}"}, 'Bearer realm="segmentation"'),
-        (bearer(new_key()), 'Bearer realm="segmentation", error="invalid_token"'),
+        (bearer(make_key()), 'Bearer realm="segmentation", error="invalid_token"'),
         (bearer(ANNA[:-1]), 'Bearer realm="segmentation", error="invalid_token"'),
         ({"X-API-Key": ""}, 'Bearer realm="segmentation", error="invalid_token"'),
         ({"X-API-Key": LINES[0].split()[1]}, 'Bearer realm="segmentation", error="invalid_token"'),
@@ -197,10 +201,10 @@ def test_every_digest_is_compared_whichever_fits(keys_file, monkeypatch):
 
 
 def test_a_name_may_have_two_keys_and_a_key_only_one_line(tmp_path):
-    old, new = line_of("anna", ANNA), line_of("anna", BORIS)
+    old, new = format_line("anna", ANNA), format_line("anna", BORIS)
     assert [key.name for key in parse_keys(f"{old}\n{new} # new", tmp_path)] == ["anna", "anna"]
     with pytest.raises(KeysError, match="line 2: the same key as that of anna"):
-        parse_keys(f"{old}\n{line_of('boris', ANNA)}", tmp_path)
+        parse_keys(f"{old}\n{format_line('boris', ANNA)}", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from app.access.keys import line_of, new_key
-from app.access.rates import MAX_WINDOWS, Windows, counted_caller
+from app.access.keys import format_line, make_key
+from app.access.rates import MAX_WINDOWS, Windows, identify_caller
 from app.settings import Settings, parse_rates
 from tests.app.access.test_keys import bearer
 from tests.app.conftest import serving
@@ -78,8 +78,8 @@ def test_probes_metrics_and_the_description_are_not_limited(settings, clock):
 
 
 def test_each_key_has_its_own_count_and_strangers_use_up_nobodys(settings, clock, tmp_path):
-    anna, boris = new_key(), new_key()
-    (tmp_path / "keys").write_text(f"{line_of('anna', anna)}\n{line_of('boris', boris)}")
+    anna, boris = make_key(), make_key()
+    (tmp_path / "keys").write_text(f"{format_line('anna', anna)}\n{format_line('boris', boris)}")
     with limited(settings, "1/minute", keys_file=tmp_path / "keys") as (client, _):
         for _ in range(3):
             assert client.get("/v1/model").status_code == 401
@@ -114,7 +114,7 @@ def test_the_429_comes_before_the_body(settings, clock):
     ],
 )
 def test_an_address_is_counted_by_what_one_caller_has(client, counted):
-    assert counted_caller({"type": "http", "client": client}) == counted
+    assert identify_caller({"type": "http", "client": client}) == counted
 
 
 def test_memory_is_bounded_and_windows_that_have_ended_are_forgotten(clock):

@@ -11,17 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from app.codecs.containers import webp_size
+from app.codecs.costs import MAX_RUN_LENGTH_PIXELS
 from app.codecs.decode import decode_image
 from app.codecs.encode import encode_mask, encode_png, list_classes
-from app.codecs.jpegs import MAX_SCANS, SCAN, component_samples, is_ordinary
-from app.codecs.pictures import (
-    DRAFT_MARGIN,
-    FORMATS,
-    MAX_RUN_LENGTH_PIXELS,
-    UPRIGHT,
-    prepare_pillow,
-)
+from app.codecs.jpegs import MAX_SCANS, SCAN, count_component_samples, is_ordinary
+from app.codecs.pictures import DRAFT_MARGIN, FORMATS, UPRIGHT
+from app.codecs.pillow import prepare_pillow
+from app.codecs.webp import read_webp_size
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
 from app.formats import AnswerFormat
 from model.scaling import content_size, scale_down
@@ -239,9 +235,9 @@ def test_a_jpeg_is_ordinary_by_what_its_scans_go_over():
     baseline = saved(image, format="JPEG", subsampling=0)
     frame = baseline.index(b"\xff\xc0")
     head = baseline[frame + 4 :]
-    assert component_samples(head) == {1: 64 * 48, 2: 64 * 48, 3: 64 * 48}
+    assert count_component_samples(head) == {1: 64 * 48, 2: 64 * 48, 3: 64 * 48}
     odd = head[:1] + struct.pack(">HH", 1, 65) + head[5:]
-    assert component_samples(odd) == {1: 72 * 8, 2: 72 * 8, 3: 72 * 8}
+    assert count_component_samples(odd) == {1: 72 * 8, 2: 72 * 8, 3: 72 * 8}
     for unusual in (
         baseline[:frame] + b"\xff\xc9" + baseline[frame + 2 :],  # arithmetic codes
         baseline[: frame + 4] + b"\x0c" + baseline[frame + 5 :],  # 12 bits
@@ -259,9 +255,9 @@ def test_a_jpeg_is_ordinary_by_what_its_scans_go_over():
 def test_a_webps_canvas_is_read_before_its_decoder_makes_it():
     for lossless in (False, True):
         data = saved(Image.new("RGB", (7, 5)), format="WEBP", lossless=lossless)
-        assert webp_size(data) == (5, 7)
-    assert webp_size(saved(Image.new("RGBA", (7, 5)), format="WEBP")) == (5, 7)
-    assert webp_size(webp_canvas(40_000, 300)) == (300, 40_000)
+        assert read_webp_size(data) == (5, 7)
+    assert read_webp_size(saved(Image.new("RGBA", (7, 5)), format="WEBP")) == (5, 7)
+    assert read_webp_size(webp_canvas(40_000, 300)) == (300, 40_000)
     with pytest.raises(TooManyPixels):
         decode_image(webp_canvas(40_000, 300), max_pixels=LIMIT)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.codecs import decoders
+from app.codecs import decoder_process
 from app.codecs.decode import decode_image
 from app.codecs.decoders import Decoders
 from app.errors import BrokenImage, Overloaded, TooCostly, TooManyPixels, UnsupportedType
@@ -49,7 +49,7 @@ def misbehave(monkeypatch, code):
     """Each process that is started from now on runs this first."""
     path = "import sys; sys.path[:] = sys.argv[1:]"
     monkeypatch.setattr(
-        decoders, "PROGRAM", f"{path}\n{code}\nfrom app.codecs.decoder import main; main()"
+        decoder_process, "PROGRAM", f"{path}\n{code}\nfrom app.codecs.decoder import main; main()"
     )
 
 
@@ -64,17 +64,17 @@ def limit_time(pixels):
     decoder.WALL_FACTOR = {factor} if is_faulty else 1000
     original_limit(pixels)
 decoder.limit_time = limit_time
-original = pictures.Upload.picture
-def picture(self, content):
+original = pictures.Upload.decode
+def decode(self, content):
     if self.size == (60, 80):
         {fault}
     return original(self, content)
-pictures.Upload.picture = picture
+pictures.Upload.decode = decode
 """
 
 
 def ended(pool, reason):
-    text = pool._metrics.exposition().decode()
+    text = pool._metrics.export().decode()
     return metric(text, f'seg_decoders_ended_total{{reason="{reason}"}}')
 
 
@@ -224,9 +224,9 @@ def test_a_decoder_is_out_of_the_terminals_reach_and_holds_nothing_of_ours():
 
 PARENT = """
 import asyncio, sys
-from app.codecs import decoders
+from app.codecs import decoder_process, decoders
 from app.observability.metrics import Metrics
-decoders.PROGRAM = {program!r}
+decoder_process.PROGRAM = {program!r}
 def plan(size):
     print(pool_process().pid, flush=True)
     return size
@@ -234,11 +234,11 @@ def pool_process():
     (process,) = made
     return process._popen
 made = []
-class Noted(decoders._Process):
+class Noted(decoders.DecoderProcess):
     def __init__(self):
         super().__init__()
         made.append(self)
-decoders._Process = Noted
+decoders.DecoderProcess = Noted
 pool = decoders.Decoders(1, max_pixels=10**9, metrics=Metrics())
 data = sys.stdin.buffer.read()
 asyncio.run(pool.decode(data, max_pixels=10**6, plan=plan, finish=len))
@@ -249,7 +249,7 @@ asyncio.run(pool.decode(data, max_pixels=10**6, plan=plan, finish=len))
 def test_a_decoder_dies_with_its_parent_in_the_middle_of_a_file(monkeypatch):
     misbehave(monkeypatch, IN_A_DECODER.format(fault="time.sleep(1000)", factor=1000))
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT.format(program=decoders.PROGRAM)],
+        [sys.executable, "-c", PARENT.format(program=decoder_process.PROGRAM)],
         cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as parent:  # fmt: skip
         parent.stdin.write(PNG)

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from app.codecs import png
-from app.codecs.png import indexed_png
+from app.codecs.png import make_indexed_png
 
 shapes = array_shapes(min_dims=2, max_dims=2, max_side=70)
 
@@ -47,7 +47,7 @@ def chunks_of(data):
 def test_indices_and_palette_come_back(data, colours):
     indices = data.draw(arrays(np.uint8, shapes, elements=st.integers(0, colours - 1)))
     palette = palette_of(colours)
-    seen, seen_palette = opened(indexed_png(indices, palette))
+    seen, seen_palette = opened(make_indexed_png(indices, palette))
     assert np.array_equal(seen, indices)
     assert np.array_equal(seen_palette, palette)
 
@@ -66,21 +66,21 @@ def test_indices_and_palette_come_back(data, colours):
 def test_the_memorys_order_does_not_matter(view):
     whole = np.random.default_rng(0).integers(0, 21, (50, 60), dtype=np.uint8)
     indices = view(whole)
-    seen, _ = opened(indexed_png(indices, palette_of(21)))
+    seen, _ = opened(make_indexed_png(indices, palette_of(21)))
     assert np.array_equal(seen, indices)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (700, 900)])
 def test_any_shape_comes_back(shape):
     indices = np.random.default_rng(1).integers(0, 21, shape, dtype=np.uint8)
-    seen, _ = opened(indexed_png(indices, palette_of(21)))
+    seen, _ = opened(make_indexed_png(indices, palette_of(21)))
     assert np.array_equal(seen, indices)
 
 
 def test_the_file_is_as_the_standard_says():
     indices = np.arange(12, dtype=np.uint8).reshape(3, 4)
     palette = palette_of(21)
-    data = indexed_png(indices, palette)
+    data = make_indexed_png(indices, palette)
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     header, colours, pixels, end = chunks_of(data)
     assert header == (b"IHDR", struct.pack(">2I5B", 4, 3, 8, 3, 0, 0, 0))
@@ -95,12 +95,12 @@ def test_the_file_is_as_the_standard_says():
 def test_the_indices_are_left_as_they_are():
     indices = np.zeros((5, 6), np.uint8)
     indices.setflags(write=False)
-    assert np.array_equal(opened(indexed_png(indices, palette_of(2)))[0], indices)
+    assert np.array_equal(opened(make_indexed_png(indices, palette_of(2)))[0], indices)
 
 
 def test_more_colours_than_eight_bits_hold_are_a_bug():
     with pytest.raises(AssertionError, match="257 colours, 256 at most"):
-        indexed_png(np.zeros((2, 2), np.uint8), np.zeros((257, 3), np.uint8))
+        make_indexed_png(np.zeros((2, 2), np.uint8), np.zeros((257, 3), np.uint8))
 
 
 def test_without_isa_l_the_standard_library_writes_it(monkeypatch):
@@ -112,6 +112,6 @@ def test_without_isa_l_the_standard_library_writes_it(monkeypatch):
     assert other.compress is zlib.compress
     indices = np.random.default_rng(2).integers(0, 21, (40, 50), dtype=np.uint8)
     palette = palette_of(21)
-    seen, seen_palette = opened(other.indexed_png(indices, palette))
+    seen, seen_palette = opened(other.make_indexed_png(indices, palette))
     assert np.array_equal(seen, indices)
     assert np.array_equal(seen_palette, palette)

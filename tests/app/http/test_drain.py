@@ -30,7 +30,7 @@ def refused(answer):
 
 def test_whoever_cannot_be_answered_by_the_limit_gets_a_problem(settings, monkeypatch):
     """In the engine, in the queue, in a decoder, and while it uploads."""
-    monkeypatch.setattr("app.service.open_predictor", faulty.open_faulty_predictor)
+    monkeypatch.setattr("app.loading.open_predictor", faulty.open_faulty_predictor)
     decode_image, decoding, goes_on = decode.decode_image, threading.Event(), threading.Event()
 
     def gated(data, **options):
@@ -66,12 +66,12 @@ def test_whoever_cannot_be_answered_by_the_limit_gets_a_problem(settings, monkey
         goes_on.set()
         while held_by(server):
             pass
-    text = server.service.metrics.exposition().decode()
+    text = server.service.metrics.export().decode()
     assert metric(text, 'seg_rejections_total{reason="not-ready"}') == 4
 
 
 def test_what_can_be_answered_by_the_limit_is(settings, monkeypatch):
-    monkeypatch.setattr("app.service.open_predictor", faulty.open_faulty_predictor)
+    monkeypatch.setattr("app.loading.open_predictor", faulty.open_faulty_predictor)
     with serving(settings.model_copy(update=PATIENT)) as (client, server):
         engine = server.service.predictor.engine
         stuck = held(engine, client)

@@ -8,7 +8,7 @@ import socket
 import httpx
 import pytest
 
-from app.access.keys import line_of, new_key
+from app.access.keys import format_line, make_key
 from app.http.headers import CORS_ANSWER_HEADERS, SECURITY_HEADERS
 from app.settings import Settings, parse_origins
 from tests.app.access.test_keys import bearer
@@ -94,14 +94,14 @@ def preflight_headers(origin=PAGE, headers="authorization, x-api-key, x-request-
 
 @pytest.fixture(scope="module")
 def key():
-    return new_key()
+    return make_key()
 
 
 @pytest.fixture(scope="module")
 def shared(settings, key, tmp_path_factory):
     """A client of a server with keys, a rate and one allowed origin; it asks from that origin."""
     path = tmp_path_factory.mktemp("keys") / "keys"
-    path.write_text(line_of("anna", key))
+    path.write_text(format_line("anna", key))
     shared = {"cors_origins": PAGE, "keys_file": path, "rate_limit": "100/second;100/hour"}
     with serving(settings.model_copy(update=shared)) as (client, server):
         client.headers["Origin"] = PAGE

@@ -15,8 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from app.access.keys import line_of, new_key
-from app.observability.logs import MAX_CHARACTERS, MAX_LINES, printable, write_indented_traceback
+from app.access.keys import format_line, make_key
+from app.observability.logs import (
+    MAX_CHARACTERS,
+    MAX_LINES,
+    make_printable,
+    write_indented_traceback,
+)
 from tests.app.crashing import FORGED
 from tests.app.test_program import program
 
@@ -90,9 +95,9 @@ def send(address, request):
 @pytest.fixture(scope="module", params=["console", "json"])
 def session(request, weights_file, tmp_path_factory):
     """(format, lines of the log, number of requests that came through, the caller's key)."""
-    key = new_key()
+    key = make_key()
     keys_file = tmp_path_factory.mktemp("keys") / "keys"
-    keys_file.write_text(line_of("anna", key))
+    keys_file.write_text(format_line("anna", key))
     mine = {"Authorization": f"Bearer {key}"}
     with program(
         module="tests.app.crashing",
@@ -216,4 +221,4 @@ def test_a_traceback_is_indented_escaped_and_bounded():
     ],
 )
 def test_what_a_terminal_would_obey_is_escaped(text, written):
-    assert printable(text) == written
+    assert make_printable(text) == written

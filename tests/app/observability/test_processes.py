@@ -221,7 +221,7 @@ def test_each_process_is_measured(weights_file):
 
 
 def test_the_environment_alone_shares_no_metrics():
-    script = "from app.observability.metrics import Metrics; print(Metrics().exposition().decode())"
+    script = "from app.observability.metrics import Metrics; print(Metrics().export().decode())"
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": "/nothing"}
     text = subprocess.run(
         [sys.executable, "-c", script],

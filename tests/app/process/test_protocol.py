@@ -134,7 +134,7 @@ def test_who_sends_no_more_gets_the_answers_to_everything_complete(server, mask)
 
 def test_who_waits_long_gets_the_beginning_of_the_answer_first(faulty_server, monkeypatch):  # noqa: F811
     client, server, engine = faulty_server
-    monkeypatch.setattr(protocol, "LISTENS_S", 0)
+    monkeypatch.setattr(protocol, "ANSWER_BEGINS_AFTER_S", 0)
     expected = client.post("/v1/segment", content=command((1, 2, 3))).content
     stuck = held(engine, client)
     with connected(server) as connection:

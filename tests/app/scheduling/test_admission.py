@@ -17,13 +17,13 @@ def admission(*, max_queue=100, max_queue_pixels=1000):
 def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back():
     async def scenario():
         places = admission(max_queue=2)
-        async with places.admitted(LATER), places.admitted(LATER):
+        async with places.admit(LATER), places.admit(LATER):
             with pytest.raises(Overloaded) as caught:
-                async with places.admitted(LATER):
+                async with places.admit(LATER):
                     pass
             assert caught.value.reason == "queue-full"
             assert caught.value.retry_after_s >= 1
-        async with places.admitted(LATER):
+        async with places.admit(LATER):
             pass
 
     asyncio.run(scenario())
@@ -32,8 +32,8 @@ def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back():
 def test_what_cannot_be_met_is_refused_with_the_time_that_it_would_take():
     async def scenario():
         places = admission()
-        places._note_pace(2.0)
-        async with places.admitted(LATER), places.admitted(LATER):
+        places._update_pace(2.0)
+        async with places.admit(LATER), places.admit(LATER):
             assert places.predicted_wait_s == pytest.approx(6, abs=0.1)
             places.require_place(time.perf_counter() + 60)
             with pytest.raises(Overloaded, match="about 6 s; there are 2") as caught:
@@ -41,7 +41,7 @@ def test_what_cannot_be_met_is_refused_with_the_time_that_it_would_take():
             assert caught.value.retry_after_s == 4
             assert caught.value.reason == "deadline"
         places = admission()
-        places._note_pace(1000.0)
+        places._update_pace(1000.0)
         places.require_place(time.perf_counter() + 1)  # nobody before it: it may try
 
     asyncio.run(scenario())
@@ -51,11 +51,11 @@ def test_what_is_not_done_at_its_deadline_is_ended():
     async def scenario():
         places = admission()
         with pytest.raises(Overloaded, match="time for this request is over") as caught:
-            async with places.admitted(time.perf_counter() + 0.01):
+            async with places.admit(time.perf_counter() + 0.01):
                 await asyncio.get_running_loop().create_future()
         assert caught.value.reason == "expired"
         assert caught.value.retry_after_s >= 1
-        async with places.admitted(LATER):
+        async with places.admit(LATER):
             assert places._admitted == 1
 
     asyncio.run(scenario())
@@ -64,7 +64,7 @@ def test_what_is_not_done_at_its_deadline_is_ended():
 def test_a_time_out_of_the_work_itself_is_not_the_deadlines():
     async def scenario():
         with pytest.raises(TimeoutError):
-            async with admission().admitted(LATER):
+            async with admission().admit(LATER):
                 raise TimeoutError
 
     asyncio.run(scenario())
@@ -72,8 +72,8 @@ def test_a_time_out_of_the_work_itself_is_not_the_deadlines():
 
 def test_the_pace_follows_the_load_slowly():
     places = admission()
-    places._note_pace(1.0)
-    places._note_pace(2.0)
+    places._update_pace(1.0)
+    places._update_pace(2.0)
     assert places.predicted_wait_s == pytest.approx(1.1)
 
 
@@ -82,7 +82,7 @@ def test_a_request_among_others_says_what_one_place_costs(monkeypatch):
         now = 100.0
         monkeypatch.setattr(time, "perf_counter", lambda: now)
         places = admission()
-        async with places.admitted(LATER), places.admitted(LATER), places.admitted(LATER):
+        async with places.admit(LATER), places.admit(LATER), places.admit(LATER):
             now = 106.0
         # The last of three waited for three: 6 s / 3. The second: 6 s / 2, the first: 6 s / 1.
         paces = [2.0, 3.0, 6.0]
@@ -97,9 +97,9 @@ def test_a_request_among_others_says_what_one_place_costs(monkeypatch):
 def test_what_fails_early_says_nothing_of_the_pace():
     async def scenario():
         places = admission()
-        places._note_pace(5.0)
+        places._update_pace(5.0)
         with pytest.raises(ValueError, match="broken"):
-            async with places.admitted(LATER):
+            async with places.admit(LATER):
                 raise ValueError("broken")
         assert places.predicted_wait_s == 5.0
 
@@ -109,13 +109,13 @@ def test_what_fails_early_says_nothing_of_the_pace():
 def test_pixels_are_bounded_together_and_given_back():
     async def scenario():
         places = admission(max_queue_pixels=100)
-        async with places.admitted(LATER) as first:
+        async with places.admit(LATER) as first:
             first.take(1000)  # alone it may: its own limit bounds it
-            async with places.admitted(LATER) as second:
+            async with places.admit(LATER) as second:
                 with pytest.raises(Overloaded, match="limit is 100") as caught:
                     second.take(1)
                 assert caught.value.reason == "pixels"
-        async with places.admitted(LATER) as first, places.admitted(LATER) as second:
+        async with places.admit(LATER) as first, places.admit(LATER) as second:
             first.take(60)
             second.take(40)
 

@@ -61,7 +61,7 @@ async def busy(engine, batches=1):
 
 def value(batcher, name):
     """What the metric seg_... says."""
-    text = batcher._metrics.exposition().decode()
+    text = batcher._metrics.export().decode()
     return float(re.search(rf"^seg_{name} (.*)$", text, re.M)[1])
 
 
@@ -245,7 +245,7 @@ def test_when_the_batcher_dies_nobody_waits_for_ever(monkeypatch):
             def broken():
                 raise AssertionError
 
-            monkeypatch.setattr(batcher, "_next_batch", broken)
+            monkeypatch.setattr(batcher, "_take_batch", broken)
             engine.gate.set()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             assert results[0][0, 0] == 1

@@ -5,13 +5,13 @@ import threading
 
 import pytest
 
-from app.scheduling.threads import NICENESS, work_threads
+from app.scheduling.threads import NICENESS, start_work_threads
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is a process's")
 def test_work_steps_back_behind_the_event_loop_and_so_does_what_it_starts():
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    with work_threads(1, "test") as threads:
+    with start_work_threads(1, "test") as threads:
         theirs = threads.submit(niceness).result()
         started = threads.submit(niceness_of_a_new_thread).result()
     assert niceness() == own
@@ -35,7 +35,7 @@ def test_the_allocator_is_restrained_where_it_can_be():
     script = (
         "import ctypes, threading\n"
         "from app.observability import allocator\n"
-        "allocator.restrain()\n"
+        "allocator.limit_kept_memory()\n"
         "allocator.give_back()\n"
         "libc = ctypes.CDLL(None)\n"
         "def work():\n"

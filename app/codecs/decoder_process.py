@@ -1,0 +1,208 @@
+"""One decoder: a process that decodes image files for one thread of the server.
+
+Starts it, sends it files, reads its answers, and explains how it ended. Knows nothing of formats;
+what the process does is in `app.codecs.decoder`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from app.codecs import decoder
+from app.codecs.decode import Decoded
+from app.errors import (
+    BrokenImage,
+    Overloaded,
+    RequestError,
+    TooCostly,
+    TooManyPixels,
+    UnsupportedType,
+)
+from model.engines.base import Size
+
+PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from app.codecs.decoder import main; main()"
+"""The program skips the start-up files of site-packages, which halves its start."""
+
+ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+    "OPENBLAS_NUM_THREADS": "1",
+}
+"""These variables make the allocator return freed memory, and keep libraries from starting threads.
+"""
+
+PIPE_BYTES = 2**20
+F_SETPIPE_SZ = 1031
+"""This command of fcntl(2) enlarges a pipe, so that the two processes take fewer turns."""
+
+MAX_FILES = 1000
+"""A process is replaced after this many files, because decoders in C may leak memory."""
+
+ERRORS = {error.__name__: error for error in (BrokenImage, TooManyPixels, UnsupportedType)}
+"""The errors that a decoder reports for a file, by name."""
+
+SIMPLER = "Save it again, as a baseline JPEG or as PNG, or scale it down."
+
+NO_ROOM = memoryview(bytearray())
+TIME_SIGNALS = {signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU}
+
+Plan = Callable[[Size], Size]
+"""A plan gets the size in the file's header and returns the size to scale to; it may raise."""
+
+
+class DecoderProcess:
+    """One decoder. One thread at a time may use it; any thread may call `kill`."""
+
+    def __init__(self) -> None:
+        """Start the process. Raises Overloaded if the system has no more processes or memory."""
+        root = str(Path(__file__).parents[2])
+        command = [sys.executable, "-I", "-S", "-c", PROGRAM, root, *sys.path]
+        try:
+            self._popen = subprocess.Popen(  # noqa: S603, nothing of it is a caller's
+                command,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # libtiff writes a line there for each damaged row
+                env=ENVIRONMENT | os.environ,
+                start_new_session=True,  # Ctrl-C must not end it: the server drains first
+            )
+        except (OSError, MemoryError) as error:
+            raise make_out_of_memory_error("No decoder can be started.") from error
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        self._requests = self._popen.stdin.fileno()
+        self._answers = self._popen.stdout.fileno()
+        self.ended_by: str | None = None
+        """The metric's reason if a file has ended the process, None otherwise."""
+        self._files = 0
+        self._is_between_files = True
+        _enlarge_pipes(self._requests, self._answers)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the process can decode another file."""
+        return self._is_between_files and self._files < MAX_FILES and self._popen.poll() is None
+
+    def kill(self) -> None:
+        """Kill the process; the thread that uses it sees its end."""
+        self._popen.kill()
+
+    def end(self) -> None:
+        """Kill the process and wait for its exit."""
+        with self._popen:  # closes the pipes, and waits
+            self._popen.kill()
+
+    def decode(self, data: bytes, *, max_pixels: int, plan: Plan) -> Decoded:
+        """Decode one file. Raises RequestError, and what `plan` raises."""
+        self._files += 1
+        self._is_between_files = False
+        self._send(decoder.REQUEST.pack(len(data), max_pixels), data)
+        kind, values, _ = self._receive(NO_ROOM)
+        if kind != decoder.SIZE:
+            raise self._read_error(kind, values[0], b"")
+        height, width = self._run_plan(plan, (values[0], values[1]))
+        self._send(decoder.PLAN.pack(height, width))
+        pixels = np.empty(3 * height * width, np.uint8)
+        room = pixels.data
+        kind, values, count = self._receive(room)
+        if kind != decoder.PIXELS:
+            raise self._read_error(kind, values[0], bytes(room[:count]))
+        self._fill([room[count:]])
+        self._is_between_files = True
+        return Decoded(pixels.reshape(values[0], values[1], 3), (values[2], values[3]))
+
+    def _run_plan(self, plan: Plan, size: Size) -> Size:
+        try:
+            return plan(size)
+        except BaseException:
+            self._send(decoder.PLAN.pack(0, 0))
+            self._is_between_files = True
+            raise
+
+    def _read_error(self, kind: int, text_bytes: int, begun: bytes) -> Exception:
+        if kind == decoder.NO_MEMORY:
+            self.ended_by = "memory"
+            return TooCostly(
+                "The image takes more memory to decode than its pixels are worth.", remedy=SIMPLER
+            )
+        rest = bytearray(min(text_bytes, decoder.MAX_TEXT_BYTES) - len(begun))
+        self._fill([memoryview(rest)])
+        text = (begun + rest).decode()
+        self._is_between_files = True
+        if kind == decoder.PROBLEM:
+            name, detail, remedy = json.loads(text)
+            return ERRORS[name](detail, remedy=remedy)
+        return RuntimeError(f"a decoder failed:\n{text}")
+
+    def _send(self, *parts: bytes) -> None:
+        """Send the parts in few system calls: after each, the thread waits for the interpreter."""
+        views = [memoryview(part) for part in parts]
+        try:
+            while views:
+                views = _drop_bytes(views, os.writev(self._requests, views))
+        except OSError as error:  # the process has ended
+            raise self._explain_end() from error
+
+    def _receive(self, room: memoryview) -> tuple[int, list[int], int]:
+        """Return an answer's kind, its values, and the number of bytes read into `room`."""
+        head = memoryview(bytearray(decoder.ANSWER.size))
+        count = self._fill([head, room], at_least=len(head)) - len(head)
+        kind, *values = decoder.ANSWER.unpack(head)
+        return kind, values, count
+
+    def _fill(self, views: list[memoryview], *, at_least: int | None = None) -> int:
+        """Read into the views, `at_least` so many bytes or all, and return their number."""
+        needed, count = sum(map(len, views)) if at_least is None else at_least, 0
+        while count < needed:
+            read = os.readv(self._answers, views)
+            if not read:
+                raise self._explain_end()
+            views = _drop_bytes(views, read)
+            count += read
+        return count
+
+    def _explain_end(self) -> RequestError:
+        """Return the error for the way in which the process ended."""
+        status = -self._popen.wait()
+        if status in TIME_SIGNALS:
+            self.ended_by = "time"
+            return TooCostly(
+                "The image takes longer to decode than its pixels are worth.", remedy=SIMPLER
+            )
+        if status == signal.SIGKILL:
+            self.ended_by = "killed"
+            return make_out_of_memory_error("The decoder was killed.")
+        self.ended_by = "crash"
+        return BrokenImage(
+            "The image makes its decoder crash.",
+            remedy="Save it again, with another program or as PNG.",
+        )
+
+
+def _drop_bytes(views: list[memoryview], count: int) -> list[memoryview]:
+    """Return what is left of the views after their first `count` bytes."""
+    while views and count >= len(views[0]):
+        count -= len(views[0])
+        views = views[1:]
+    return [views[0][count:], *views[1:]] if views else []
+
+
+def make_out_of_memory_error(detail: str) -> Overloaded:
+    return Overloaded(detail, reason="memory", remedy="Try again in 1 s.", retry_after_s=1)
+
+
+def _enlarge_pipes(*pipes: int) -> None:
+    if sys.platform == "linux":
+        import fcntl
+
+        for pipe in pipes:
+            with suppress(OSError):  # the memory of a user's pipes is limited
+                fcntl.fcntl(pipe, F_SETPIPE_SZ, PIPE_BYTES)

@@ -1,0 +1,121 @@
+"""Decoding and encoding away from the event loop, on threads and in processes of their own.
+
+An ordinary JPEG is decoded by a thread of this process, any other file by a decoder process.
+Knows nothing of HTTP or of the model.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
+
+from app.codecs import decode
+from app.codecs.containers import JPEG_START, require_known, strip_container
+from app.codecs.decode import Decoded
+from app.codecs.decoder_process import make_out_of_memory_error
+from app.codecs.decoders import DECODERS_PER_THREAD, Decoders
+from app.codecs.jpegs import is_ordinary
+from app.observability.metrics import Metrics
+from app.scheduling.budget import Share
+from app.scheduling.codec_threads import CodecThreads
+from app.scheduling.threads import end_threads
+from model.engines.base import Size
+from model.scaling import content_size
+
+T = TypeVar("T")
+
+
+class CodecPool:
+    """Owns `count` codec threads, and the decoder processes."""
+
+    def __init__(self, count: int, *, max_pixels: int, metrics: Metrics) -> None:
+        self._max_pixels = max_pixels
+        self._threads = CodecThreads(count, gauge=metrics.codec_tasks)
+        self._decoders = Decoders(
+            count * DECODERS_PER_THREAD, max_pixels=count * max_pixels, metrics=metrics
+        )
+
+    @asynccontextmanager
+    async def running(self, *, left_s: Callable[[], float | None]) -> AsyncIterator[None]:
+        """End the processes and the threads at the end of the block.
+
+        `left_s` returns the seconds to wait for threads that are still at work then, None for as
+        long as they take.
+        """
+
+        async def end(threads: ThreadPoolExecutor) -> None:
+            await end_threads(threads, left_s())
+
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(end, self._threads.threads)
+            stack.callback(self._decoders.close)
+            stack.push_async_callback(end, self._decoders.threads)
+            yield
+
+    @property
+    def waiting(self) -> int:
+        """The number of tasks that wait for a codec thread."""
+        return self._threads.waiting
+
+    async def decode(
+        self,
+        data: bytes,
+        *,
+        max_side: int,
+        reserve: Callable[[int], None],
+        finish: Callable[[Decoded], T],
+        held: Sequence[Share] = (),
+    ) -> T:
+        """Decode an image file and return what `finish` makes of it.
+
+        `reserve` is called with the number of pixels before any is decoded, and may raise. Both
+        run on a codec thread. `held` is kept until the decoding has ended.
+        """
+        require_known(data)
+        if data.startswith(JPEG_START):
+            decoded: T | None = await self.run(
+                self._decode_ordinary, data, max_side, reserve, finish, held=held
+            )
+            if decoded is not None:
+                return decoded
+
+        def plan(size: Size) -> Size:
+            reserve(size[0] * size[1])
+            return content_size(size, max_side)
+
+        return await self._decoders.decode(
+            data, max_pixels=self._max_pixels, plan=plan, finish=finish, held=held
+        )
+
+    def _decode_ordinary(
+        self,
+        data: bytes,
+        max_side: int,
+        reserve: Callable[[int], None],
+        finish: Callable[[Decoded], T],
+    ) -> T | None:
+        """Return None for a JPEG that is not ordinary."""
+        try:
+            data = strip_container(data)
+            if not is_ordinary(data):
+                return None
+            return finish(
+                decode.decode_image(
+                    data, max_pixels=self._max_pixels, max_side=max_side, reserve=reserve
+                )
+            )
+        except MemoryError as error:
+            raise make_out_of_memory_error("There is no memory for the image.") from error
+
+    async def run(
+        self,
+        function: Callable[..., T],
+        *arguments: object,
+        held: Sequence[Share] = (),
+        first: bool = False,
+    ) -> T:
+        """Call the function on a codec thread; `held` is kept until it has returned.
+
+        With `first`, the call runs before any that already waits.
+        """
+        return await self._threads.run(function, *arguments, held=held, first=first)
