@@ -20,7 +20,7 @@ def run(*command):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["app", "app.access.keys"])
+@pytest.mark.parametrize("module", ["app", "app.keys"])
 def test_help_and_version_start_nothing(module):
     helped = run(module, "--help")
     assert (helped.returncode, helped.stderr) == (0, "")

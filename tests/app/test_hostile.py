@@ -17,6 +17,7 @@ from PIL import Image
 
 from app.codecs.decode import decode_image
 from app.errors import RequestError
+from app.http.problems import PROBLEMS
 from benchmarks.watch import ProcessTree
 from tests.app.corpus import FAMILIES, corpus, metadata, saved, tiffs
 from tests.app.test_program import logged, program
@@ -62,8 +63,8 @@ def expected(files) -> dict[str, Answer]:
     def expect(data: bytes) -> Answer:
         try:
             return decode_image(data, max_pixels=MAX_PIXELS, max_side=512).size
-        except RequestError as problem:
-            return int(problem.status)
+        except RequestError as error:
+            return int(PROBLEMS[type(error)].status)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image, "MAX_IMAGE_PIXELS", None)

@@ -143,7 +143,7 @@ def missing(two, _):
 def unanswerable(two, monkeypatch):
     """The file is well and the engine is, but no answer can be made in one of the formats."""
     put(two, "second")
-    monkeypatch.setattr("app.codecs.encode.list_classes", lambda *_: 1 / 0)
+    monkeypatch.setattr("app.codecs.jsonmask.list_present", lambda *_: 1 / 0)
 
 
 @pytest.mark.parametrize("harm", [damaged, missing, other_engine, unanswerable])

@@ -279,7 +279,7 @@ def test_tiffs_that_took_a_minute_are_ended(monkeypatch, attack):
 
 def test_jpegs_need_no_process_and_others_get_one(settings):
     with serving(settings) as (client, server):
-        pool = server.service._decoders
+        pool = server.service.codecs._decoders
         assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
         assert client.post("/v1/segment", content=b"no image").status_code == 415
         assert not pool._idle
@@ -324,7 +324,7 @@ def test_a_quick_file_is_not_behind_many_that_take_long(monkeypatch):
     misbehave(monkeypatch, IN_A_DECODER.format(fault="time.sleep(1000)", factor=1000))
 
     async def run():
-        async with pool_of(4, max_pixels=3 * 60 * 80) as pool:
+        async with pool_of(4, max_pixels=4 * 60 * 80) as pool:
             slow = [asyncio.ensure_future(decoded(pool, PNG)) for _ in range(3)]
             other = saved(picture(30, 20), "PNG")
             while len(pool._busy) < 3:
