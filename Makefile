@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 REQUIREMENTS := deploy/requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-avx2 training fuzz sanitize native lint types lock clean
+.PHONY: help serve test training test-avx2 fuzz sanitize native lint types lock clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)

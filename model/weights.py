@@ -140,6 +140,11 @@ def _read_tensor(path: Path, file: Any, name: str) -> NDArray[Any]:
         array: NDArray[Any] = file.get_tensor(name)
     except (TypeError, AttributeError) as error:  # a type that numpy does not have
         raise WeightsError(f"{path}: {shown(name, str)}: {error}. Store it as float32") from error
+    if array.dtype.kind == "V":  # a type that another package has taught numpy, such as bfloat16
+        found = array.dtype
+        raise WeightsError(
+            f"{path}: {shown(name, str)}: {found} is no type of numpy. Store it as float32"
+        )
     return array
 
 
