@@ -49,6 +49,16 @@ class Scores:
         return "\n".join(lines)
 
 
+def count_pixels(
+    target: NDArray[np.uint8], mask: NDArray[np.uint8], *, classes: int
+) -> NDArray[np.int64]:
+    """The confusion matrix of one image, (target class, predicted class); void is left out."""
+    assert target.shape == mask.shape, f"{target.shape} and {mask.shape} differ"
+    known = target != IGNORE_INDEX
+    pairs = classes * target[known].astype(np.int64) + mask[known]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
 class ConfusionMatrix:
     """Pixel counts by (target class, predicted class), over as many images as one likes."""
 
@@ -59,11 +69,7 @@ class ConfusionMatrix:
 
     def update(self, target: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
         """Count one image: two arrays of the same (height, width); void targets are left out."""
-        assert target.shape == mask.shape, f"{target.shape} and {mask.shape} differ"
-        known = target != IGNORE_INDEX
-        number = len(self.classes)
-        pairs = number * target[known].astype(np.int64) + mask[known]
-        self.counts += np.bincount(pairs, minlength=number**2).reshape(number, number)
+        self.counts += count_pixels(target, mask, classes=len(self.classes))
         self.images += 1
 
     def scores(self) -> Scores:

@@ -1,0 +1,143 @@
+"""Compare two weights files on one image set, and say whether one is better beyond chance.
+
+Run as `python -m model.compare A B --data DIR`. Exit status 0, or 3 if B is worse than A; with
+--require-better 4 unless it is better. IoU per class with 95 % intervals of a paired bootstrap
+over the images.
+"""
+
+if __name__ == "__main__":  # before the imports that fail without them
+    from model.extras import require_packages
+
+    require_packages("torch", "tqdm")
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from tqdm import tqdm
+
+from model.comparison import CONFIDENCE, Counts, Difference, compare_counts
+from model.confusion import count_pixels
+from model.engines.base import EngineName, Precision
+from model.errors import ModelError, WeightsError
+from model.predictor import Predictor, open_predictor
+from model.training.samples import Sample
+from model.training.voc import list_samples
+from model.weights import atomic_write
+
+EXIT_WORSE = 3
+EXIT_NOT_BETTER = 4
+
+SENTENCES = {
+    "better": "B is better than A",
+    "worse": "B is worse than A",
+    "undecided": "No difference is shown",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    try:
+        samples = list_samples(options.data, options.image_set)
+        predictors = [_open(path, options) for path in (options.first, options.second)]
+        classes = predictors[0].metadata.classes
+        if predictors[1].metadata.classes != classes:
+            raise WeightsError(
+                f"{options.second} has other classes than {options.first}: only networks of the "
+                "same classes can be compared"
+            )
+        first, second = count_images(predictors, samples)
+    except ModelError as error:
+        sys.exit(f"error: {error}")
+    differences = compare_counts(first, second)
+    names = (*classes, "mean IoU")
+    print(describe(dict(zip(names, differences, strict=True)), images=len(samples)))
+    if options.json:
+        report = {
+            "image_set": options.image_set,
+            "images": len(samples),
+            "first": predictors[0].metadata.digest,
+            "second": predictors[1].metadata.digest,
+            "confidence": CONFIDENCE,
+            "iou": {n: d.as_dict() for n, d in zip(classes, differences[:-1], strict=True)},
+            "mean_iou": differences[-1].as_dict(),
+        }
+        with atomic_write(options.json) as file:
+            file.write(json.dumps(report, indent=2).encode() + b"\n")
+    sys.exit(exit_status(differences[-1], require_better=options.require_better))
+
+
+def exit_status(difference: Difference, *, require_better: bool) -> int:
+    if difference.verdict == "worse":
+        return EXIT_WORSE
+    return EXIT_NOT_BETTER if require_better and difference.verdict != "better" else 0
+
+
+def count_images(predictors: list[Predictor], samples: list[Sample]) -> list[Counts]:
+    """For each predictor, a confusion matrix per image."""
+    number = len(predictors[0].metadata.classes)
+    counts: list[list[Counts]] = [[] for _ in predictors]
+    for sample in tqdm(samples, desc="compare", unit="image"):
+        image, target = sample.read(number)
+        for predictor, own in zip(predictors, counts, strict=True):
+            own.append(count_pixels(target, predictor(image), classes=number))
+    return [np.stack(own) for own in counts]
+
+
+def describe(differences: dict[str, Difference], *, images: int) -> str:
+    """A table in percent, what differs beyond chance marked, and the verdict in words."""
+    width = max(map(len, differences))
+    lines = [f"{'':<{width}}      A      B   B - A  95 % interval"]
+    for name, difference in differences.items():
+        if np.isnan(difference.gain):
+            lines.append(f"{name:<{width}}  {'-':>5}  {'-':>5}")
+            continue
+        values = 100 * np.array(
+            [difference.first, difference.second, difference.gain, difference.low, difference.high]
+        )
+        row = "  {:5.1f}  {:5.1f}   {:+5.1f}  {:+5.1f} to {:+5.1f}".format(*values)
+        mark = "" if difference.verdict == "undecided" else f"  {difference.verdict}"
+        lines.append(f"{name:<{width}}{row}{mark}")
+    mean = list(differences.values())[-1]
+    lines += [
+        "",
+        f"{SENTENCES[mean.verdict]}: {100 * mean.gain:+.1f} points of mean IoU "
+        f"({100 * mean.low:+.1f} to {100 * mean.high:+.1f}).",
+        f"{images} images, the same for both. Of twenty classes about one is marked by chance.",
+    ]
+    return "\n".join(lines)
+
+
+def _open(path: Path, options: argparse.Namespace) -> Predictor:
+    return open_predictor(
+        path,
+        engine=options.engine,
+        device=options.device,
+        precision=options.precision,
+        max_side=options.max_side,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model.compare", description=__doc__)
+    add = parser.add_argument
+    add("first", type=Path, metavar="A", help="weights file, such as the one that is served")
+    add("second", type=Path, metavar="B", help="weights file that may take its place")
+    add("--data", type=Path, required=True, help="folder that holds VOCdevkit/VOC2012")
+    add("--image-set", default="val", help="list to measure on (default: val)")
+    add("--engine", choices=get_args(EngineName), default="auto")
+    add("--precision", choices=get_args(Precision), default="float32")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--max-side", type=int, default=0, help="scale longer images down to this; 0: never")
+    add("--json", type=Path, help="write the figures here, too")
+    add(
+        "--require-better", action="store_true", help=f"status {EXIT_NOT_BETTER} unless B is better"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()
