@@ -34,15 +34,16 @@ from model.engines.base import Size
 from model.network import FCN
 from model.predictor import fill_colour
 from model.state_dict import convert_notebook_state, network_from_state
-from model.train import keep_freed_memory
 from model.training.dataset import SegmentationDataset
 from model.training.distributed import Group
 from model.training.history import Validation
 from model.training.loader import TrainingSamples, collate, create_loader, iterate_epoch
+from model.training.memory import keep_freed_memory
+from model.training.precision import should_autocast
 from model.training.recipe import PRESETS, Recipe
 from model.training.sampler import EpochSampler
 from model.training.samples import Sample
-from model.training.state import Training, should_autocast
+from model.training.state import Training
 from model.weights import Metadata
 
 BOOK = "the book's loop"
@@ -98,6 +99,7 @@ class OurLoop:
             steps_per_epoch=self.sampler.batches,
             seed=0,
             image_set="train",
+            images=len(images),
             group=Group(device),
         )
 

@@ -1,7 +1,8 @@
-"""Turn a state dict that the notebook saved into a weights file; its predictions stay the same.
+"""Turn a state dict that the notebook saved, or a checkpoint of ours, into a weights file.
 
 Run as `python -m model.convert notebook.pth --output fcn.safetensors`. Accepts a `.pth` that
-`torch.save(net.state_dict(), path)` wrote, or safetensors; no pickled module is ever loaded.
+`torch.save(net.state_dict(), path)` wrote, safetensors, or the `.checkpoint.pt` of a run, finished
+or not; no pickled module is ever loaded. Predictions stay the same.
 """
 
 if __name__ == "__main__":  # before the imports that fail without them
@@ -19,28 +20,40 @@ from model.errors import ModelError, NetworkError
 from model.state_dict import (
     convert_notebook_state,
     network_from_state,
-    read_state_dict,
+    read_saved,
+    require_state_dict,
     tensors_of,
 )
+from model.training.checkpoint import is_checkpoint, open_checkpoint
 from model.weights import Metadata, write_weights
 
 
-def convert(source: Path, output: Path, *, classes: ClassList = VOC) -> Metadata:
+def convert(
+    source: Path, output: Path, *, classes: ClassList | None = None, half: bool = False
+) -> Metadata:
     """Read `source`, check that it is a whole FCN, write `output`; what was written is returned.
 
-    `classes` are the network's. Raises NetworkError.
+    `classes` are the network's; without, they are the checkpoint's own, or else VOC's. `half`
+    rounds kernels to float16. Raises NetworkError, and WeightsError for numbers that are not finite.
     """
-    network = network_from_state(
-        convert_notebook_state(read_state_dict(source)), source=str(source)
-    )
-    if len(classes) != network.num_classes:
+    saved = read_saved(source)
+    if is_checkpoint(saved):
+        state, metadata = open_checkpoint(saved)
+    else:
+        state = require_state_dict(saved, source)
+        recipe = {"name": "converted", "source": source.name}
+        metadata = replace(VOC.as_metadata(), recipe=recipe)
+    if classes:
+        named = classes.as_metadata()
+        data = {**metadata.data, **named.data}
+        metadata = replace(metadata, classes=named.classes, palette=named.palette, data=data)
+    network = network_from_state(convert_notebook_state(state), source=str(source))
+    if len(metadata.classes) != network.num_classes:
         raise NetworkError(
-            f"{source}: the network has {network.num_classes} classes, {len(classes)} are named; "
-            "name them with --classes FILE"
+            f"{source}: the network has {network.num_classes} classes, {len(metadata.classes)} are "
+            "named; name them with --classes FILE"
         )
-    recipe = {"name": "converted", "source": source.name}
-    metadata = replace(classes.as_metadata(), recipe=recipe)
-    return write_weights(output, tensors_of(network), metadata)
+    return write_weights(output, tensors_of(network, half=half), metadata)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -51,8 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
             "error: which state dict? Give its path: python -m model.convert FILE --output OUT"
         )
     try:
-        classes = read_classes(options.classes) if options.classes else VOC
-        metadata = convert(source, options.output, classes=classes)
+        classes = read_classes(options.classes) if options.classes else None
+        metadata = convert(source, options.output, classes=classes, half=options.half)
     except ModelError as error:
         sys.exit(f"error: {error}")
     print(f"wrote {options.output}: {len(metadata.classes)} classes, digest {metadata.digest}")
@@ -60,10 +73,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.convert", description=__doc__)
-    parser.add_argument("state_dict", type=Path, nargs="?", help="the notebook's state dict")
+    parser.add_argument(
+        "state_dict", type=Path, nargs="?", help="the notebook's state dict, or a checkpoint"
+    )
     parser.add_argument("--weights", type=Path, help="the same, by option")
     parser.add_argument("--output", type=Path, required=True, help="weights file to write")
     parser.add_argument("--classes", type=Path, help="the classes' names and colours")
+    parser.add_argument("--half", action="store_true", help="store kernels as float16")
     return parser
 
 

@@ -2,11 +2,12 @@
 
     ModelError
       DatasetError          a folder, list, image or mask is missing or broken
-      RecipeError           a number of a recipe is out of its bounds
+      RecipeError           a number of a recipe is out of its bounds, or makes training diverge
       WeightsError          a weights file is missing, damaged or of another kind
       NetworkError          a state dict or a pretrained network cannot be used
       EngineError           an engine or its device is not there
       CheckpointError       there is no checkpoint, or it is of another run
+      OutputError           what would be written is there already
 
 The message names what was found, what was expected and what to do.
 """
@@ -37,4 +38,8 @@ class EngineError(ModelError):
 
 
 class CheckpointError(ModelError):
+    pass
+
+
+class OutputError(ModelError):
     pass

@@ -21,6 +21,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Pickled code is never run: a file that holds a whole module raises NetworkError.
     """
+    return require_state_dict(read_saved(path), path)
+
+
+def read_saved(path: Path) -> Any:
+    """What `torch.save` or safetensors wrote, of tensors and plain values. Raises NetworkError."""
     if not path.is_file():
         raise NetworkError(f"{path}: no such file")
     if path.suffix == ".safetensors":
@@ -32,12 +37,15 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise NetworkError(f"{path}: not a safetensors file ({error})") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no exception of its own for a wrong file
         raise NetworkError(
             f"{path}: not a state dict ({type(error).__name__}). Save it with "
             "torch.save(net.state_dict(), path); a pickled module is never loaded"
         ) from error
+
+
+def require_state_dict(state: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):

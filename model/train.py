@@ -10,37 +10,38 @@ if __name__ == "__main__":  # before the imports that fail without them
     require_packages("torch", "torchvision", "matplotlib", "tqdm")
 
 import argparse
-import ctypes
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from io import TextIOWrapper
 
 import torch
 
 from model.class_list import classes_of
+from model.engines.base import Array
 from model.engines.torch_engine import use_exact_float32
 from model.errors import DatasetError, ModelError
 from model.extras import require_packages
-from model.predictor import fill_colour, predictor_for
-from model.state_dict import tensors_of
+from model.predictor import fill_colour
 from model.training import figures
 from model.training.checkpoint import read_checkpoint
 from model.training.data import open_training_images
 from model.training.dataset import SegmentationDataset
 from model.training.distributed import Group, join_group
 from model.training.download import download_voc
+from model.training.history import Validation, count_worse, find_best
 from model.training.loader import TrainingSamples, create_loader, iterate_epoch
+from model.training.memory import keep_freed_memory
 from model.training.options import build_parser, choose_recipe
+from model.training.precision import should_autocast
 from model.training.recipe import Recipe
 from model.training.recorder import Files, Recorder
 from model.training.sampler import EpochSampler
 from model.training.signals import collect_signals, should_stop
 from model.training.soft_labels import SoftLabels
 from model.training.start import start_network
-from model.training.state import Training, should_autocast
-from model.training.validation import score, validate
-from model.weights import Metadata, Weights, widened, write_weights
+from model.training.state import Training
+from model.training.validation import export, measure, validate
+from model.weights import Metadata, write_weights
 
 EXIT_INTERRUPTED = 130
 """The exit status that a shell gives to a command that Ctrl-C ended."""
@@ -68,6 +69,8 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
     """A whole run, from data to weights file; returns the exit status."""
     say = print if group.is_main else _ignore
     files = Files(options.output)
+    if not (options.resume or options.overwrite):
+        files.require_absent()
     torch.manual_seed(options.seed)
 
     network, pretrained, metadata = start_network(options, recipe, say)
@@ -89,15 +92,18 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
         steps_per_epoch=sampler.batches,
         seed=options.seed,
         image_set=images.name,
+        images=len(images),
         group=group,
     )
     if options.resume:
         training.restore(read_checkpoint(files.checkpoint))
         say(f"resumed after step {training.step} of {training.total_steps}")
+    elif group.is_main:
+        files.remove()
     say(describe_run(training, images, val_images))
     status = train(options, training, samples, sampler, files=files, val_images=val_images)
     if status == 0 and group.is_main:
-        finish(training, files, val_images, images=len(images), half=options.half)
+        finish(training, files, val_images, half=options.half)
     group.wait()
     return status
 
@@ -118,7 +124,7 @@ def train(
         collect_signals() as received,
         Recorder(training, files, tensorboard=options.tensorboard) as recorder,
     ):
-        while training.epoch < training.recipe.epochs:
+        while training.epoch < training.recipe.epochs and not has_converged(training):
             for batch in iterate_epoch(training, sampler, loader):
                 recorder.step(training.train_step(*batch))
                 if should_stop(received, group):
@@ -131,10 +137,24 @@ def train(
                     return EXIT_INTERRUPTED
                 if options.checkpoint_steps and training.step % options.checkpoint_steps == 0:
                     recorder.checkpoint()
-            measured = val_images if should_validate(training, options.val_every) else None
-            recorder.epoch(training.end_epoch(validate(training, measured)))
+            to_measure = val_images if should_validate(training, options.val_every) else None
+            measured = validate(training, to_measure, half=options.half)
+            recorder.epoch(training.end_epoch(measured.validation if measured else Validation()))
+            if measured:
+                recorder.validated(measured, first_pairs(val_images))
             recorder.checkpoint()
     return 0
+
+
+def has_converged(training: Training) -> bool:
+    """Whether as many validations as the recipe waits for brought nothing better, in all processes.
+
+    Only the main process validates, so it decides.
+    """
+    patience, group = training.recipe.patience, training.group
+    waited = patience > 0 and count_worse(training.history) >= patience
+    decision = torch.tensor(int(waited and group.is_main), device=group.device)
+    return bool(group.sum(decision).item())
 
 
 def open_data(
@@ -191,46 +211,30 @@ def should_validate(training: Training, val_every: int) -> bool:
     return ended == training.recipe.epochs or (val_every > 0 and ended % val_every == 0)
 
 
+def first_pairs(images: SegmentationDataset | None) -> list[tuple[Array, Array]]:
+    """What figures show."""
+    return [images.read(index) for index in range(min(4, len(images)))] if images else []
+
+
 def finish(
     training: Training,
     files: Files,
     val_images: SegmentationDataset | None,
     *,
-    images: int,
     half: bool,
 ) -> None:
     """Measure the weights as they will be stored, write them with their scores, draw samples."""
-    tensors = tensors_of(training.network, half=half)
-    metadata = replace(
-        training.metadata,
-        recipe=training.recipe.as_dict()
-        | {"seed": training.seed, "world_size": training.group.world_size},
-        data={**training.metadata.data, "image_set": training.image_set, "images": images},
-    )
+    weights = export(training, half=half)
     if val_images is not None:
-        weights = Weights(widened(tensors), metadata)
-        predictor = predictor_for(weights, device=str(training.group.device))
-        scores = score(predictor, val_images)
-        print(scores)
-        metadata = replace(metadata, scores={"image_set": val_images.name} | scores.as_dict())
-        first = [val_images.read(index) for index in range(min(4, len(val_images)))]
-        figures.draw_samples(files.samples, predictor, first)
-    written = write_weights(files.weights, tensors, metadata)
+        measured = measure(training, val_images, half=half)
+        weights = measured.weights
+        figures.draw_samples(files.samples, measured.predictor, first_pairs(val_images))
+        print(measured.scores)
+    written = write_weights(files.weights, weights.tensors, weights.metadata)
     print(f"wrote {files.weights}, digest {written.digest}")
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep the pages of freed activations instead of faulting them in again.
-
-    Every large tensor is otherwise mapped and unmapped: 15 to 25 % of a step on the CPU.
-    """
-    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-    except (OSError, AttributeError):  # another C library: nothing to tune
-        pass
+    best = find_best(training.history)
+    if best and best.epoch < training.epoch:
+        print(f"the best of the validations was after epoch {best.epoch}: {files.best}")
 
 
 def _ignore(*_: object) -> None:

@@ -81,16 +81,33 @@ def read_weights(path: Path) -> Weights:
 def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> Metadata:
     """Write the file atomically; the metadata as written, with its digest, is returned.
 
-    A process that dies in between leaves the file that was there before, or none.
+    Equal content gives equal bytes. A process that dies in between leaves the file that was there
+    before, or none. Raises WeightsError for numbers that are not finite.
     """
     stored = {name: np.asarray(array, order="C") for name, array in sorted(tensors.items())}
+    for name, array in stored.items():
+        _require_finite(path, name, array)
     values = _as_values(metadata)
     values["digest"] = _digest(stored, metadata)
     header = {key: json.dumps(value) for key, value in values.items() if not isinstance(value, str)}
     header |= {key: value for key, value in values.items() if isinstance(value, str)}
     with atomic_write(path) as file:
-        file.write(save(stored, metadata=header))
+        file.write(_with_sorted_header(save(stored, metadata=header)))
     return read_metadata(path)
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """A safetensors file with the keys of its header in order: the library writes them in any.
+
+    Eight bytes of length, that many bytes of JSON, the tensors; the offsets of the tensors count
+    from the end of the header, so they stay true.
+    """
+    length_bytes = 8
+    end = length_bytes + int.from_bytes(content[:length_bytes], "little")
+    header = json.loads(content[length_bytes:end])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % length_bytes)  # tensors start aligned
+    return len(text).to_bytes(length_bytes, "little") + text + content[end:]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The resumable state of a training run, as a file. Knows nothing of what is in it.
+"""The resumable state of a training run, as a file, and the weights in it.
 
 CheckpointError         there is none, it is no checkpoint, or one of another run
 """
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from model.errors import CheckpointError
-from model.weights import atomic_write
+from model.weights import Metadata, atomic_write
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -31,3 +32,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: not a checkpoint of model.train ({type(error).__name__})"
         ) from error
     return state
+
+
+def is_checkpoint(saved: Any) -> bool:
+    return isinstance(saved, Mapping) and {"run", "step", "network"} <= saved.keys()
+
+
+def open_checkpoint(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], Metadata]:
+    """The network's state dict, and what a weights file of it says. Raises WeightsError."""
+    run = state["run"]
+    # Checkpoints of earlier versions say less of their weights.
+    known = state.get("metadata") or {
+        "classes": tuple(run["classes"]),
+        "recipe": run["recipe"],
+        "data": {"start": run["start"], "image_set": run["image set"]},
+    }
+    data = {**known["data"], "steps": state["step"], "epochs": len(state["history"])}
+    return state.get("average") or state["network"], Metadata(**{**known, "data": data})

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -59,6 +60,12 @@ def draw_samples(path: Path, predictor: Predictor, pairs: Sequence[tuple[Array, 
     for axis, title in zip(axes[0], ("image", "prediction", "target"), strict=True):
         axis.set_title(title)
     _save(figure, path)
+
+
+def join_sample(predictor: Predictor, image: Array, target: Array) -> Array:
+    """An image, its prediction and its target side by side, (H, 3 W, 3)."""
+    colours = colormap(predictor.metadata)
+    return np.concatenate([image, colours[predictor(image)], colours[target]], axis=1)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -29,6 +30,24 @@ class EpochRow:
     val_mean_iou: float | None
     lr: float
     images_per_s: float
+
+
+def find_best(rows: Sequence[EpochRow]) -> EpochRow | None:
+    """The epoch of the highest mean IoU, or accuracy where no other was measured; the first such.
+
+    None where nothing was measured.
+    """
+    measured = [row for row in rows if row.val_accuracy is not None]
+    if not measured:
+        return None
+    return max(measured, key=lambda row: (row.val_mean_iou or 0.0, row.val_accuracy or 0.0))
+
+
+def count_worse(rows: Sequence[EpochRow]) -> int:
+    """How many validations there were since the best."""
+    best = find_best(rows)
+    later = [row for row in rows if best and row.epoch > best.epoch]
+    return sum(row.val_accuracy is not None for row in later)
 
 
 @dataclass(slots=True)

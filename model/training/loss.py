@@ -4,26 +4,34 @@ On a GPU through full logits; on a CPU tile by tile, so that they never exist. K
 optimisers or of epochs.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.classes import IGNORE_INDEX
 from model.network import FCN, bilinear_kernel, upsample_bilinear
+from model.training.distributed import Group
 from model.training.recipe import Recipe
+from model.training.region_loss import region_loss
+from model.training.tiled_loss import TiledCrossEntropy, keep_hardest, weigh_pixels
 from model.training.tiles import bilinear_matrix, cut_tiles, gather_cells, upsampling_matrix
 
 
 class PixelLoss(nn.Module):
     """The network with its loss: one forward call, so that data parallelism can wrap it."""
 
-    def __init__(self, network: FCN, recipe: Recipe, *, autocast: bool) -> None:
+    def __init__(
+        self, network: FCN, recipe: Recipe, *, autocast: bool, group: Group | None = None
+    ) -> None:
+        """`group`: the processes that share each batch, of which everyone calls with its share."""
         super().__init__()
         self.network = network
         self.recipe = recipe
         self.autocast = autocast
+        self.group = group
+        self.class_weights: Tensor | None = None
+        if recipe.class_weights:
+            self.class_weights = network.final_conv.weight.new_tensor(recipe.class_weights)
         # A kernel that is still bilinear, and stays so, is an interpolation: much faster.
         self.interpolates = not recipe.train_transpose_conv and has_bilinear_upsampling(network)
 
@@ -32,46 +40,76 @@ class PixelLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Images (N, 3, H, W), target (N, H, W) integers, to the loss and (hits, known pixels).
 
-        `probabilities` are soft labels, (N, H / 8, W / 8, C).
+        `probabilities` are soft labels, (N, H / 8, W / 8, C). In a group, the mean of the losses
+        over the processes, and so of their gradients, is that of the whole batch in one process.
         """
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
             coarse = self.network.coarse_logits(images)
+        # bfloat16 is for the network alone; float64 stays what it is.
+        coarse = coarse.to(torch.promote_types(coarse.dtype, torch.float32))
         known = (target != IGNORE_INDEX).sum()
         measure = self._tiled if images.device.type == "cpu" else self._dense
-        # bfloat16 is for the network alone; float64 stays what it is.
-        total, hits = measure(coarse.to(torch.promote_types(coarse.dtype, torch.float32)), target)
+        total, mass, hits = measure(coarse, target)
         # Void has no loss, but an image's mean is over all of its pixels, as PyTorch's is.
         is_sum = self.recipe.loss_reduction == "image_sum"
-        pixels = target[0].numel() if is_sum else known.clamp(min=1)
-        loss = total / pixels
+        loss = total / target[0].numel() if is_sum else total / self._share(mass)
+        images_summed = len(images) if is_sum else 1
         if probabilities is not None and self.recipe.soft_weight:
-            soft = soft_cross_entropy(coarse.float(), probabilities, self.recipe.temperature)
-            soft_weight = self.recipe.soft_weight
-            loss = (1 - soft_weight) * loss + soft_weight * soft * (len(images) if is_sum else 1)
+            soft, cells = soft_cross_entropy(coarse.float(), probabilities, self.recipe.temperature)
+            soft = soft / self._share(cells) * images_summed
+            loss = (1 - self.recipe.soft_weight) * loss + self.recipe.soft_weight * soft
+        if self.recipe.region_loss != "none":
+            region = region_loss(coarse, target, self.recipe.region_loss)
+            loss = loss + self.recipe.region_weight * region * images_summed
+        if is_sum and self.group:
+            loss = loss * self.group.world_size
         return loss, torch.stack([hits, known])
 
-    def _dense(self, coarse: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of all pixels, summed, and how many of them are right; through full logits."""
+    def _share(self, count: Tensor) -> Tensor:
+        """What a process divides its sum by: the batch's count over the number of processes.
+
+        Its own count would give the pixels of a share with much void more weight than others.
+        Without gradients nothing is shared: one process may measure alone.
+        """
+        if self.group is None or self.group.world_size == 1 or not torch.is_grad_enabled():
+            return count.clamp(min=1)
+        everyone = self.group.sum(count.clone())
+        return everyone.clamp(min=1) / self.group.world_size
+
+    def _dense(self, coarse: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of all pixels, summed, the sum of their weights, and how many are right."""
         upsample = upsample_bilinear if self.interpolates else self.network.transpose_conv
         logits = upsample(coarse)
         target = target.long()
         with torch.no_grad():
             hits = (logits.max(dim=1).indices == target).sum()  # void is no class, so never right
-        per_pixel = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none")
-        return per_pixel.sum(), hits
+        losses = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none")
+        weight = weigh_pixels(target, self.class_weights)
+        if self.recipe.hard_share < 1:
+            weight = torch.stack(
+                [
+                    keep_hardest(own, loss, self.recipe.hard_share)
+                    for own, loss in zip(weight, losses.detach(), strict=True)
+                ]
+            )
+        return (losses * weight).sum(), weight.sum().to(losses.dtype), hits
 
-    def _tiled(self, coarse: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _tiled(self, coarse: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same tile by tile (see `gather_cells`): on a CPU 4 times faster, and smaller."""
         up = self.network.transpose_conv
         matrix = bilinear_matrix() if self.interpolates else upsampling_matrix(up.weight)
         bias = None if self.interpolates else up.bias
         labels = cut_tiles(target, outside=IGNORE_INDEX)
-        total, hits = TiledCrossEntropy.apply(gather_cells(coarse), matrix, bias, labels)
-        return total, hits
+        total, mass, hits = TiledCrossEntropy.apply(
+            gather_cells(coarse), matrix, bias, labels, self.class_weights, self.recipe.hard_share
+        )
+        return total, mass, hits
 
 
-def soft_cross_entropy(coarse: Tensor, probabilities: Tensor, temperature: float) -> Tensor:
-    """Cross entropy against a teacher's distribution, the mean over the cells that have one.
+def soft_cross_entropy(
+    coarse: Tensor, probabilities: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy against a teacher's distribution, summed, and how many cells have one.
 
     Coarse logits (N, C, h, w) are interpolated to the middle of each cell of `probabilities`
     (N, h', w', C), whose h' is a multiple of h; a cell without a distribution is all zero. Both
@@ -83,65 +121,8 @@ def soft_cross_entropy(coarse: Tensor, probabilities: Tensor, temperature: float
     teacher = probabilities.permute(0, 3, 1, 2) ** (1 / temperature)
     total = teacher.sum(dim=1, keepdim=True)
     teacher = teacher / total.clamp(min=1e-6)
-    cells = (total > 0).sum().clamp(min=1)
-    return -(temperature**2) * (teacher * F.log_softmax(logits, dim=1)).sum() / cells
-
-
-class TiledCrossEntropy(torch.autograd.Function):
-    """Cross entropy of all known pixels, summed, and how many are right, image by image.
-
-    An image's scores are made, turned into their gradient where they lie, and overwritten by the
-    next image's: what `backward` needs is done in `forward`, and the logits of a batch never exist.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, cells: Tensor, matrix: Tensor, bias: Tensor | None, labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The scores of tiles are `cells @ matrix + bias`: see `model.training.tiles`.
-
-        `cells` is (N, tiles, C, 4), `labels` (N, tiles, pixels), `bias` (C). The `matrix` is
-        (4 C, C * pixels), or (4, pixels) for every class alone.
-        """
-        number, tiles, classes, _ = cells.shape
-        scores = cells.new_empty(tiles, classes, labels.shape[-1])
-        flat = scores.view(-1, matrix.shape[1])
-        total = cells.new_zeros((), dtype=torch.float64)
-        hits = labels.new_zeros((), dtype=torch.int64)
-        learns, learns_matrix, learns_bias, _ = ctx.needs_input_grad
-        cells_grad = torch.empty_like(cells) if learns else None
-        matrix_grad = torch.zeros_like(matrix) if learns_matrix else None
-        bias_grad = cells.new_zeros(classes) if learns_bias else None
-        for n in range(number):
-            own = cells[n].view(-1, matrix.shape[0])
-            known = (labels[n] != IGNORE_INDEX)[:, None]
-            label = labels[n].long()[:, None].where(known, 0)
-            torch.mm(own, matrix, out=flat)
-            if bias is not None:
-                scores.add_(bias[:, None])
-            # The score alone: `max(dim=1)`, which tells the class, too, is 14 times slower.
-            highest = scores.amax(dim=1, keepdim=True)
-            right = scores.gather(1, label)
-            hits += ((right == highest) & known).sum()
-            norm = scores.sub_(highest).exp_().sum(dim=1, keepdim=True)
-            total += (norm.log() + highest - right).where(known, 0).sum()
-            if cells_grad is None:
-                continue
-            # Softmax minus one-hot, nothing where void.
-            scores.mul_(known / norm).scatter_add_(1, label, -known.to(scores.dtype))
-            torch.mm(flat, matrix.t(), out=cells_grad[n].view(own.shape))
-            if matrix_grad is not None:
-                matrix_grad.addmm_(own.t(), flat)
-            if bias_grad is not None:
-                bias_grad += scores.sum(dim=(0, 2))
-        ctx.save_for_backward(cells_grad, matrix_grad, bias_grad)
-        ctx.mark_non_differentiable(hits)
-        return total.to(cells.dtype), hits
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        scale = grads[0]
-        return *(None if grad is None else grad * scale for grad in ctx.saved_tensors), None
+    loss = -(temperature**2) * (teacher * F.log_softmax(logits, dim=1)).sum()
+    return loss, (total > 0).sum()
 
 
 def has_bilinear_upsampling(network: FCN) -> bool:

@@ -18,6 +18,11 @@ def group_parameters(
 
 
 def compute_lr_factor(step: int, total: int, recipe: Recipe) -> float:
-    """Poly decay (Chen et al., DeepLab, 2017, section 4.1) after a linear warm-up."""
-    warmup = min(1.0, (step + 1) / (recipe.warmup_steps + 1))
+    """Poly decay (Chen et al., DeepLab, 2017, section 4.1) after a linear warm-up.
+
+    The warm-up takes at most a twentieth of the run: a short one would end before its learning
+    rate is reached.
+    """
+    warmup_steps = min(recipe.warmup_steps, total // 20)
+    warmup = min(1.0, (step + 1) / (warmup_steps + 1))
     return float(warmup * (1 - step / total) ** recipe.poly_power)

@@ -92,6 +92,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="weights file to write; everything else lies beside it (default: %(default)s)",
     )
     add("--resume", action="store_true", help="continue from the checkpoint beside --output")
+    add("--overwrite", action="store_true", help="give up the earlier run at --output")
     add("--seed", type=int, default=0, help="same seed, same run (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     workers = max(1, min(8, (os.cpu_count() or 1) // 2))
@@ -111,6 +112,7 @@ def _describe_flag(name: str, hint: Any) -> dict[str, Any]:
         return {"type": hint}
     item, *rest = get_args(hint)
     if rest == [...]:
-        return {"choices": get_args(item), "nargs": "*"}
+        named = get_origin(item) is Literal
+        return {"choices": get_args(item), "nargs": "*"} if named else {"type": item, "nargs": "*"}
     metavar = ("HEIGHT", "WIDTH") if name == "crop" else ("LEAST", "MOST")
     return {"type": item, "nargs": 1 + len(rest), "metavar": metavar}

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from model.errors import RecipeError
 
+RegionLoss = Literal["none", "dice", "lovasz"]
+
+
 TrainingPrecision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -50,17 +53,34 @@ class Recipe:
     loss_reduction: Literal["image_sum", "pixel_mean"]
     """"image_sum": mean over an image's pixels, summed over the batch. "pixel_mean": mean over all
     pixels of the batch (of each process' share of it) that are not void."""
+    class_weights: tuple[float, ...]
+    """Of each class' pixels in the cross entropy and its mean; none: all the same."""
+    hard_share: float
+    """Of each image's pixels, so many count: those of the highest loss. 1 counts all."""
+    region_loss: RegionLoss
+    """Beside the cross entropy: Dice or Lovasz-Softmax, of every eighth pixel, which is times
+    `region_weight`."""
+    region_weight: float
     train_transpose_conv: bool
     frozen: tuple[BackboneChild, ...]
     """Children of the backbone, such as conv1, that keep the weights they start with."""
     zero_init_residual: bool
     """Start residual blocks that the pretrained file lacks as the identity (Goyal et al.,
     "Accurate, Large Minibatch SGD", 2017, section 5.1), instead of at random."""
+    freeze_statistics: bool
+    """Batch norms keep the statistics that they start with."""
+    sync_batch_norm: bool
+    """Statistics of the whole batch where several GPUs share it, not of each GPU's images."""
+    ema_decay: float
+    """Above 0, an exponential moving average of the weights is what is validated and saved."""
     soft_weight: float
     """Of the loss against soft labels, where there are any; the true masks have the rest."""
     temperature: float
     """Softens both distributions (Hinton et al., "Distilling the Knowledge", 2015, section 2)."""
     precision: TrainingPrecision
+
+    patience: int
+    """End after so many validations without a better one; 0 never ends before the last epoch."""
 
     # Validation: random crops in batches, as the notebook does, or whole images at their own size.
     validate_crops: bool
@@ -76,6 +96,14 @@ class Recipe:
             raise RecipeError(
                 f"{self.epochs} epochs of batches of {self.batch_size}: at least 0 and 1 expected"
             )
+        if not (0 < self.hard_share <= 1 and 0 <= self.ema_decay < 1 and self.region_weight >= 0):
+            raise RecipeError(
+                f"a hard share of {self.hard_share}, an EMA decay of {self.ema_decay} and a region "
+                f"weight of {self.region_weight}: above 0 to 1, 0 to below 1, and 0 or more, "
+                "expected"
+            )
+        if any(weight < 0 for weight in self.class_weights):
+            raise RecipeError(f"class weights {self.class_weights}: 0 or more expected")
         if not 0 <= self.soft_weight <= 1 or self.temperature <= 0:
             raise RecipeError(
                 f"a soft weight of {self.soft_weight} and a temperature of {self.temperature}: "
@@ -106,12 +134,20 @@ PRESETS = {
         scale=(1.0, 1.0),
         rarity=0.0,
         loss_reduction="image_sum",
+        class_weights=(),
+        hard_share=1.0,
+        region_loss="none",
+        region_weight=1.0,
         train_transpose_conv=True,
         frozen=(),
         zero_init_residual=False,
+        freeze_statistics=False,
+        sync_batch_norm=False,
+        ema_decay=0.0,
         soft_weight=0.0,
         temperature=1.0,
         precision="float32",
+        patience=0,
         validate_crops=True,
     ),
     "default": Recipe(
@@ -132,12 +168,20 @@ PRESETS = {
         scale=(0.8, 2.2),
         rarity=0.7,
         loss_reduction="pixel_mean",
+        class_weights=(),
+        hard_share=1.0,
+        region_loss="none",
+        region_weight=1.0,
         train_transpose_conv=False,
         frozen=(),
         zero_init_residual=True,
+        freeze_statistics=False,
+        sync_batch_norm=False,
+        ema_decay=0.0,
         soft_weight=0.5,
         temperature=1.0,
         precision="auto",
+        patience=0,
         validate_crops=False,
     ),
 }

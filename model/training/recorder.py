@@ -4,16 +4,21 @@ Follows a training; never changes it. In data parallel only the main process rec
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from tqdm import tqdm
 
+from model.engines.base import Array
+from model.errors import OutputError
 from model.training import figures
 from model.training.checkpoint import write_checkpoint
-from model.training.history import EpochRow, StepLog, write_history
+from model.training.history import EpochRow, StepLog, find_best, write_history
 from model.training.state import Training
+from model.training.validation import Measured
+from model.weights import write_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,10 @@ class Files:
     """The weights file of a run, and what lies beside it and is named after it."""
 
     weights: Path
+
+    @property
+    def best(self) -> Path:
+        return self._beside("best.safetensors")
 
     @property
     def checkpoint(self) -> Path:
@@ -45,6 +54,20 @@ class Files:
     @property
     def tensorboard(self) -> Path:
         return self._beside("tensorboard")
+
+    def require_absent(self) -> None:
+        """Raises OutputError where an earlier run's results lie."""
+        for path in (self.weights, self.best, self.checkpoint):
+            if path.exists():
+                raise OutputError(
+                    f"{path} is there already, of an earlier run: choose another --output, "
+                    "continue that run with --resume, or give it up with --overwrite"
+                )
+
+    def remove(self) -> None:
+        """Results of an earlier run would be taken for those of this one."""
+        for path in (self.weights, self.best, self.checkpoint):
+            path.unlink(missing_ok=True)
 
     def _beside(self, suffix: str) -> Path:
         return self.weights.with_name(f"{self.weights.stem}.{suffix}")
@@ -110,6 +133,22 @@ class Recorder:
             for name, value in asdict(row).items():
                 if value is not None:
                     self._board.add_scalar(name, value, self._training.step)
+
+    def validated(self, measured: Measured, pairs: Sequence[tuple[Array, Array]]) -> None:
+        """After each validation: the best weights so far are kept, and some pairs drawn."""
+        if self._board:
+            self._show(measured, pairs)
+        best = find_best(self._training.history)
+        if best is self._training.history[-1]:
+            write_weights(self._files.best, measured.weights.tensors, measured.weights.metadata)
+
+    def _show(self, measured: Measured, pairs: Sequence[tuple[Array, Array]]) -> None:
+        step = self._training.step
+        for number, pair in enumerate(pairs, start=1):
+            sample = figures.join_sample(measured.predictor, *pair)
+            self._board.add_image(f"sample {number}", sample, step, dataformats="HWC")
+        for name, iou in (measured.scores.iou if measured.scores else {}).items():
+            self._board.add_scalar(f"iou/{name}", iou, step)
 
     def checkpoint(self) -> None:
         """The state as it is now, for --resume."""

@@ -3,7 +3,8 @@
 Knows nothing of files, of where batches come from or of how the network is validated.
 """
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -12,12 +13,18 @@ from torch import Tensor, nn
 from model.engines.torch_engine import normalise
 from model.errors import CheckpointError, RecipeError
 from model.network import FCN
+from model.training.average import WeightsAverage
+from model.training.batch_norm import start_learning, synchronise_batch_norms
 from model.training.distributed import Group
 from model.training.history import EpochRow, EpochSums, Validation
 from model.training.loss import PixelLoss
 from model.training.optimiser import compute_lr_factor, group_parameters
+from model.training.precision import should_autocast
 from model.training.recipe import Recipe
 from model.weights import Metadata
+
+KEPT_METADATA = ("classes", "palette", "mean", "std", "recipe", "data")
+"""What a checkpoint says of the weights in it, so that they can be exported at any time."""
 
 
 class Training:
@@ -33,19 +40,30 @@ class Training:
         steps_per_epoch: int,
         seed: int,
         image_set: str,
+        images: int,
         group: Group,
     ) -> None:
         """`pretrained` names the tensors of the network that were loaded, not drawn at random.
 
-        Raises RecipeError for a batch that the processes cannot share evenly.
+        Raises RecipeError for a batch that the processes cannot share evenly, and for class weights
+        of other classes.
         """
+        if recipe.class_weights and len(recipe.class_weights) != network.num_classes:
+            raise RecipeError(
+                f"{len(recipe.class_weights)} class weights for {network.num_classes} classes: "
+                "give one for each, background first"
+            )
         if recipe.batch_size % group.world_size:
             raise RecipeError(
                 f"a batch of {recipe.batch_size} cannot be shared evenly by {group.world_size} "
                 "processes: choose a multiple with --batch-size"
             )
         self.recipe = recipe
-        self.metadata = metadata
+        self.metadata = replace(
+            metadata,
+            recipe=recipe.as_dict() | {"seed": seed, "world_size": group.world_size},
+            data={**metadata.data, "image_set": image_set, "images": images},
+        )
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
         self.image_set = image_set
@@ -54,14 +72,17 @@ class Training:
         self.history: list[EpochRow] = []
         self._sums = EpochSums()
 
+        synchronise_batch_norms(network, recipe, group)
         self.network = network.to(group.device).to(memory_format=torch.channels_last)
         network.transpose_conv.requires_grad_(recipe.train_transpose_conv)
         for name in recipe.frozen:
             network.backbone.get_submodule(name).requires_grad_(False)
-        self._loss = PixelLoss(network, recipe, autocast=should_autocast(recipe, group.device))
-        self._parallel_loss: nn.Module = self._loss
+        autocast = should_autocast(recipe, group.device)
+        self._loss: nn.Module = PixelLoss(network, recipe, autocast=autocast, group=group)
         if group.world_size > 1:
-            self._parallel_loss = nn.parallel.DistributedDataParallel(self._loss)
+            self._loss = nn.parallel.DistributedDataParallel(self._loss)
+        self._average = WeightsAverage(network, recipe.ema_decay) if recipe.ema_decay else None
+        self._measuring = PixelLoss(self.measured_network, recipe, autocast=autocast)
         self.optimiser = torch.optim.SGD(
             group_parameters(network, recipe, pretrained),
             momentum=recipe.momentum,
@@ -72,6 +93,11 @@ class Training:
     @property
     def total_steps(self) -> int:
         return self.recipe.epochs * self.steps_per_epoch
+
+    @property
+    def measured_network(self) -> FCN:
+        """What is validated and saved: the running average where the recipe wants one."""
+        return self._average.network if self._average else self.network
 
     @property
     def epoch(self) -> int:
@@ -98,23 +124,30 @@ class Training:
     ) -> float:
         """One batch: images (N, H, W, 3) and target (N, H, W), both uint8, and soft labels.
 
-        Returns its loss: per image for "image_sum" as the notebook reports it, else per pixel.
+        Returns its loss: per image for "image_sum" as the notebook reports it, else per pixel; of
+        several processes, the mean over them is that of the batch. Raises RecipeError when it is no
+        number any more.
         """
-        self.network.train()
+        start_learning(self.network, self.recipe)
         factor = compute_lr_factor(self.step, self.total_steps, self.recipe)
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = factor * parameters["base_lr"]
         if probabilities is not None:
             probabilities = probabilities.to(self.group.device, non_blocking=True)
-        loss, counts = self._parallel_loss(*self._on_device(images, target), probabilities)
-        # Data parallelism averages gradients over the processes; a loss that sums over the batch
-        # wants their sum.
-        is_sum = self.recipe.loss_reduction == "image_sum"
+        loss, counts = self._loss(*self._on_device(images, target), probabilities)
         self.optimiser.zero_grad(set_to_none=True)
-        (loss * self.group.world_size if is_sum else loss).backward()
+        loss.backward()
         self.optimiser.step()
         self.step += 1
-        value = float(loss.item()) / (len(images) if is_sum else 1)
+        if self._average:
+            self._average.update(self.network, self.step)
+        is_sum = self.recipe.loss_reduction == "image_sum"
+        value = float(loss.item()) / (len(images) * self.group.world_size if is_sum else 1)
+        if not math.isfinite(value):
+            raise RecipeError(
+                f"the loss is {value} at step {self.step}: training diverged; start again with a "
+                "lower --lr and --lr-pretrained"
+            )
         self._sums.add(value, len(images), *counts.tolist())
         return value
 
@@ -124,8 +157,8 @@ class Training:
 
         In data parallel one process may call it alone.
         """
-        self.network.eval()
-        _, counts = self._loss(*self._on_device(images, target))
+        self.measured_network.eval()
+        _, counts = self._measuring(*self._on_device(images, target))
         hits, known = counts.tolist()
         return hits, known
 
@@ -164,11 +197,13 @@ class Training:
         """
         return {
             "run": self._identity(),
+            "metadata": {name: getattr(self.metadata, name) for name in KEPT_METADATA},
             "step": self.step,
             "sums": self._summed(self._sums),
             "seconds": self._sums.seconds,
             "history": [asdict(row) for row in self.history],
             "network": self.network.state_dict(),
+            "average": self._average.state_dict() if self._average else None,
             "optimiser": self.optimiser.state_dict(),
         }
 
@@ -187,6 +222,8 @@ class Training:
         self._sums = EpochSums(loss, int(images), int(hits), int(known), state["seconds"])
         self.history = [EpochRow(**row) for row in state["history"]]
         self.network.load_state_dict(state["network"])
+        if self._average:
+            self._average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
 
     def _identity(self) -> dict[str, Any]:
@@ -200,13 +237,3 @@ class Training:
             "steps per epoch": self.steps_per_epoch,
             "processes": self.group.world_size,
         }
-
-
-def should_autocast(recipe: Recipe, device: torch.device) -> bool:
-    """Whether to autocast; "auto" does where the device multiplies bfloat16 in hardware."""
-    if recipe.precision != "auto":
-        return recipe.precision == "bfloat16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # No public names for them yet.
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

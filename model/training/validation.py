@@ -4,7 +4,7 @@ Never changes the network.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
@@ -17,7 +17,7 @@ from model.training.history import Validation
 from model.training.loader import TrainingSamples, collate
 from model.training.sampler import EpochSampler
 from model.training.state import Training
-from model.weights import Weights
+from model.weights import Weights, widened
 
 
 def evaluate(predictor: Predictor, pairs: Iterable[tuple[Array, Array]]) -> Scores:
@@ -28,15 +28,48 @@ def evaluate(predictor: Predictor, pairs: Iterable[tuple[Array, Array]]) -> Scor
     return matrix.scores()
 
 
-def validate(training: Training, images: SegmentationDataset | None) -> Validation:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured, and the weights that were, as a file stores them."""
+
+    validation: Validation
+    weights: Weights
+    predictor: Predictor
+    scores: Scores | None = None
+
+
+def validate(
+    training: Training, images: SegmentationDataset | None, *, half: bool
+) -> Measured | None:
     """As the recipe says; nothing is measured without images, or outside the main process."""
     if images is None or not training.group.is_main:
-        return Validation()
-    if training.recipe.validate_crops:
-        return Validation(accuracy=crop_accuracy(training, images))
-    weights = Weights(tensors_of(training.network), training.metadata)
-    scores = score(predictor_for(weights, device=str(training.group.device)), images)
-    return Validation(accuracy=scores.pixel_accuracy, mean_iou=scores.mean_iou)
+        return None
+    if not training.recipe.validate_crops:
+        return measure(training, images, half=half)
+    weights = export(training, half=half)
+    accuracy = crop_accuracy(training, images)
+    return Measured(Validation(accuracy=accuracy), weights, start_predictor(training, weights))
+
+
+def measure(training: Training, images: SegmentationDataset, *, half: bool) -> Measured:
+    """The weights as they are stored, on whole images; their metadata says what came out."""
+    weights = export(training, half=half)
+    predictor = start_predictor(training, weights)
+    scores = score(predictor, images)
+    said = {"image_set": images.name} | scores.as_dict()
+    weights = replace(weights, metadata=replace(weights.metadata, scores=said))
+    validation = Validation(accuracy=scores.pixel_accuracy, mean_iou=scores.mean_iou)
+    return Measured(validation, weights, predictor, scores)
+
+
+def export(training: Training, *, half: bool) -> Weights:
+    """The weights of the training as it stands, to be stored; `half` rounds kernels to float16."""
+    return Weights(tensors_of(training.measured_network, half=half), training.metadata)
+
+
+def start_predictor(training: Training, stored: Weights) -> Predictor:
+    weights = replace(stored, tensors=widened(stored.tensors))
+    return predictor_for(weights, device=str(training.group.device))
 
 
 def score(predictor: Predictor, images: SegmentationDataset) -> Scores:

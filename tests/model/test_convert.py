@@ -5,6 +5,7 @@ import torch
 
 from model import convert
 from model.classes import CLASSES
+from model.network import FCN
 from model.predictor import open_predictor
 from model.weights import read_weights
 from tests.model.test_engines import reference_logits
@@ -39,8 +40,6 @@ def test_safetensors_convert_too(notebook_network, tmp_path):
 
 
 def test_other_classes_want_their_names(tmp_path):
-    from model.network import FCN
-
     torch.save(FCN(num_classes=3).state_dict(), tmp_path / "net.pth")
     arguments = [str(tmp_path / "net.pth"), "--output", str(tmp_path / "w.safetensors")]
     with pytest.raises(SystemExit, match=r"3 classes, 21 are named.*--classes"):
@@ -62,3 +61,13 @@ def test_wrong_input_ends_with_one_line(tmp_path):
         convert.main([str(tmp_path / "x.safetensors"), "--output", str(tmp_path / "w")])
     with pytest.raises(SystemExit, match="which state dict"):
         convert.main(["--output", str(tmp_path / "w")])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, value):
+    state = FCN().state_dict()
+    state["final_conv.bias"][3] = value
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(SystemExit, match=r"error: .*final_conv\.bias: expected finite numbers"):
+        convert.main([str(tmp_path / "net.pth"), "--output", str(tmp_path / "w.safetensors")])
+    assert not (tmp_path / "w.safetensors").exists()

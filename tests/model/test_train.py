@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from PIL import Image
 
 from model import train
 from model.classes import CLASSES
+from model.convert import convert
 from model.errors import CheckpointError
 from model.network import FCN
+from model.training import validation
 from model.training.checkpoint import read_checkpoint
 from model.training.loss import PixelLoss
 from model.training.optimiser import compute_lr_factor
@@ -30,6 +33,11 @@ def run(*arguments, status=0):
     with pytest.raises(SystemExit) as caught:
         train.main([str(argument) for argument in arguments])
     assert caught.value.code == status
+
+
+def refuse(message, *arguments):
+    with pytest.raises(SystemExit, match=message):
+        train.main([str(argument) for argument in arguments])
 
 
 def command(*arguments):
@@ -86,7 +94,7 @@ def test_the_same_seed_gives_the_same_weights(finished, voc_folder, tmp_path):
     options = ["--data", voc_folder, "--epochs", 2, *SMALL]
     run(*options, "--output", tmp_path / "same.safetensors", "--workers", 2)
     run(*options, "--output", tmp_path / "other.safetensors", "--seed", 1)
-    assert same_tensors(finished, tmp_path / "same.safetensors")
+    assert finished.read_bytes() == (tmp_path / "same.safetensors").read_bytes()
     assert not same_tensors(finished, tmp_path / "other.safetensors")
 
 
@@ -122,6 +130,65 @@ def test_an_interrupted_run_is_saved_and_resumes_to_the_same_weights(
     assert without_speed[:2] == without_speed[2:]
     steps = [read_rows(path.with_name("w.steps.csv")) for path in (finished, output)]
     assert steps[0] == steps[1]
+
+
+def test_an_earlier_run_is_not_overwritten_without_a_word(finished, voc_folder, tmp_path):
+    options = ["--data", voc_folder, "--epochs", 0, *SMALL, "--val-image-set", "none"]
+    digest = read_metadata(finished).digest
+    refuse(r"w\.safetensors is there already.*--overwrite", *options, "--output", finished)
+    assert read_metadata(finished).digest == digest
+    output = tmp_path / "w.safetensors"
+    (tmp_path / "w.checkpoint.pt").touch()
+    refuse(r"w\.checkpoint\.pt is there already", *options, "--output", output)
+    run(*options, "--output", output, "--overwrite")
+    assert output.exists()
+    assert not (tmp_path / "w.checkpoint.pt").exists()
+
+
+def test_the_best_weights_are_kept_and_a_run_that_gains_nothing_ends(
+    voc_folder, tmp_path, monkeypatch, capsys
+):
+    """Mean IoUs as given, since so small a run has none worth comparing."""
+    given = iter([0.3, 0.2, 0.3])
+    stored = []
+    measure = validation.measure
+
+    def measured(training, images, *, half):
+        found = measure(training, images, half=half)
+        stored.append(found.weights.tensors["final_conv.bias"].copy())
+        return replace(found, validation=replace(found.validation, mean_iou=next(given)))
+
+    monkeypatch.setattr(validation, "measure", measured)
+    output = tmp_path / "w.safetensors"
+    options = ["--data", voc_folder, "--output", output, "--epochs", 9, *SMALL]
+    run(*options, "--patience", 2)
+    rows = read_rows(tmp_path / "w.history.csv")
+    assert [row["val_mean_iou"] for row in rows] == ["0.3", "0.2", "0.3"]
+    best = read_weights(tmp_path / "w.best.safetensors")
+    assert np.array_equal(best.tensors["final_conv.bias"], stored[0])
+    assert np.array_equal(read_weights(output).tensors["final_conv.bias"], stored[2])
+    assert best.metadata.scores["image_set"] == "val"
+    assert best.metadata.data["images"] == 12
+    assert "after epoch 1: " in capsys.readouterr().out
+    output.unlink()
+    run(*options, "--patience", 2, "--resume")
+    assert len(read_rows(tmp_path / "w.history.csv")) == 3, "it had ended"
+    assert output.exists()
+
+
+def test_a_run_that_diverges_says_so(voc_folder, tmp_path):
+    refuse("training diverged; start again with a lower --lr", "--data", voc_folder, "--lr", 1e30,
+           "--output", tmp_path / "w.safetensors", "--epochs", 9, *SMALL, "--val-image-set", "none",
+           "--warmup-steps", 0)  # fmt: skip
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_a_checkpoint_becomes_weights(finished, tmp_path):
+    convert(finished.with_name("w.checkpoint.pt"), tmp_path / "converted.safetensors")
+    assert same_tensors(finished, tmp_path / "converted.safetensors")
+    found, expected = read_metadata(tmp_path / "converted.safetensors"), read_metadata(finished)
+    assert (found.classes, found.recipe) == (expected.classes, expected.recipe)
+    assert found.data == expected.data | {"steps": 6, "epochs": 2}
 
 
 def test_ctrl_c_ends_a_run_cleanly(voc_folder, tmp_path):
@@ -184,8 +251,11 @@ def test_two_processes_train_together(voc_folder, tmp_path):
     assert state["step"] == state["run"]["steps per epoch"]
 
 
-def test_gradients_of_two_processes_add_up_to_those_of_one(weights_file, tmp_path):
-    """Without batch norm's batch statistics in the way: the head's gradients of one step."""
+def test_gradients_of_two_processes_add_up_to_those_of_one(tmp_path):
+    """The head's gradients of one step; one process has nearly all of the void.
+
+    Without batch norm's batch statistics in the way. Soft labels lack cells, unevenly, too.
+    """
     code = f"""
 import sys, torch
 from pathlib import Path
@@ -197,38 +267,44 @@ from model.training.loss import PixelLoss
 torch.manual_seed(0)
 network = FCN().eval()
 images, target = torch.randn(4, 3, 32, 32), torch.randint(0, 21, (4, 32, 32))
+soft = torch.rand(4, 4, 4, 21)
+target[0, :30] = target[2, 10:] = 255
+soft[0] = soft[1, 1:] = 0
 with join_group("cpu") as group:
-    loss = PixelLoss(network, PRESETS[sys.argv[1]], autocast=False)
-    if group.world_size > 1:
-        loss = torch.nn.parallel.DistributedDataParallel(loss)
     own = slice(group.rank, None, group.world_size)
-    value, _ = loss(images[own], target[own])
-    if sys.argv[1] == "d2l":
-        value = value * group.world_size
-    value.backward()
-    if group.is_main:
-        torch.save(network.final_conv.weight.grad, Path({str(tmp_path)!r}) / sys.argv[2])
+    for preset in ("d2l", "default"):
+        for soft_weight in (0, 0.5):
+            network.zero_grad()
+            recipe = replace(PRESETS[preset], soft_weight=soft_weight)
+            loss = PixelLoss(network, recipe, autocast=False, group=group)
+            if group.world_size > 1:
+                loss = torch.nn.parallel.DistributedDataParallel(loss)
+            loss(images[own], target[own], soft[own])[0].backward()
+            if group.is_main:
+                name = f"{{preset}} {{soft_weight}} {{group.world_size}}"
+                torch.save(network.final_conv.weight.grad, Path({str(tmp_path)!r}) / name)
 """
     script = tmp_path / "step.py"
     script.write_text(code)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    for preset in ("d2l", "default"):
-        subprocess.run(
-            [sys.executable, script, preset, "one"], check=True, env=environment, cwd=tmp_path
-        )
-        subprocess.run(
-            [*TORCHRUN, script, preset, "two"], check=True, env=environment, cwd=tmp_path
-        )
-        one, other = torch.load(tmp_path / "one"), torch.load(tmp_path / "two")
+    for launcher in ([sys.executable], TORCHRUN):
+        subprocess.run([*launcher, script], check=True, env=environment, cwd=tmp_path)
+    for case in ("d2l 0", "d2l 0.5", "default 0", "default 0.5"):
+        one, other = (torch.load(tmp_path / f"{case} {processes}") for processes in (1, 2))
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("preset", ["d2l", "default"])
 @pytest.mark.parametrize("void", [False, True])
-def test_the_loss_in_tiles_is_the_loss_of_full_logits(preset, void):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_loss_in_tiles_is_the_loss_of_full_logits(preset, void, weighted):
     """And so are the pixels that are right and every gradient."""
     torch.manual_seed(0)
     recipe = PRESETS[preset]
+    if weighted:
+        recipe = replace(
+            recipe, class_weights=tuple(0.5 + i / 10 for i in range(21)), hard_share=0.3
+        )
     network = FCN()
     torch.nn.init.zeros_(network.transpose_conv.bias)
     network.transpose_conv.requires_grad_(recipe.train_transpose_conv)
@@ -243,9 +319,10 @@ def test_the_loss_in_tiles_is_the_loss_of_full_logits(preset, void):
         target[0] = target[:, :20] = 255
 
     leaves = [coarse, *(p for p in network.transpose_conv.parameters() if p.requires_grad)]
-    found, found_hits = loss._tiled(coarse, target)
-    expected, expected_hits = loss._dense(coarse, target)
+    found, found_mass, found_hits = loss._tiled(coarse, target)
+    expected, expected_mass, expected_hits = loss._dense(coarse, target)
     torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found_mass, expected_mass)
     assert found_hits == expected_hits
     gradients = [torch.autograd.grad(0.01 * total, leaves) for total in (found, expected)]
     for own, dense in zip(*gradients, strict=True):
@@ -271,8 +348,12 @@ def test_the_learning_rate_warms_up_and_decays():
     recipe = PRESETS["default"]
     factors = [compute_lr_factor(step, 1000, recipe) for step in range(1000)]
     peak = int(np.argmax(factors))
-    assert peak == pytest.approx(recipe.warmup_steps, abs=2)
-    assert factors[0] < 0.01
+    assert peak == pytest.approx(50, abs=2), "a twentieth of the run"
+    assert factors[0] < 0.02
+    long = [compute_lr_factor(step, 100_000, recipe) for step in range(1000)]
+    assert int(np.argmax(long)) == pytest.approx(recipe.warmup_steps, abs=2)
+    short = [compute_lr_factor(step, 60, recipe) for step in range(60)]
+    assert max(short) > 0.9
     assert factors[-1] < 0.01
     assert factors[500] == pytest.approx(0.5**0.9)
     assert {compute_lr_factor(step, 10, PRESETS["d2l"]) for step in range(10)} == {1.0}

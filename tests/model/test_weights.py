@@ -221,9 +221,13 @@ def test_as_many_classes_as_a_mask_can_hold_are_possible(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_tensor_that_is_not_finite_is_named(tmp_path, value):
+def test_a_tensor_that_is_not_finite_is_named(tmp_path, monkeypatch, value):
     path = tmp_path / "w"
-    write_weights(path, TENSORS | {"final_conv.bias": np.array([0, value])}, Metadata())
+    tensors = TENSORS | {"final_conv.bias": np.array([0, value])}
+    with pytest.raises(WeightsError, match=r"final_conv\.bias: expected finite numbers"):
+        write_weights(path, tensors, Metadata())
+    assert not path.exists()
+    write_unchecked(monkeypatch, path, tensors)
     with pytest.raises(WeightsError, match=r"final_conv\.bias: expected finite numbers"):
         read_weights(path)
 
@@ -239,8 +243,35 @@ def test_a_tensor_of_a_type_that_numpy_lacks_is_named(tmp_path, type_):
         read_weights(path)
 
 
-def test_a_tensor_that_holds_no_numbers_is_named(tmp_path):
+def write_unchecked(monkeypatch, path, tensors):
+    """As another program may write it."""
+    with monkeypatch.context() as patched:
+        patched.setattr("model.weights._require_finite", lambda *_: None)
+        write_weights(path, tensors, Metadata())
+
+
+def test_a_tensor_that_holds_no_numbers_is_named(tmp_path, monkeypatch):
     path = tmp_path / "w"
-    write_weights(path, {"some.weight": np.array([True])}, Metadata())
+    write_unchecked(monkeypatch, path, {"some.weight": np.array([True])})
     with pytest.raises(WeightsError, match=r"w: some\.weight: expected numbers, found bool"):
         read_weights(path)
+
+
+def test_equal_content_gives_equal_bytes(tmp_path):
+    """In processes of their own: the order of a hash map may differ from one to the next."""
+    code = (
+        "import sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from model.weights import Metadata, write_weights\n"
+        "tensors = {'b': np.ones(3, np.float16), 'a': np.ones((), np.int64)}\n"
+        "write_weights(Path(sys.argv[1]), tensors, Metadata(classes=('a', 'é')))"
+    )
+    for number in range(4):
+        subprocess.run(
+            [sys.executable, "-c", code, tmp_path / str(number)], check=True, cwd=REPOSITORY
+        )
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    stored = safetensors.numpy.load_file(tmp_path / "0")
+    assert stored["b"].tolist() == [1, 1, 1]
+    assert stored["a"] == 1
+    assert read_weights(tmp_path / "0").metadata.classes == ("a", "é")

@@ -1,0 +1,17 @@
+"""How training's memory is kept. Knows nothing of what lies in it."""
+
+import ctypes
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep the pages of freed activations instead of faulting them in again.
+
+    Every large tensor is otherwise mapped and unmapped: 15 to 25 % of a step on the CPU.
+    """
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+    except (OSError, AttributeError):  # another C library: nothing to tune
+        pass

@@ -1,0 +1,58 @@
+"""Losses of whole regions instead of single pixels, beside cross entropy: Dice and Lovász.
+
+They need all pixels of an image at once, so they look at the middle of each cell of 8 x 8 pixels.
+Know nothing of the network.
+"""
+
+import torch
+from torch import Tensor
+
+from model.classes import IGNORE_INDEX
+from model.network import STRIDE, upsample_bilinear
+from model.training.recipe import RegionLoss
+
+CELL = 8
+"""Side in pixels of what one measured pixel stands for."""
+
+
+def region_loss(coarse: Tensor, target: Tensor, kind: RegionLoss) -> Tensor:
+    """The mean over the images of 1 - Dice, or of the Lovász-Softmax loss.
+
+    Coarse logits (N, C, h, w), target (N, 32 h, 32 w). An image's loss is the mean over the classes
+    in its target; one that is all void has none. Logits are interpolated bilinearly to the cells.
+    """
+    probabilities = upsample_bilinear(coarse, STRIDE // CELL).softmax(dim=1)
+    labels = target[:, CELL // 2 :: CELL, CELL // 2 :: CELL].long()
+    of_class = {"dice": dice, "lovasz": lovasz}[kind]
+    losses = []
+    for own, label in zip(probabilities, labels, strict=True):
+        known = label != IGNORE_INDEX
+        present = torch.unique(label[known]).tolist()
+        for index in present:
+            foreground = (label[known] == index).to(own.dtype)
+            losses.append(of_class(own[index][known], foreground) / len(present))
+    if not losses:
+        return probabilities.sum() * 0  # a gradient for data parallelism to share
+    return torch.stack(losses).sum() / len(coarse)
+
+
+def dice(probability: Tensor, foreground: Tensor) -> Tensor:
+    """1 - 2 |A and B| / (|A| + |B|), A a soft set (Milletari et al., "V-Net", 2016, section 3)."""
+    both = (probability * foreground).sum()
+    return 1 - 2 * both / (probability.sum() + foreground.sum())
+
+
+def lovasz(probability: Tensor, foreground: Tensor) -> Tensor:
+    """The Lovász extension of 1 - IoU (Berman et al., "The Lovász-Softmax Loss", 2018, section 2).
+
+    Errors in falling order, each times what IoU loses when that pixel joins the wrong ones.
+    """
+    errors = (foreground - probability).abs()
+    errors, order = errors.sort(descending=True)
+    ordered = foreground[order]
+    total = ordered.sum()
+    intersection = total - ordered.cumsum(0)
+    union = total + (1 - ordered).cumsum(0)
+    jaccard = 1 - intersection / union
+    steps = torch.diff(jaccard, prepend=jaccard.new_zeros(1))
+    return (errors * steps).sum()

@@ -1,0 +1,119 @@
+"""Cross entropy on a CPU, image by image over tiles, and the weight of each pixel in it.
+
+Forward and backward together, so that the logits of a batch never exist. Knows nothing of networks.
+"""
+
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.classes import IGNORE_INDEX
+
+
+def weigh_pixels(target: Tensor, class_weights: Tensor | None) -> Tensor:
+    """1 for each known pixel, or its class' weight; 0 for void."""
+    known = target != IGNORE_INDEX
+    if class_weights is None:
+        return known
+    return class_weights[target.long().where(known, 0)] * known
+
+
+def keep_hardest(weight: Tensor, losses: Tensor, share: float) -> Tensor:
+    """The weights of one image's pixels, 0 but for the `share` of the known that has most loss.
+
+    Online hard example mining (Shrivastava et al., 2016), of pixels.
+    """
+    known = weight > 0
+    number = ceil(share * int(known.sum()))
+    if number == 0:
+        return weight
+    ranked = losses.where(known, -torch.inf).flatten()
+    least = ranked.kthvalue(ranked.numel() - number + 1).values
+    return weight * (losses >= least)
+
+
+class TiledCrossEntropy(torch.autograd.Function):
+    """Cross entropy of all pixels, weighted and summed, the weights' sum, and how many are right.
+
+    An image's scores are made, turned into their gradient where they lie, and overwritten by the
+    next image's: what `backward` needs is done in `forward`, and the logits of a batch never exist.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        cells: Tensor,
+        matrix: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        class_weights: Tensor | None = None,
+        hard_share: float = 1.0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The scores of tiles are `cells @ matrix + bias`: see `model.training.tiles`.
+
+        `cells` is (N, tiles, C, 4), `labels` (N, tiles, pixels), `bias` (C). The `matrix` is
+        (4 C, C * pixels), or (4, pixels) for every class alone.
+        """
+        number, tiles, classes, _ = cells.shape
+        scores = cells.new_empty(tiles, classes, labels.shape[-1])
+        flat = scores.view(-1, matrix.shape[1])
+        sums = cells.new_zeros(2, dtype=torch.float64)
+        hits = labels.new_zeros((), dtype=torch.int64)
+        learns, learns_matrix, learns_bias, *_ = ctx.needs_input_grad
+        cells_grad = torch.empty_like(cells) if learns else None
+        matrix_grad = torch.zeros_like(matrix) if learns_matrix else None
+        bias_grad = cells.new_zeros(classes) if learns_bias else None
+        for n in range(number):
+            own = cells[n].view(-1, matrix.shape[0])
+            torch.mm(own, matrix, out=flat)
+            if bias is not None:
+                scores.add_(bias[:, None])
+            losses, norm, right = _measure(scores, labels[n])
+            hits += right
+            weight = weigh_pixels(labels[n], class_weights)
+            if hard_share < 1:
+                weight = keep_hardest(weight, losses, hard_share)
+            sums += torch.stack([(losses * weight).sum(), weight.sum()])
+            if cells_grad is None:
+                continue
+            _turn_into_gradient(scores, norm, labels[n], weight)
+            torch.mm(flat, matrix.t(), out=cells_grad[n].view(own.shape))
+            if matrix_grad is not None:
+                matrix_grad.addmm_(own.t(), flat)
+            if bias_grad is not None:
+                bias_grad += scores.sum(dim=(0, 2))
+        ctx.save_for_backward(cells_grad, matrix_grad, bias_grad)
+        total, mass = sums.to(cells.dtype)
+        ctx.mark_non_differentiable(mass, hits)
+        return total, mass, hits
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        scale = grads[0]
+        found = (None if grad is None else grad * scale for grad in ctx.saved_tensors)
+        return *found, None, None, None
+
+
+def _measure(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each pixel's loss (tiles, pixels), its softmax' divisor, and how many pixels are right.
+
+    Scores (tiles, C, pixels) become the softmax' numerators where they lie.
+    """
+    known = labels != IGNORE_INDEX
+    label = labels.long().where(known, 0)[:, None]
+    # The score alone: `max(dim=1)`, which tells the class, too, is 14 times slower.
+    highest = scores.amax(dim=1, keepdim=True)
+    right = scores.gather(1, label)
+    hits = ((right == highest)[:, 0] & known).sum()
+    norm = scores.sub_(highest).exp_().sum(dim=1, keepdim=True)
+    losses = (norm.log() + highest - right)[:, 0].where(known, 0)
+    return losses, norm, hits
+
+
+def _turn_into_gradient(scores: Tensor, norm: Tensor, labels: Tensor, weight: Tensor) -> None:
+    """Numerators of the softmax become softmax minus one-hot, nothing where void."""
+    label = labels.long().where(labels != IGNORE_INDEX, 0)[:, None]
+    weight = weight[:, None].to(scores.dtype)
+    scores.mul_(weight / norm).scatter_add_(1, label, -weight)
