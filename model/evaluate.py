@@ -13,16 +13,22 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from model.class_list import ClassList, classes_of, read_classes
 from model.engines.base import EngineName, Precision
 from model.errors import DatasetError, ModelError
 from model.extras import require_packages
-from model.predictor import open_predictor
+from model.predictor import Predictor, open_predictor
 from model.training.data import add_data_options, add_reading_options, open_evaluation_images
 from model.training.validation import score
-from model.weights import SHIPPED_WEIGHTS, Metadata, atomic_write
+from model.weights import SHIPPED_WEIGHTS, Metadata, atomic_write, read_weights
+
+if TYPE_CHECKING:  # it needs torchvision
+    from model.averaging import AveragingPredictor
+
+MAX_SCALE = 4
+"""Beyond, an image's logits would take gigabytes."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,13 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output:
         require_packages("matplotlib")
     try:
-        predictor = open_predictor(
-            options.weights,
-            engine=options.engine,
-            device=options.device,
-            precision=options.precision,
-            max_side=options.max_side,
-        )
+        predictor = choose_predictor(options)
         images = open_evaluation_images(options, choose_classes(options, predictor.metadata))
         scores = score(predictor, images)
         if options.output:
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         report = {
             "image_set": images.name,
             "weights": predictor.metadata.digest,
-            "engine": predictor.engine.description,
+            "engine": describe_predictor(predictor),
             "max_side": options.max_side,
         }
         with atomic_write(options.json) as file:
@@ -71,6 +71,40 @@ def choose_classes(options: argparse.Namespace, metadata: Metadata) -> ClassList
     return classes
 
 
+def choose_predictor(options: argparse.Namespace) -> "Predictor | AveragingPredictor":
+    """The one that serves, or one that averages over views."""
+    if options.scales == [1.0] and not options.flip:
+        return open_predictor(
+            options.weights,
+            engine=options.engine,
+            device=options.device,
+            precision=options.precision,
+            max_side=options.max_side,
+        )
+    from model.averaging import AveragingPredictor
+
+    return AveragingPredictor(
+        read_weights(options.weights),
+        scales=options.scales,
+        flip=options.flip,
+        device=options.device,
+        max_side=options.max_side,
+    )
+
+
+def describe_predictor(predictor: "Predictor | AveragingPredictor") -> str:
+    return (
+        predictor.engine.description if isinstance(predictor, Predictor) else predictor.description
+    )
+
+
+def scale_factor(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= MAX_SCALE:
+        raise argparse.ArgumentTypeError(f"{text}: above 0 to {MAX_SCALE} expected")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
     add_data_options(parser, image_set="val")
@@ -84,6 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-side", type=int, default=0, help="scale longer images down to this; 0: never"
     )
+    parser.add_argument(
+        "--scales",
+        type=scale_factor,
+        nargs="+",
+        default=[1.0],
+        help="average PyTorch's probabilities over these scales",
+    )
+    parser.add_argument("--flip", action="store_true", help="and over mirror images")
     parser.add_argument("--json", type=Path, help="write the scores here, too")
     parser.add_argument(
         "--output", type=Path, help="draw the first images, predictions and targets as PNG here"

@@ -7,6 +7,7 @@ no torch; which engine runs is decided in `model.engines.choice`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -31,6 +32,14 @@ class Canvas:
     @property
     def size(self) -> Size:
         return self.pixels.shape[0], self.pixels.shape[1]
+
+
+class Segmenter(Protocol):
+    """Images (H, W, 3) uint8 to masks (H, W) uint8: all that measuring needs."""
+
+    metadata: Metadata
+
+    def __call__(self, image: Array) -> Array: ...
 
 
 class Predictor:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from model.engines.base import Array
-from model.predictor import Predictor
+from model.predictor import Segmenter
 from model.training.history import EpochRow
 from model.weights import atomic_write, colormap
 
@@ -43,10 +43,10 @@ def draw_curves(path: Path, rows: Sequence[EpochRow]) -> None:
             share_axis.plot(x, y, "o-", ms=3, color=colour, label=label)
     handles = [*loss_axis.get_lines(), *share_axis.get_lines()]
     loss_axis.legend(handles=handles, loc="center right", fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def draw_samples(path: Path, predictor: Predictor, pairs: Sequence[tuple[Array, Array]]) -> None:
+def draw_samples(path: Path, predictor: Segmenter, pairs: Sequence[tuple[Array, Array]]) -> None:
     """A row per pair: the image, its prediction and its target, in the classes' colours."""
     figure = Figure(figsize=(9, 2.6 * len(pairs)), layout="constrained")
     colours = colormap(predictor.metadata)
@@ -59,15 +59,15 @@ def draw_samples(path: Path, predictor: Predictor, pairs: Sequence[tuple[Array, 
             axis.set_axis_off()
     for axis, title in zip(axes[0], ("image", "prediction", "target"), strict=True):
         axis.set_title(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def join_sample(predictor: Predictor, image: Array, target: Array) -> Array:
+def join_sample(predictor: Segmenter, image: Array, target: Array) -> Array:
     """An image, its prediction and its target side by side, (H, 3 W, 3)."""
     colours = colormap(predictor.metadata)
     return np.concatenate([image, colours[predictor(image)], colours[target]], axis=1)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=120)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from model.confusion import ConfusionMatrix, Scores
 from model.engines.base import Array
-from model.predictor import Predictor, predictor_for
+from model.predictor import Predictor, Segmenter, predictor_for
 from model.state_dict import tensors_of
 from model.training.dataset import SegmentationDataset
 from model.training.history import Validation
@@ -20,7 +20,7 @@ from model.training.state import Training
 from model.weights import Weights, widened
 
 
-def evaluate(predictor: Predictor, pairs: Iterable[tuple[Array, Array]]) -> Scores:
+def evaluate(predictor: Segmenter, pairs: Iterable[tuple[Array, Array]]) -> Scores:
     """Scores over pairs of image (H, W, 3) uint8 and target (H, W) uint8, 255 where void."""
     matrix = ConfusionMatrix(predictor.metadata.classes)
     for image, target in pairs:
@@ -72,7 +72,7 @@ def start_predictor(training: Training, stored: Weights) -> Predictor:
     return predictor_for(weights, device=str(training.group.device))
 
 
-def score(predictor: Predictor, images: SegmentationDataset) -> Scores:
+def score(predictor: Segmenter, images: SegmentationDataset) -> Scores:
     """Every image whole, at its own size."""
     pairs = map(images.read, range(len(images)))
     return evaluate(predictor, tqdm(pairs, total=len(images), desc="validate", leave=False))

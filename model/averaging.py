@@ -1,0 +1,84 @@
+"""Class probabilities and masks by PyTorch, averaged over scales and mirror images.
+
+As many times slower as there are views; for measuring, not for serving. Knows nothing of engines.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.engines.base import Array, Size
+from model.engines.torch_engine import choose_device, normalise
+from model.predictor import canvas_size, fill_colour
+from model.scaling import content_size, scale_down
+from model.state_dict import network_from_arrays
+from model.weights import Weights
+
+
+class AveragingPredictor:
+    """Sees each image at each of the scales, and mirrored if `flip`."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        device: str = "auto",
+        max_side: int = 0,
+    ) -> None:
+        """`max_side`: the scales are of images that were scaled down to it; 0 never does."""
+        self.metadata = weights.metadata
+        self.scales = tuple(scales)
+        self.flip = flip
+        self.max_side = max_side
+        self._device = choose_device(device)
+        network = network_from_arrays(weights.tensors, source=weights.source)
+        self._network = network.to(self._device).to(memory_format=torch.channels_last)
+        mirrored = ", mirrored" if flip else ""
+        scale_list = ", ".join(f"{scale:g}" for scale in self.scales)
+        self.description = (
+            f"torch {torch.__version__} on {self._device}, scales {scale_list}{mirrored}"
+        )
+
+    def __call__(self, image: Array) -> Array:
+        """One RGB image (H, W, 3) uint8 to its mask (H, W) uint8."""
+        mask: Array = self.probabilities(image).max(dim=0).indices.to(torch.uint8).cpu().numpy()
+        return mask
+
+    @torch.inference_mode()
+    def probabilities(self, image: Array) -> Tensor:
+        """Of each class, (C, H, W) float32: the mean over the views of their softmax."""
+        output = image.shape[0], image.shape[1]
+        base = content_size(output, self.max_side)
+        views = [
+            self._see(image, self._scaled(base, scale), output, mirrored=mirrored)
+            for scale in self.scales
+            for mirrored in ((False, True) if self.flip else (False,))
+        ]
+        return torch.stack(views).mean(dim=0)
+
+    @staticmethod
+    def _scaled(size: Size, scale: float) -> Size:
+        height, width = (max(1, round(scale * side)) for side in size)
+        return height, width
+
+    def _see(self, image: Array, content: Size, output: Size, *, mirrored: bool) -> Tensor:
+        if content != output:
+            image = np.asarray(scale_down(Image.fromarray(image), content))
+        pixels = np.empty((*canvas_size(content), 3), np.uint8)
+        pixels[:] = fill_colour(self.metadata)
+        pixels[: content[0], : content[1]] = image[:, ::-1] if mirrored else image
+        batch = torch.from_numpy(pixels)[None].to(self._device)
+        logits = self._network(normalise(batch, self.metadata.mean, self.metadata.std))
+        logits = logits[:, :, : content[0], : content[1]]
+        if mirrored:
+            logits = logits.flip(3)
+        if content != output:
+            logits = F.interpolate(logits, output, mode="bilinear", align_corners=False)
+        softmax: Tensor = logits.softmax(dim=1)[0]
+        return softmax
