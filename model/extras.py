@@ -7,11 +7,13 @@ import sys
 from importlib.util import find_spec
 
 
-def require_packages(*names: str) -> None:
-    """Ends the program with one line unless all are installed."""
+def require_packages(*names: str, extra: str = "train") -> None:
+    """Ends the program with one line unless all are installed; `extra` is what brings them."""
     missing = [name for name in names if find_spec(name) is None]
     if missing:
+        by_pip = f"pip install '.[{extra}]'"
+        remedy = f"make training (or: {by_pip})" if extra == "train" else by_pip
         sys.exit(
             f"error: not installed here: {', '.join(missing)}. What serves does not need them; "
-            "install them with: make training (or: pip install '.[train]')"
+            f"install them with: {remedy}"
         )

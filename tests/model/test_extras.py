@@ -29,6 +29,7 @@ def run_without(packages, module, *arguments):
         ("model.train", ["--data", "x"], "torch, torchvision, matplotlib, tqdm"),
         ("model.train", ["--help"], "torch, torchvision, matplotlib, tqdm"),
         ("model.evaluate", ["--data", "x"], "torch, tqdm"),
+        ("model.compare", ["x", "y", "--data", "z"], "torch, tqdm"),
         ("model.convert", ["x", "--output", "y"], "torch, torchvision"),
     ],
 )
@@ -53,6 +54,14 @@ def test_an_option_that_needs_more_says_so_before_anything_begins(module, option
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"error: not installed here: {missing}. ")
+
+
+def test_an_export_names_its_own_extra():
+    ended = run_without(("onnx",), "model.export", "x", "--output", "y")
+    assert ended.stderr == (
+        "error: not installed here: onnx. What serves does not need them; install them with: "
+        "pip install '.[onnx]'\n"
+    )
 
 
 def test_a_card_needs_none_of_them():

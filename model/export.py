@@ -1,0 +1,119 @@
+"""Export a weights file to ONNX: images in, masks out, for any runtime that reads it.
+
+Run as `python -m model.export FILE --output fcn.onnx`. The graph takes `images`, uint8 of shape
+(batch, height, width, 3), RGB, both sides multiples of 32, and gives `masks`, uint8 of shape
+(batch, height, width): normalisation, network and argmax are inside.
+"""
+
+if __name__ == "__main__":  # before the import that fails without it
+    from model.extras import require_packages
+
+    require_packages("onnx", extra="onnx")
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from model.engines.folding import Block, Convolution, FoldedNetwork, fold
+from model.errors import ModelError
+from model.weights import Metadata, atomic_write, read_weights
+
+OPSET = 17
+IR_VERSION = 10
+"""Of 2024: runtimes from then on read it."""
+
+UPSAMPLING = 32
+
+
+class Graph:
+    """Nodes and constants in the order in which they are added; each has one output, named so."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        output = f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+        return output
+
+    def constant(self, values: NDArray[Any]) -> str:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def convolution(self, x: str, convolution: Convolution) -> str:
+        kernel, bias = self.constant(convolution.kernel), self.constant(convolution.bias)
+        padding = convolution.kernel.shape[-1] // 2
+        return self.add(
+            "Conv", x, kernel, bias, pads=[padding] * 4, strides=[convolution.stride] * 2
+        )
+
+    def block(self, x: str, block: Block) -> str:
+        inner = self.add("Relu", self.convolution(x, block.first))
+        inner = self.convolution(inner, block.second)
+        shortcut = self.convolution(x, block.shortcut) if block.shortcut else x
+        return self.add("Relu", self.add("Add", inner, shortcut))
+
+
+def build_model(network: FoldedNetwork, metadata: Metadata) -> Any:
+    """The ONNX model. Its metadata are those of the weights file, as JSON."""
+    graph = Graph()
+    x = graph.add("Cast", "images", to=TensorProto.FLOAT)
+    x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
+    x = graph.add("Div", x, graph.constant(np.array(255, np.float32)))
+    x = graph.add("Sub", x, graph.constant(_per_channel(metadata.mean)))
+    x = graph.add("Div", x, graph.constant(_per_channel(metadata.std)))
+    x = graph.add("Relu", graph.convolution(x, network.stem))
+    x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    for block in network.blocks:
+        x = graph.block(x, block)
+    x = graph.convolution(x, network.classifier)
+    kernel = graph.constant(network.upsampling_kernel)
+    bias = graph.constant(network.upsampling_bias)
+    stride, pads = [UPSAMPLING] * 2, [UPSAMPLING // 2] * 4
+    x = graph.add("ConvTranspose", x, kernel, bias, strides=stride, pads=pads)
+    x = graph.add("ArgMax", x, axis=1, keepdims=0)
+    graph.nodes.append(helper.make_node("Cast", [x], ["masks"], to=TensorProto.UINT8))
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", "H", "W", 3])
+    masks = helper.make_tensor_value_info("masks", TensorProto.UINT8, ["N", "H", "W"])
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, metadata.architecture, [images], [masks], graph.constants),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="model.export",
+    )
+    said = {"classes": metadata.classes, "palette": metadata.palette, "weights": metadata.digest}
+    helper.set_model_props(model, {name: json.dumps(value) for name, value in said.items()})
+    return model
+
+
+def _per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
+    return np.array(values, np.float32).reshape(1, 3, 1, 1)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m model.export", description=__doc__)
+    parser.add_argument("weights", type=Path, help="weights file")
+    parser.add_argument("--output", type=Path, required=True, help="ONNX file to write")
+    options = parser.parse_args(arguments)
+    try:
+        weights = read_weights(options.weights)
+        model = build_model(fold(weights), weights.metadata)
+    except ModelError as error:
+        sys.exit(f"error: {error}")
+    onnx.checker.check_model(model)
+    with atomic_write(options.output) as file:
+        file.write(model.SerializeToString(deterministic=True))
+    print(f"wrote {options.output}, ONNX opset {OPSET}")
+
+
+if __name__ == "__main__":
+    main()
