@@ -1,0 +1,141 @@
+"""What a network gets right and wrong on an image set: classes, boundaries, confidence, images.
+
+Counts and shares in, figures out; knows nothing of files or of how images are predicted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.classes import IGNORE_INDEX
+from model.confusion import count_pixels
+from model.engines.base import Array
+
+BINS = 15
+BOUNDARY_SHARE = 0.0075
+"""Of the image's diagonal: how far off a boundary may lie (Csurka et al., 2013, section 3.2)."""
+
+
+@dataclass(slots=True)
+class Quality:
+    """Sums over images, by `add`; the figures are properties and methods."""
+
+    classes: tuple[str, ...]
+    images: list[NDArray[np.int64]] = field(default_factory=list)
+    """A confusion matrix per image, (target class, predicted class)."""
+    boundaries: NDArray[np.int64] = field(init=False)
+    """(C, 4): predicted boundary pixels, those near the target's, and the other way round."""
+    confidence: NDArray[np.float64] = field(init=False)
+    """(bins, 3): pixels, their confidences' sum, how many are right."""
+
+    def __post_init__(self) -> None:
+        self.boundaries = np.zeros((len(self.classes), 4), np.int64)
+        self.confidence = np.zeros((BINS, 3))
+
+    def add(self, target: Array, mask: Array, confidence: NDArray[np.float32]) -> None:
+        """One image: target and mask (H, W), and the probability of what the mask says."""
+        self.images.append(count_pixels(target, mask, classes=len(self.classes)))
+        for index in np.union1d(np.unique(mask), np.unique(target[target != IGNORE_INDEX])):
+            self.boundaries[index] += count_boundaries(target == index, mask == index)
+        known = target != IGNORE_INDEX
+        shares = confidence[known].astype(np.float64)
+        bins = np.minimum((shares * BINS).astype(np.int64), BINS - 1)
+        for column, values in enumerate((None, shares, (target == mask)[known])):
+            self.confidence[:, column] += np.bincount(bins, weights=values, minlength=BINS)
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        total: NDArray[np.int64] = np.sum(self.images, axis=0)
+        return total
+
+    def iou(self) -> NDArray[np.float64]:
+        """Per class; NaN for one that occurs nowhere."""
+        return class_ious(self.confusion)
+
+    def image_scores(self) -> list[float]:
+        """Each image's mean IoU over the classes that occur in it."""
+        return [
+            float(np.nanmean(class_ious(counts))) if counts.any() else 0.0 for counts in self.images
+        ]
+
+    def boundary_f(self) -> NDArray[np.float64]:
+        """Per class, over the boundary pixels of the whole set; NaN where there are none."""
+        predicted, precise, wanted, recalled = self.boundaries.T
+        with np.errstate(invalid="ignore"):
+            precision, recall = precise / np.maximum(predicted, 1), recalled / np.maximum(wanted, 1)
+            score = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        return np.where(predicted + wanted > 0, score, np.nan)
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error (Guo et al., 2017, section 2), over pixels."""
+        pixels, confident, right = self.confidence.T
+        return float(np.abs(confident - right).sum() / max(pixels.sum(), 1))
+
+    def confusions(self, number: int) -> list[tuple[str, str, float]]:
+        """What is most often taken for what: target, prediction, share of the target's pixels."""
+        counts = self.confusion
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        np.fill_diagonal(shares, 0)
+        order = np.argsort(shares, axis=None)[::-1][:number]
+        pairs = [divmod(int(place), len(self.classes)) for place in order]
+        return [(self.classes[t], self.classes[p], float(shares[t, p])) for t, p in pairs]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        iou, boundary = self.iou(), self.boundary_f()
+        return {
+            "images": len(self.images),
+            "mean_iou": _rounded(np.nanmean(iou)),
+            "boundary_f": _rounded(np.nanmean(boundary)),
+            "calibration_error": _rounded(self.calibration_error),
+            "classes": {
+                name: {"iou": _rounded(one), "boundary_f": _rounded(other)}
+                for name, one, other in zip(self.classes, iou, boundary, strict=True)
+            },
+            "confusion": self.confusion.tolist(),
+            "calibration": [[int(n), round(c, 3), int(r)] for n, c, r in self.confidence.tolist()],
+        }
+
+
+def class_ious(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    hits = np.diag(counts)
+    union = counts.sum(axis=0) + counts.sum(axis=1) - hits
+    return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+
+
+def count_boundaries(target: NDArray[np.bool_], mask: NDArray[np.bool_]) -> Sequence[int]:
+    """Predicted boundary pixels, those near the target's boundary; the target's, those met."""
+    radius = max(1, round(BOUNDARY_SHARE * float(np.hypot(*target.shape))))
+    wanted, predicted = find_boundary(target), find_boundary(mask)
+    precise = predicted & dilate(wanted, radius)
+    recalled = wanted & dilate(predicted, radius)
+    return [int(pixels.sum()) for pixels in (predicted, precise, wanted, recalled)]
+
+
+def find_boundary(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Its pixels that have one of the four neighbours outside; the picture's edge is none."""
+    framed = np.pad(region, 1, mode="edge")
+    inside = framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]
+    return region & ~inside
+
+
+def dilate(pixels: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Those within `radius` rows and columns."""
+    for axis in (0, 1):
+        grown = pixels.copy()
+        for step in range(1, radius + 1):
+            ahead = [slice(None)] * 2
+            behind = [slice(None)] * 2
+            ahead[axis], behind[axis] = slice(step, None), slice(None, -step)
+            grown[tuple(ahead)] |= pixels[tuple(behind)]
+            grown[tuple(behind)] |= pixels[tuple(ahead)]
+        pixels = grown
+    return pixels
+
+
+def _rounded(value: float | np.floating[Any]) -> float | None:
+    return None if np.isnan(value) else round(float(value), 6)
