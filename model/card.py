@@ -1,7 +1,6 @@
 """The quality card of a weights file: what it is, how it was made, how good it is.
 
-Run as `python -m model.card FILE > CARD.md`, it says only what the file's own metadata says. With
-`--data DIR --output FOLDER` it measures, too, and writes a card with pictures and JSON.
+Run as `python -m model.card FILE > CARD.md`. Says only what the file's own metadata says.
 """
 
 import argparse
@@ -9,7 +8,6 @@ import sys
 from pathlib import Path
 
 from model.errors import ModelError
-from model.extras import require_packages
 from model.weights import Metadata, read_metadata
 
 
@@ -48,24 +46,9 @@ def _shown(value: object) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m model.card", description=__doc__)
     parser.add_argument("weights", type=Path, help="weights file")
-    parser.add_argument("--data", type=Path, help="folder that holds VOCdevkit/VOC2012, to measure")
-    parser.add_argument("--image-set", default="val", help="list to measure on (default: val)")
-    parser.add_argument("--output", type=Path, help="folder for the measured card")
     options = parser.parse_args(arguments)
-    if (options.data is None) != (options.output is None):
-        parser.error("--data and --output go together")
     try:
-        text = card(options.weights.name, read_metadata(options.weights))
-        if options.data is None:
-            print(text, end="")
-            return
-        require_packages("torch", "torchvision", "matplotlib", "tqdm")
-        from model.measured_card import write_measured_card
-        from model.training.voc import list_samples
-
-        samples = list_samples(options.data, options.image_set)
-        write_measured_card(text, options.weights, samples, options.output)
-        print(f"wrote {options.output / 'card.md'}")
+        print(card(options.weights.name, read_metadata(options.weights)), end="")
     except ModelError as error:
         sys.exit(f"error: {error}")
 

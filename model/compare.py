@@ -24,8 +24,13 @@ from model.confusion import count_pixels
 from model.engines.base import EngineName, Precision
 from model.errors import ModelError, WeightsError
 from model.predictor import Predictor, open_predictor
-from model.training.samples import Sample
-from model.training.voc import list_samples
+from model.training.data import (
+    add_data_options,
+    add_reading_options,
+    choose_classes,
+    open_evaluation_images,
+)
+from model.training.dataset import SegmentationDataset
 from model.weights import atomic_write
 
 EXIT_WORSE = 3
@@ -41,7 +46,6 @@ SENTENCES = {
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
-        samples = list_samples(options.data, options.image_set)
         predictors = [_open(path, options) for path in (options.first, options.second)]
         classes = predictors[0].metadata.classes
         if predictors[1].metadata.classes != classes:
@@ -49,16 +53,18 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{options.second} has other classes than {options.first}: only networks of the "
                 "same classes can be compared"
             )
-        first, second = count_images(predictors, samples)
+        own = choose_classes(options, predictors[0].metadata)
+        images = open_evaluation_images(options, own)
+        first, second = count_images(predictors, images)
     except ModelError as error:
         sys.exit(f"error: {error}")
     differences = compare_counts(first, second)
-    names = (*classes, "mean IoU")
-    print(describe(dict(zip(names, differences, strict=True)), images=len(samples)))
+    rows = dict(zip((*classes, "mean IoU"), differences, strict=True))
+    print(describe(rows, images=len(images)))
     if options.json:
         report = {
-            "image_set": options.image_set,
-            "images": len(samples),
+            "image_set": images.name,
+            "images": len(images),
             "first": predictors[0].metadata.digest,
             "second": predictors[1].metadata.digest,
             "confidence": CONFIDENCE,
@@ -76,12 +82,12 @@ def exit_status(difference: Difference, *, require_better: bool) -> int:
     return EXIT_NOT_BETTER if require_better and difference.verdict != "better" else 0
 
 
-def count_images(predictors: list[Predictor], samples: list[Sample]) -> list[Counts]:
+def count_images(predictors: list[Predictor], images: SegmentationDataset) -> list[Counts]:
     """For each predictor, a confusion matrix per image."""
     number = len(predictors[0].metadata.classes)
     counts: list[list[Counts]] = [[] for _ in predictors]
-    for sample in tqdm(samples, desc="compare", unit="image"):
-        image, target = sample.read(number)
+    for index in tqdm(range(len(images)), desc="compare", unit="image"):
+        image, target = images.read(index)
         for predictor, own in zip(predictors, counts, strict=True):
             own.append(count_pixels(target, predictor(image), classes=number))
     return [np.stack(own) for own in counts]
@@ -126,8 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("first", type=Path, metavar="A", help="weights file, such as the one that is served")
     add("second", type=Path, metavar="B", help="weights file that may take its place")
-    add("--data", type=Path, required=True, help="folder that holds VOCdevkit/VOC2012")
-    add("--image-set", default="val", help="list to measure on (default: val)")
+    add_data_options(parser, image_set="val")
+    add_reading_options(parser)
     add("--engine", choices=get_args(EngineName), default="auto")
     add("--precision", choices=get_args(Precision), default="float32")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -34,7 +34,7 @@ def convert(
     """Read `source`, check that it is a whole FCN, write `output`; what was written is returned.
 
     `classes` are the network's; without, they are the checkpoint's own, or else VOC's. `half`
-    rounds kernels to float16. Raises NetworkError, and WeightsError for numbers that are not finite.
+    rounds kernels to float16. Raises NetworkError, WeightsError for numbers that are not finite.
     """
     saved = read_saved(source)
     if is_checkpoint(saved):

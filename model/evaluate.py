@@ -15,14 +15,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from model.class_list import ClassList, classes_of, read_classes
 from model.engines.base import EngineName, Precision
-from model.errors import DatasetError, ModelError
+from model.errors import ModelError
 from model.extras import require_packages
 from model.predictor import Predictor, open_predictor
-from model.training.data import add_data_options, add_reading_options, open_evaluation_images
+from model.training.data import (
+    add_data_options,
+    add_reading_options,
+    choose_classes,
+    open_evaluation_images,
+)
 from model.training.validation import score
-from model.weights import SHIPPED_WEIGHTS, Metadata, atomic_write, read_weights
+from model.weights import SHIPPED_WEIGHTS, atomic_write, read_weights
 
 if TYPE_CHECKING:  # it needs torchvision
     from model.averaging import AveragingPredictor
@@ -56,19 +60,6 @@ def main(arguments: list[str] | None = None) -> None:
         }
         with atomic_write(options.json) as file:
             file.write(json.dumps(report | scores.as_dict(), indent=2).encode() + b"\n")
-
-
-def choose_classes(options: argparse.Namespace, metadata: Metadata) -> ClassList:
-    """The weights' own; --classes may say otherwise how masks are read. Raises DatasetError."""
-    if not options.classes:
-        return classes_of(metadata)
-    classes = read_classes(options.classes)
-    if classes.names != metadata.classes:
-        raise DatasetError(
-            f"{options.classes} names {', '.join(classes.names)}; the weights know "
-            f"{', '.join(metadata.classes)}"
-        )
-    return classes
 
 
 def choose_predictor(options: argparse.Namespace) -> "Predictor | AveragingPredictor":

@@ -1,10 +1,17 @@
-"""The measured part of a quality card: sections, pictures and JSON, from one image set.
+"""The quality card of a weights file with what is measured on an image set: text, pictures, JSON.
 
-Run through `python -m model.card FILE --data DIR --output FOLDER`.
+Run as `python -m model.measured_card FILE --data DIR --output FOLDER`.
 """
 
+if __name__ == "__main__":  # before the imports that fail without them
+    from model.extras import require_packages
+
+    require_packages("torch", "torchvision", "matplotlib", "tqdm")
+
+import argparse
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +19,37 @@ import numpy as np
 from tqdm import tqdm
 
 from model.averaging import AveragingPredictor
+from model.card import card
 from model.engines.base import Array
-from model.predictor import open_predictor
+from model.errors import ModelError
+from model.predictor import Predictor, open_predictor
 from model.quality import Quality
 from model.quality_figures import draw_calibration, draw_confusion, draw_ranked
+from model.training.data import (
+    add_data_options,
+    add_reading_options,
+    choose_classes,
+    open_evaluation_images,
+)
+from model.training.dataset import SegmentationDataset
 from model.training.figures import draw_curves
 from model.training.history import EpochRow
-from model.training.samples import Sample
-from model.weights import atomic_write, colormap, read_weights
+from model.weights import atomic_write, colormap, read_metadata, read_weights
 
 RANKED = 12
 """Best and worst images that are shown."""
 
 
-def write_measured_card(text: str, weights: Path, samples: list[Sample], folder: Path) -> None:
+def write_measured_card(text: str, path: Path, images: SegmentationDataset, folder: Path) -> None:
     """`card.md` begins with `text`; beside it `card.json` and the pictures. Raises ModelError."""
-    predictor = open_predictor(weights)
-    averaging = AveragingPredictor(read_weights(weights))
-    classes = predictor.metadata.classes
-    quality = Quality(classes)
-    for sample in tqdm(samples, desc="measure", unit="image"):
-        image, target = sample.read(len(classes))
-        mask = predictor(image)
-        confidence = averaging.probabilities(image).max(dim=0).values
-        quality.add(target, mask, confidence.cpu().numpy())
+    predictor = open_predictor(path)
+    quality = measure_quality(predictor, AveragingPredictor(read_weights(path)), images)
     folder.mkdir(parents=True, exist_ok=True)
-    draw_confusion(folder / "confusion.png", quality.confusion, classes)
+    draw_confusion(folder / "confusion.png", quality.confusion, quality.classes)
     draw_calibration(folder / "calibration.png", quality.confidence)
     scores = quality.image_scores()
-    ranked = np.argsort(scores)[::-1].tolist()
-    shown = {"best": ranked[:RANKED], "worst": ranked[::-1][:RANKED]}
-    colours = colormap(predictor.metadata)
-
-    def picture(index: int) -> tuple[str, list[Array]]:
-        image, target = samples[index].read(len(classes))
-        title = f"{samples[index].name}: {100 * scores[index]:.0f} %"
-        return title, [image, colours[predictor(image)], colours[target]]
-
-    for name, indices in shown.items():
-        draw_ranked(folder / f"{name}.png", [picture(index) for index in indices])
-    rows = read_history(weights.with_name(f"{weights.stem}.history.csv"))
+    draw_best_and_worst(folder, predictor, images, scores)
+    rows = read_history(path.with_name(f"{path.stem}.history.csv"))
     if rows:
         draw_curves(folder / "curves.png", rows)
     report = quality.as_dict() | {
@@ -59,12 +57,43 @@ def write_measured_card(text: str, weights: Path, samples: list[Sample], folder:
         "engine": predictor.engine.description,
         "recipe": dict(predictor.metadata.recipe),
         "data": dict(predictor.metadata.data),
-        "image_scores": {s.name: round(v, 6) for s, v in zip(samples, scores, strict=True)},
+        "image_set": images.name,
+        "image_scores": {
+            sample.name: round(score, 6)
+            for sample, score in zip(images.samples, scores, strict=True)
+        },
     }
     with atomic_write(folder / "card.json") as file:
         file.write(json.dumps(report, indent=1).encode() + b"\n")
     with atomic_write(folder / "card.md") as file:
         file.write((text + describe(quality, curves=bool(rows))).encode())
+
+
+def measure_quality(
+    predictor: Predictor, averaging: AveragingPredictor, images: SegmentationDataset
+) -> Quality:
+    """Masks of the engine that serves, and PyTorch's confidence in its own."""
+    quality = Quality(predictor.metadata.classes)
+    for index in tqdm(range(len(images)), desc="measure", unit="image"):
+        image, target = images.read(index)
+        confidence = averaging.probabilities(image).max(dim=0).values
+        quality.add(target, predictor(image), confidence.cpu().numpy())
+    return quality
+
+
+def draw_best_and_worst(
+    folder: Path, predictor: Predictor, images: SegmentationDataset, scores: list[float]
+) -> None:
+    ranked = np.argsort(scores)[::-1].tolist()
+    colours = colormap(predictor.metadata)
+
+    def picture(index: int) -> tuple[str, list[Array]]:
+        image, target = images.read(index)
+        title = f"{images.samples[index].name}: {100 * scores[index]:.0f} %"
+        return title, [image, colours[predictor(image)], colours[target]]
+
+    for name, indices in (("best", ranked[:RANKED]), ("worst", ranked[::-1][:RANKED])):
+        draw_ranked(folder / f"{name}.png", [picture(index) for index in indices])
 
 
 def describe(quality: Quality, *, curves: bool) -> str:
@@ -118,3 +147,24 @@ def read_history(path: Path) -> list[EpochRow]:
 
 def _percent(share: float | np.floating[Any]) -> str:
     return "-" if np.isnan(share) else f"{100 * share:.1f}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m model.measured_card", description=__doc__)
+    parser.add_argument("weights", type=Path, help="weights file")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write into")
+    add_data_options(parser, image_set="val")
+    add_reading_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        metadata = read_metadata(options.weights)
+        images = open_evaluation_images(options, choose_classes(options, metadata))
+        text = card(options.weights.name, metadata)
+        write_measured_card(text, options.weights, images, options.output)
+    except ModelError as error:
+        sys.exit(f"error: {error}")
+    print(f"wrote {options.output / 'card.md'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -39,9 +39,12 @@ APP = (
 """The rooms of app/, from the top to the bottom floor."""
 
 MODEL = (
-    {"train", "evaluate", "convert", "card", "soft_labels", "shapes"},
+    {"measured_card"},
+    {"train", "evaluate", "compare", "convert", "export", "card", "soft_labels", "shapes"},
+    {"quality_figures"},
     {"training"},
-    {"predictor"},
+    {"averaging"},
+    {"predictor", "quality", "comparison"},
     {"golden"},
     {"state_dict", "class_list"},
     {"engines", "network", "scaling"},

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.class_list import ClassList
+from model.class_list import ClassList, classes_of, read_classes
 from model.engines.base import Size
 from model.errors import DatasetError
 from model.training.dataset import SegmentationDataset, open_images
 from model.training.pairs import count_unpaired, hold_out, pair_folders, read_pairs
 from model.training.samples import Sample
 from model.training.voc import list_samples
+from model.weights import Metadata
 
 DEFAULT_SHARE = 0.1
 NO_VALIDATION = "none"
@@ -91,6 +92,19 @@ def open_training_images(
     images = open_set(listing)
     _require_foreground(images, say)
     return images, open_set(val_listing) if val_listing else None
+
+
+def choose_classes(options: argparse.Namespace, metadata: Metadata) -> ClassList:
+    """The weights' own; --classes may say otherwise how masks are read. Raises DatasetError."""
+    if not options.classes:
+        return classes_of(metadata)
+    classes = read_classes(options.classes)
+    if classes.names != metadata.classes:
+        raise DatasetError(
+            f"{options.classes} names {', '.join(classes.names)}; the weights know "
+            f"{', '.join(metadata.classes)}"
+        )
+    return classes
 
 
 def open_evaluation_images(options: argparse.Namespace, classes: ClassList) -> SegmentationDataset:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model import card
+from model import measured_card
 from model.predictor import open_predictor
 from model.quality import Quality, dilate, find_boundary
 from model.training.voc import open_voc
@@ -69,7 +69,7 @@ def test_confusions_are_named_by_their_share():
 
 
 def test_one_command_makes_a_whole_card(voc_folder, weights_file, tmp_path, capsys):
-    card.main(
+    measured_card.main(
         [str(weights_file), "--data", str(voc_folder), "--image-set", "val",
          "--output", str(tmp_path)]
     )  # fmt: skip
