@@ -14,6 +14,7 @@ from PIL import Image
 from app.codecs.decode import decode_image
 from app.codecs.pillow import prepare_pillow
 from app.errors import RequestError
+from app.http.problems import PROBLEMS
 from app.settings import Settings
 from benchmarks.process import Cost, measure_call
 from benchmarks.report import Plan, Row, publish, read_plan
@@ -65,7 +66,7 @@ def _decode(data: bytes, settings: Settings) -> str:
     try:
         decoded = decode_image(data, max_pixels=settings.max_pixels, max_side=settings.max_side)
     except RequestError as problem:
-        return type(problem).__name__
+        return PROBLEMS[type(problem)].name
     return "{} x {}".format(*decoded.size)
 
 

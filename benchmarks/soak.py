@@ -172,10 +172,10 @@ class Soak:
         for _ in range(100):
             await asyncio.sleep(0.1)
             after = self.watch.take_sample()
-            if after.values[DESCRIPTORS] <= before.values[DESCRIPTORS]:
-                self.held = await read_held(self.server.address)
-                if not self.held:
-                    break
+            self.held = await read_held(self.server.address)
+            growth = after.values[DESCRIPTORS] - before.values[DESCRIPTORS]
+            if not self.held and growth <= MAX_GROWTH[DESCRIPTORS]:  # of idle decoders' pipes
+                break
         return after
 
     async def end(self) -> None:

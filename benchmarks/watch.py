@@ -78,10 +78,11 @@ def _find_descendants(pid: int) -> list[int]:
 
 
 def _read_status_bytes(pid: int, name: str) -> int:
+    """A size of the process, such as VmRSS; 0 for one that has ended and is not reaped yet."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    raise AssertionError(f"/proc/{pid}/status has no {name}")
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
