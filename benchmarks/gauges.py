@@ -12,7 +12,7 @@ HELD = (
     "seg_queue_depth",
     "seg_codec_tasks",
 )
-"""The gauges of what requests hold: all zero when nobody asks for anything."""
+"""The gauges of what requests hold: zero when all are over and no thread works for one."""
 
 
 async def read_held(address: Address) -> dict[str, float]:

@@ -12,6 +12,7 @@ import pytest
 
 from app.process.server import Server
 from app.settings import Settings
+from benchmarks.gauges import HELD
 
 
 @contextmanager
@@ -30,17 +31,6 @@ def serving(settings: Settings, *, wait: bool = True) -> Iterator[tuple[httpx.Cl
         thread.join(300)
         assert not thread.is_alive()
     assert held_by(server) == {}, "after the end"
-
-
-HELD = (
-    "seg_in_flight",
-    "seg_pixels",
-    "seg_upload_bytes",
-    "seg_answer_bytes",
-    "seg_queue_depth",
-    "seg_codec_tasks",
-)
-"""What is held for requests: nothing when all are over and no thread works for one."""
 
 
 def held_by(server: Server) -> dict[str, float]:
