@@ -36,9 +36,13 @@ def checkout():
 
 
 def make(folder, *arguments, python=sys.executable, **options):
+    # `make test` sets these for its own children; with them, another make writes of folders, too.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    inherited.pop("MFLAGS", None)
     return subprocess.run(
         ["make", *arguments, f"PYTHON={python}"],
-        cwd=folder, capture_output=True, text=True, timeout=300, check=False, **options,
+        cwd=folder, env=inherited, capture_output=True, text=True, timeout=300, check=False,
+        **options,
     )  # fmt: skip
 
 
