@@ -28,7 +28,7 @@ APP = (
     {"routes"},
     {"service"},
     {"loading"},
-    {"codecs", "access"},
+    {"codecs", "access", "client"},
     {"http"},
     {"scheduling"},
     {"observability"},

@@ -1,0 +1,33 @@
+"""The Python client: photos in, masks out, from a server that runs anywhere.
+
+    with Client("http://127.0.0.1:8000") as client:
+        mask = client.segment("photo.jpg").mask
+
+`AsyncClient` has the same methods, to await. Needs httpx, NumPy, Pillow and pydantic; knows nothing
+of the server's own code but the fields of its answers.
+"""
+
+from app.client.clients import AsyncClient, Client
+from app.client.errors import (
+    AnswerTimeout,
+    ClientError,
+    InvalidAnswer,
+    PhotoError,
+    ProblemError,
+    ServerUnreachable,
+)
+from app.client.retries import Retries
+from app.client.segmentation import Segmentation
+
+__all__ = [
+    "AnswerTimeout",
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "InvalidAnswer",
+    "PhotoError",
+    "ProblemError",
+    "Retries",
+    "Segmentation",
+    "ServerUnreachable",
+]
