@@ -80,9 +80,12 @@ class FCN(nn.Module):
     def num_classes(self) -> int:
         return self.final_conv.out_channels
 
-    def coarse_logits(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) to logits of every 32nd pixel, (N, num_classes, H / 32, W / 32)."""
-        coarse: Tensor = self.final_conv(self.backbone(images))
+    def coarse_logits(self, images: Tensor, *, first: int = 0) -> Tensor:
+        """Images (N, 3, H, W) to logits of every 32nd pixel, (N, num_classes, H / 32, W / 32).
+
+        With `first`, `images` are what so many of the backbone's children have made of them.
+        """
+        coarse: Tensor = self.final_conv(self.backbone[first:](images))
         return coarse
 
     def forward(self, images: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from model.training.data import open_training_images
 from model.training.dataset import SegmentationDataset
 from model.training.distributed import Group, join_group
 from model.training.download import download_voc
+from model.training.features import open_feature_cache
 from model.training.history import Validation, count_worse, find_best
 from model.training.loader import TrainingSamples, create_loader, iterate_epoch
 from model.training.memory import keep_freed_memory
@@ -101,6 +102,10 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
     elif group.is_main:
         files.remove()
     say(describe_run(training, images, val_images))
+    if options.feature_cache:
+        samples.features = open_feature_cache(
+            options.feature_cache, training, samples, workers=options.workers
+        )
     status = train(options, training, samples, sampler, files=files, val_images=val_images)
     if status == 0 and group.is_main:
         finish(training, files, val_images, half=options.half)

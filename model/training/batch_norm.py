@@ -26,6 +26,8 @@ def synchronise_batch_norms(network: FCN, recipe: Recipe, group: Group) -> None:
 def start_learning(network: FCN, recipe: Recipe) -> None:
     """Training mode; frozen statistics are those that the network started with."""
     network.train()
+    for name in recipe.frozen:
+        network.backbone.get_submodule(name).eval()
     if recipe.freeze_statistics:
         for module in network.modules():
             if isinstance(module, BatchNorms):

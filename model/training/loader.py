@@ -5,7 +5,7 @@ Knows nothing of networks or of losses.
 
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,13 +15,21 @@ from torch.utils.data import DataLoader
 
 from model.engines.base import Array
 from model.training import transforms
+from model.training.cutmix import mix_batch
 from model.training.dataset import SegmentationDataset
 from model.training.recipe import Recipe
 from model.training.sampler import Draw, EpochSampler
 from model.training.soft_labels import CELL, SoftLabels
 from model.training.state import Training
 
-TrainingSample = tuple[Array, Array] | tuple[Array, Array, NDArray[np.float32]]
+TrainingSample = tuple[NDArray[Any], Array] | tuple[NDArray[Any], Array, NDArray[np.float32]]
+
+
+class Features(Protocol):
+    """What the network's frozen layers make of each view."""
+
+    def read(self, index: int, view: int) -> NDArray[Any]:
+        """Of one view of one image, (h, w, channels): float32, or the bits of bfloat16."""
 
 
 class TrainingSamples:
@@ -41,6 +49,8 @@ class TrainingSamples:
         self.seed = seed
         self.fill = fill
         self.soft_labels = soft_labels
+        self.features: Features | None = None
+        """Of the images' views, if they are known; to be set before the first sample is read."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,26 +58,49 @@ class TrainingSamples:
     def __getitem__(self, draw: Draw) -> TrainingSample:
         """Image (h, w, 3) and target (h, w), uint8, of the recipe's crop size.
 
-        With soft labels, a third array: their view, (h / 8, w / 8, C) float32.
+        With soft labels, a third array: their view, (h / 8, w / 8, C) float32. With `features`,
+        those of the image stand in its place.
         """
         rng = np.random.default_rng((self.seed, draw.epoch, draw.place))
-        image, target = self.images.read(draw.index)
+        if not self.recipe.views:
+            return self._make_view(draw.index, rng)
+        number = int(rng.integers(self.recipe.views))
+        features = self.features.read(draw.index, number) if self.features else None
+        return self._make_view(draw.index, self._start_view(draw.index, number), features)
+
+    def read_image(self, index: int, view: int) -> Array:
+        """The image of one of the recipe's views, (h, w, 3) uint8."""
+        return self._make_view(index, self._start_view(index, view))[0]
+
+    def _start_view(self, index: int, view: int) -> np.random.Generator:
+        """What is random in a view depends on nothing but its image and its number."""
+        return np.random.default_rng((self.seed, index, view))
+
+    def _make_view(
+        self, index: int, rng: np.random.Generator, features: NDArray[Any] | None = None
+    ) -> TrainingSample:
+        image, target = self.images.read(index)
         size = self.recipe.crop
         if self.recipe.void_is_background:
             target = transforms.void_to_background(target)
         if not self.recipe.augment:
-            return transforms.random_crop(image, target, size=size, rng=rng)
+            image, target = transforms.random_crop(image, target, size=size, rng=rng)
+            return image if features is None else features, target
         view = transforms.View(target.shape, size=size, scale=self.recipe.scale, rng=rng)
-        seen = view.of_image(image, fill=self.fill, rng=rng), view.of_target(target)
+        if features is None:
+            features = view.of_image(image, fill=self.fill, rng=rng)
         if self.soft_labels is None:
-            return seen
-        probabilities = self.soft_labels.read(self.images.samples[draw.index].name)
-        return *seen, view.of_cells(probabilities, cell=CELL) / np.float32(255)
+            return features, view.of_target(target)
+        probabilities = self.soft_labels.read(self.images.samples[index].name)
+        soft = view.of_cells(probabilities, cell=CELL) / np.float32(255)
+        return features, view.of_target(target), soft
 
 
 def collate(samples: list[TrainingSample]) -> tuple[Tensor, ...]:
     """Samples to a batch: images (N, H, W, 3) and targets (N, H, W), uint8, and soft labels."""
-    return tuple(torch.from_numpy(np.stack(arrays)) for arrays in zip(*samples, strict=True))
+    images, *labels = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*samples, strict=True))
+    # NumPy has no bfloat16: features come as its bits.
+    return images.view(torch.bfloat16) if images.dtype == torch.int16 else images, *labels
 
 
 def create_loader(
@@ -86,7 +119,7 @@ def create_loader(
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=ignore_signals,
     )
 
 
@@ -94,11 +127,18 @@ def iterate_epoch(
     training: Training, sampler: EpochSampler, loader: DataLoader[Any]
 ) -> Iterator[tuple[Tensor, ...]]:
     """The rest of the epoch that the training stands in: images, targets, perhaps soft labels."""
+    recipe = training.recipe
     sampler.epoch = training.epoch
     sampler.first_batch = training.step - training.epoch * training.steps_per_epoch
-    yield from loader
+    for place, batch in enumerate(loader, start=sampler.first_batch):
+        if recipe.cutmix:
+            rng = np.random.default_rng((training.seed, sampler.epoch, place, training.group.rank))
+            yield mix_batch(batch, crop=recipe.crop, share=recipe.cutmix, rng=rng)
+        else:
+            yield batch
 
 
-def _ignore_signals(_: int) -> None:
+def ignore_signals(_: int) -> None:
+    """For a loader's process: signals are the main process' affair."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

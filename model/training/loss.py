@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from model.classes import IGNORE_INDEX
 from model.network import FCN, bilinear_kernel, upsample_bilinear
 from model.training.distributed import Group
+from model.training.frozen import count_frozen_start
 from model.training.recipe import Recipe
 from model.training.region_loss import region_loss
 from model.training.tiled_loss import TiledCrossEntropy, keep_hardest, weigh_pixels
@@ -40,11 +41,13 @@ class PixelLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Images (N, 3, H, W), target (N, H, W) integers, to the loss and (hits, known pixels).
 
+        Other than three channels are features of images: what the frozen layers made of them.
         `probabilities` are soft labels, (N, H / 8, W / 8, C). In a group, the mean of the losses
         over the processes, and so of their gradients, is that of the whole batch in one process.
         """
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
-            coarse = self.network.coarse_logits(images)
+            first = 0 if images.shape[1] == 3 else count_frozen_start(self.recipe)
+            coarse = self.network.coarse_logits(images, first=first)
         # bfloat16 is for the network alone; float64 stays what it is.
         coarse = coarse.to(torch.promote_types(coarse.dtype, torch.float32))
         known = (target != IGNORE_INDEX).sum()

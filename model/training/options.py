@@ -98,6 +98,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     workers = max(1, min(8, (os.cpu_count() or 1) // 2))
     add("--workers", type=int, default=workers, help="loader processes (here: %(default)s)")
     add("--checkpoint-steps", type=int, default=0, help="save every N steps, too")
+    add(
+        "--feature-cache",
+        type=Path,
+        metavar="DIR",
+        help="keep what --frozen layers make of the --views here, and run only the others",
+    )
     add("--tensorboard", action="store_true", help="write TensorBoard events, too")
     add("--half", action="store_true", help="store kernels as float16: about half the file")
 

@@ -45,6 +45,10 @@ class Recipe:
     """Random scale, flip and colours; without it, only a random crop."""
     scale: tuple[float, float]
     """Bounds of the longer side after scaling, in crops' longer sides; drawn log-uniformly."""
+    views: int
+    """Random views of each image, seen again and again; 0 makes a new one each time."""
+    cutmix: float
+    """Of the samples, so many get a window of another image (Yun et al., "CutMix", 2019)."""
     rarity: float
     """0 takes every image once an epoch; above, images are drawn with a weight of the mean, over
     their classes, of (1 / images with that class) ** rarity."""
@@ -63,7 +67,8 @@ class Recipe:
     region_weight: float
     train_transpose_conv: bool
     frozen: tuple[BackboneChild, ...]
-    """Children of the backbone, such as conv1, that keep the weights they start with."""
+    """Children of the backbone, such as conv1, that keep the weights and the statistics they start
+    with."""
     zero_init_residual: bool
     """Start residual blocks that the pretrained file lacks as the identity (Goyal et al.,
     "Accurate, Large Minibatch SGD", 2017, section 5.1), instead of at random."""
@@ -110,6 +115,12 @@ class Recipe:
                 "0 to 1, and more than 0, expected"
             )
 
+        if self.views < 0 or not 0 <= self.cutmix <= 1:
+            raise RecipeError(
+                f"{self.views} views and a CutMix share of {self.cutmix}: 0 or more, and 0 to 1, "
+                "expected"
+            )
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -132,6 +143,8 @@ PRESETS = {
         drop_small_images=True,
         augment=False,
         scale=(1.0, 1.0),
+        views=0,
+        cutmix=0.0,
         rarity=0.0,
         loss_reduction="image_sum",
         class_weights=(),
@@ -166,6 +179,8 @@ PRESETS = {
         drop_small_images=False,
         augment=True,
         scale=(0.8, 2.2),
+        views=0,
+        cutmix=0.0,
         rarity=0.7,
         loss_reduction="pixel_mean",
         class_weights=(),

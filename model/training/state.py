@@ -16,6 +16,7 @@ from model.network import FCN
 from model.training.average import WeightsAverage
 from model.training.batch_norm import start_learning, synchronise_batch_norms
 from model.training.distributed import Group
+from model.training.frozen import freeze_layers
 from model.training.history import EpochRow, EpochSums, Validation
 from model.training.loss import PixelLoss
 from model.training.optimiser import compute_lr_factor, group_parameters
@@ -75,9 +76,8 @@ class Training:
         synchronise_batch_norms(network, recipe, group)
         self.network = network.to(group.device).to(memory_format=torch.channels_last)
         network.transpose_conv.requires_grad_(recipe.train_transpose_conv)
-        for name in recipe.frozen:
-            network.backbone.get_submodule(name).requires_grad_(False)
-        autocast = should_autocast(recipe, group.device)
+        freeze_layers(network, recipe)
+        self.autocast = autocast = should_autocast(recipe, group.device)
         self._loss: nn.Module = PixelLoss(network, recipe, autocast=autocast, group=group)
         if group.world_size > 1:
             self._loss = nn.parallel.DistributedDataParallel(self._loss)
@@ -124,6 +124,7 @@ class Training:
     ) -> float:
         """One batch: images (N, H, W, 3) and target (N, H, W), both uint8, and soft labels.
 
+        Instead of images it may have their features, (N, h, w, channels), from a `FeatureCache`.
         Returns its loss: per image for "image_sum" as the notebook reports it, else per pixel; of
         several processes, the mean over them is that of the batch. Raises RecipeError when it is no
         number any more.
@@ -166,6 +167,8 @@ class Training:
         device = self.group.device
         images = images.to(device, non_blocking=True)
         target = target.to(device, non_blocking=True)
+        if images.is_floating_point():  # features of images
+            return images.permute(0, 3, 1, 2), target
         return normalise(images, self.metadata.mean, self.metadata.std), target
 
     def end_epoch(self, validation: Validation) -> EpochRow:

@@ -1,0 +1,158 @@
+"""What the frozen first layers of the backbone make of each view, computed once and kept on disk.
+
+With `views` in the recipe an image is seen in a fixed number of views, again and again. The layers
+that do not learn then make the same of each of them, so only the others need to be run.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from model.engines.base import Array
+from model.engines.torch_engine import normalise
+from model.errors import RecipeError
+from model.training.frozen import count_frozen_start, frozen_start
+from model.training.loader import TrainingSamples, ignore_signals
+from model.training.state import Training
+from model.weights import atomic_write
+
+BATCH = 16
+"""Views that go through the frozen layers together."""
+
+
+class FeatureCache:
+    """One file of features, (images * views, h, w, channels), and its description beside it."""
+
+    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
+        """`description` says what the features were made of; its `shape` and `dtype` are theirs."""
+        self.path = folder / "features.npy"
+        self.description_path = folder / "features.json"
+        self.description = description
+        self._views = int(description["views"])
+        self._file: NDArray[Any] | None = None
+
+    def read(self, index: int, view: int) -> NDArray[Any]:
+        """Of one view of one image, (h, w, channels): float32, or the bits of bfloat16."""
+        if self._file is None:  # each loader process opens its own
+            self._file = np.load(self.path, mmap_mode="r")
+        features: NDArray[Any] = self._file[index * self._views + view]
+        return features
+
+    def is_complete(self) -> bool:
+        """Whether a finished file lies there. Raises RecipeError where it is another run's."""
+        if not self.description_path.exists():
+            return False
+        if json.loads(self.description_path.read_text()) != self.description:
+            raise RecipeError(
+                f"{self.path} was made of other images, views or weights: name another folder "
+                "with --feature-cache, or remove it"
+            )
+        return True
+
+    def write(self, batches: Iterator[Tensor]) -> None:
+        """Fill the file from features (N, h, w, channels) in order. Raises RecipeError."""
+        folder, shape = self.path.parent, tuple(self.description["shape"])
+        dtype = np.dtype(np.int16 if self.description["dtype"] == "bfloat16" else np.float32)
+        folder.mkdir(parents=True, exist_ok=True)
+        needed, free = dtype.itemsize * int(np.prod(shape)), shutil.disk_usage(folder).free
+        if needed > free:
+            raise RecipeError(
+                f"the features need {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB: "
+                "choose fewer --views or another folder"
+            )
+        file = np.lib.format.open_memmap(self.path, mode="w+", dtype=dtype, shape=shape)
+        row = 0
+        for features in batches:
+            bits = features.view(torch.int16) if features.dtype == torch.bfloat16 else features
+            file[row : row + len(bits)] = bits.numpy()
+            row += len(bits)
+        file.flush()
+        # Last: without its description the file is not finished.
+        with atomic_write(self.description_path) as marker:
+            marker.write(json.dumps(self.description, indent=1).encode())
+
+
+def open_feature_cache(
+    folder: Path, training: Training, samples: TrainingSamples, *, workers: int
+) -> FeatureCache:
+    """The features of all views of these samples, made now unless they are there already.
+
+    In data parallel the first process makes them, and every process must call it.
+    Raises RecipeError.
+    """
+    recipe = training.recipe
+    if not recipe.views or not count_frozen_start(recipe):
+        raise RecipeError(
+            "--feature-cache needs --views, and --frozen with the backbone's first layers, such "
+            "as --frozen conv1 bn1 layer1"
+        )
+    cache = FeatureCache(folder, describe_features(training, samples))
+    complete = cache.is_complete()
+    training.group.wait()  # until all have looked
+    if training.group.is_main and not complete:
+        views = _AllViews(samples)
+        loader: DataLoader[Array] = DataLoader(
+            views,  # type: ignore[arg-type]  # it has what a map-style dataset needs
+            batch_size=BATCH,
+            num_workers=workers,
+            worker_init_fn=ignore_signals,
+        )
+        bar = tqdm(loader, desc="features", unit="batch", disable=None)
+        cache.write(_compute(training, images) for images in bar)
+    training.group.wait()
+    return cache
+
+
+def describe_features(training: Training, samples: TrainingSamples) -> dict[str, Any]:
+    """What features depend on: images, how views are drawn, and the frozen layers."""
+    recipe = training.recipe
+    names = hashlib.sha256("\n".join(s.name for s in samples.images.samples).encode())
+    frozen = hashlib.sha256()
+    for name, tensor in frozen_start(training.network, recipe).state_dict().items():
+        frozen.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    probe = _compute(training, torch.zeros(1, *recipe.crop, 3, dtype=torch.uint8))
+    return {
+        "images": names.hexdigest(),
+        "weights": frozen.hexdigest(),
+        "views": recipe.views,
+        "crop": list(recipe.crop),
+        "scale": list(recipe.scale),
+        "augment": recipe.augment,
+        "seed": samples.seed,
+        "dtype": str(probe.dtype).removeprefix("torch."),
+        "shape": [len(samples.images) * recipe.views, *probe.shape[1:]],
+    }
+
+
+@torch.no_grad()
+def _compute(training: Training, images: Tensor) -> Tensor:
+    """Views (N, H, W, 3) uint8 to their features (N, h, w, channels), on the CPU."""
+    device, metadata = training.group.device, training.metadata
+    layers = frozen_start(training.network, training.recipe).eval()
+    inputs = normalise(images.to(device), metadata.mean, metadata.std)
+    with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
+        features: Tensor = layers(inputs)
+    return features.permute(0, 2, 3, 1).contiguous().cpu()
+
+
+class _AllViews:
+    """Every view of every image, in the order of the file."""
+
+    def __init__(self, samples: TrainingSamples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples) * self.samples.recipe.views
+
+    def __getitem__(self, row: int) -> Array:
+        return self.samples.read_image(*divmod(row, self.samples.recipe.views))

@@ -1,0 +1,29 @@
+"""The layers of the backbone that do not learn. Knows nothing of losses or of data."""
+
+from itertools import takewhile
+from typing import get_args
+
+from torch import nn
+
+from model.network import BACKBONE_CHILDREN, FCN
+from model.training.recipe import BackboneChild, Recipe
+
+
+def freeze_layers(network: FCN, recipe: Recipe) -> None:
+    """Keep the weights of the recipe's frozen layers; `train_step` keeps their statistics."""
+    for name in recipe.frozen:
+        network.backbone.get_submodule(name).requires_grad_(False)
+
+
+def count_frozen_start(recipe: Recipe) -> int:
+    """How many of the backbone's first children do not learn, before the first that does.
+
+    The activation and the pooling, which have no weights, belong to what they follow.
+    """
+    learnt = set(get_args(BackboneChild)) - set(recipe.frozen)
+    return len(list(takewhile(lambda name: name not in learnt, BACKBONE_CHILDREN)))
+
+
+def frozen_start(network: FCN, recipe: Recipe) -> nn.Sequential:
+    """The backbone's first children that do not learn."""
+    return network.backbone[: count_frozen_start(recipe)]
