@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.classes import IGNORE_INDEX
-from model.network import FCN, bilinear_kernel, upsample_bilinear
+from model.network import FCN, STRIDE, bilinear_kernel, upsample_bilinear
 from model.training.distributed import Group
 from model.training.frozen import count_frozen_start
 from model.training.recipe import Recipe
@@ -50,8 +50,11 @@ class PixelLoss(nn.Module):
             coarse = self.network.coarse_logits(images, first=first)
         # bfloat16 is for the network alone; float64 stays what it is.
         coarse = coarse.to(torch.promote_types(coarse.dtype, torch.float32))
+        stride = self.recipe.loss_stride
+        target = target[:, stride // 2 :: stride, stride // 2 :: stride]
         known = (target != IGNORE_INDEX).sum()
-        measure = self._tiled if images.device.type == "cpu" else self._dense
+        is_tiled = images.device.type == "cpu" and stride == 1
+        measure = self._tiled if is_tiled else self._dense
         total, mass, hits = measure(coarse, target)
         # Void has no loss, but an image's mean is over all of its pixels, as PyTorch's is.
         is_sum = self.recipe.loss_reduction == "image_sum"
@@ -81,8 +84,12 @@ class PixelLoss(nn.Module):
 
     def _dense(self, coarse: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of all pixels, summed, the sum of their weights, and how many are right."""
-        upsample = upsample_bilinear if self.interpolates else self.network.transpose_conv
-        logits = upsample(coarse)
+        stride = self.recipe.loss_stride
+        if self.interpolates:
+            logits = upsample_bilinear(coarse, STRIDE // stride)
+        else:
+            logits = self.network.transpose_conv(coarse)
+            logits = logits[..., stride // 2 :: stride, stride // 2 :: stride]
         target = target.long()
         with torch.no_grad():
             hits = (logits.max(dim=1).indices == target).sum()  # void is no class, so never right

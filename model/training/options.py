@@ -113,7 +113,7 @@ def _describe_flag(name: str, hint: Any) -> dict[str, Any]:
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(hint) is Literal:
-        return {"choices": get_args(hint)}
+        return {"type": type(get_args(hint)[0]), "choices": get_args(hint)}
     if get_origin(hint) is not tuple:
         return {"type": hint}
     item, *rest = get_args(hint)

@@ -57,6 +57,9 @@ class Recipe:
     loss_reduction: Literal["image_sum", "pixel_mean"]
     """"image_sum": mean over an image's pixels, summed over the batch. "pixel_mean": mean over all
     pixels of the batch (of each process' share of it) that are not void."""
+    loss_stride: Literal[1, 2, 4, 8]
+    """Above 1 the cross entropy is of every so many pixels in each direction. Logits that are
+    interpolated are then computed for these alone, at the middle of their squares."""
     class_weights: tuple[float, ...]
     """Of each class' pixels in the cross entropy and its mean; none: all the same."""
     hard_share: float
@@ -147,6 +150,7 @@ PRESETS = {
         cutmix=0.0,
         rarity=0.0,
         loss_reduction="image_sum",
+        loss_stride=1,
         class_weights=(),
         hard_share=1.0,
         region_loss="none",
@@ -183,6 +187,7 @@ PRESETS = {
         cutmix=0.0,
         rarity=0.7,
         loss_reduction="pixel_mean",
+        loss_stride=1,
         class_weights=(),
         hard_share=1.0,
         region_loss="none",

@@ -91,7 +91,8 @@ class View:
         maps = torch.from_numpy(cells.astype(np.float32))
         narrow = torch.tensordot(torch.from_numpy(columns), maps, dims=([1], [1]))  # (W, h, C)
         wide = torch.tensordot(torch.from_numpy(rows), narrow, dims=([1], [1]))
-        return wide.contiguous().numpy()
+        view: NDArray[np.float32] = wide.contiguous().numpy()
+        return view
 
     @property
     def _place(self) -> tuple[slice, slice]:

@@ -40,6 +40,24 @@ def test_class_weights_are_pytorchs(network, batch):
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.parametrize("stride", [2, 8])
+def test_a_stride_takes_some_pixels_of_the_target_and_their_logits(batch, stride):
+    torch.manual_seed(2)
+    network, (images, target) = FCN(num_classes=3).eval(), batch
+    recipe = replace(RECIPE, loss_stride=stride)
+    every = (..., slice(stride // 2, None, stride), slice(stride // 2, None, stride))
+    near, (_, known) = PixelLoss(network, recipe, autocast=False)(*batch)
+    assert known == (target[every] != 255).sum()
+    expected = F.cross_entropy(network(images)[every], target[every], ignore_index=255)
+    torch.testing.assert_close(near, expected, rtol=0.05, atol=0)  # half a pixel aside
+
+    with torch.no_grad():
+        network.transpose_conv.weight.add_(0.01 * torch.randn(network.transpose_conv.weight.shape))
+    exact, _ = PixelLoss(network, recipe, autocast=False)(*batch)
+    expected = F.cross_entropy(network(images)[every], target[every], ignore_index=255)
+    torch.testing.assert_close(exact, expected)
+
+
 def test_the_hardest_pixels_of_each_image_count(network, batch):
     images, target = batch
     loss, _ = PixelLoss(network, replace(RECIPE, hard_share=0.25), autocast=False)(*batch)
