@@ -40,7 +40,7 @@ native:  ## compile the native engine (without a C compiler, ncnn computes inste
 lint: $(VENV)/dev.done  ## check style
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(VENV)/bin/clang-format --dry-run --Werror model/engines/native/*.[ch] tests/native/*.c
+	$(VENV)/bin/clang-format --dry-run --Werror model/engines/native/*.[ch] tests/native/*.[ch]
 	$(VENV)/bin/hadolint Dockerfile
 
 types: $(VENV)/dev.done  ## check types

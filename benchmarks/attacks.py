@@ -1,49 +1,29 @@
 """The most that an upload can cost, found by search: each format's knobs are turned uphill.
 
 Each try is decoded by a fresh decoder process, as the server does it, with the default limits, and
-costs processor time and memory. Knows what a file's header can say; nothing of the server.
+costs processor time and memory. Knows nothing of the server.
 """
 
-import io
 import random
 import resource
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
-from PIL import Image
-
 from app.codecs.decoder_process import DecoderProcess
 from app.errors import RequestError
 from app.settings import Settings
 from benchmarks import report
+from benchmarks.attack_files import KNOBS, Choices, make
 from benchmarks.report import Row, publish, read_plan
 from benchmarks.watch import ProcessTree
 from model.scaling import content_size
-from tests.app.corpus import PNG_KINDS, PNG_SAMPLES, bmp, more_scans, picture, png, saved, tiff
+from tests.app.corpus import picture, saved
 
-Choices = dict[str, int]
-SHAPES = ((5000, 5000), (25_000_000, 1), (1, 25_000_000), (381, 65_500), (65_500, 381), (16, 16))
-"""Height and width; what a format cannot have is made smaller."""
 SIDES = (512, 0)
-KNOBS: dict[str, dict[str, int]] = {
-    "JPEG": {
-        "shape": 6, "mode": 3, "progressive": 2, "sampling": 3, "scans": 3, "noise": 2, "side": 2,
-    },
-    "PNG": {"shape": 6, "kind": 15, "interlaced": 2, "filter": 5, "noise": 2, "side": 2},
-    "WEBP": {"shape": 6, "lossless": 2, "alpha": 2, "noise": 2, "side": 2},
-    "GIF": {"shape": 6, "interlaced": 2, "noise": 2, "side": 2},
-    "BMP": {"shape": 6, "bits": 6, "side": 2},
-    "TIFF": {
-        "shape": 6, "compression": 12, "strips": 5, "bits": 5, "samples": 4, "planar": 2,
-        "predictor": 3, "junk": 3, "side": 2,
-    },
-}  # fmt: skip
-"""How many positions each has."""
+"""Values of max_side; 0 does not scale."""
 
 
 @dataclass(frozen=True)
@@ -166,99 +146,6 @@ def measure(data: bytes, side: int) -> Cost:
 def measure_ended_children_s() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def make(kind: str, choices: Choices) -> bytes:
-    return MAKERS[kind](choices, *SHAPES[choices["shape"]])
-
-
-def pillow_picture(mode: str, height: int, width: int, *, noise: bool, limit: int) -> Image.Image:
-    size = min(width, limit), min(height, limit)
-    if not noise:
-        return Image.new(mode, size)
-    tile = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    rows, columns = -(-size[1] // 64), -(-size[0] // 64)
-    return Image.fromarray(np.tile(tile, (rows, columns, 1))[: size[1], : size[0]]).convert(mode)
-
-
-def make_jpeg(choices: Choices, height: int, width: int) -> bytes:
-    mode = ("L", "RGB", "CMYK")[choices["mode"]]
-    image = pillow_picture(mode, height, width, noise=bool(choices["noise"]), limit=65_500)
-    progressive = bool(choices["progressive"])
-    data = saved(image, "JPEG", progressive=progressive, subsampling=choices["sampling"])
-    return more_scans(data, (0, 30, 99)[choices["scans"]]) if progressive else data
-
-
-def make_png(choices: Choices, height: int, width: int) -> bytes:
-    depth, colour = PNG_KINDS[choices["kind"]]
-    row_bytes = (width * depth * PNG_SAMPLES[colour] + 7) // 8
-    row = bytes((choices["filter"],)) + (bytes(range(251)) * (row_bytes // 251 + 1))[:row_bytes]
-    if not choices["noise"]:
-        row = row[:1] + bytes(row_bytes)
-    return png(
-        width, height, depth=depth, colour=colour, interlaced=bool(choices["interlaced"]),
-        pixels=row * height,
-    )  # fmt: skip
-
-
-def make_webp(choices: Choices, height: int, width: int) -> bytes:
-    mode = "RGBA" if choices["alpha"] else "RGB"
-    limit = 16_383
-    image = pillow_picture(mode, height, width, noise=bool(choices["noise"]), limit=limit)
-    return saved(image, "WEBP", lossless=bool(choices["lossless"]), method=0, quality=10)
-
-
-def make_gif(choices: Choices, height: int, width: int) -> bytes:
-    image = pillow_picture("P", height, width, noise=bool(choices["noise"]), limit=65_535)
-    return saved(image, "GIF", interlace=choices["interlaced"])
-
-
-def make_bmp(choices: Choices, height: int, width: int) -> bytes:
-    bits, compression = ((1, 0), (8, 0), (24, 0), (32, 0), (8, 1), (4, 2))[choices["bits"]]
-    if compression:
-        height, width = min(height, 1400), min(width, 1400)
-    size = 6 if compression else min((width * bits + 31) // 32 * 4 * height, 30_000_000)
-    return bmp(width, height, bits=bits, compression=compression, pixels=bytes(size))
-
-
-TIFF_COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 34925, 50000, 50001)
-
-
-def make_tiff(choices: Choices, height: int, width: int) -> bytes:
-    compression = TIFF_COMPRESSIONS[choices["compression"]]
-    strips = min((1, 16, 1000, 30_000, 2**16)[choices["strips"]], height)
-    rows = -(-height // strips)
-    strips = -(-height // rows)
-    bits, samples = (1, 8, 16, 32, 64)[choices["bits"]], choices["samples"] + 1
-    pixels = tiff_strip(choices, compression, rows, width, (width * bits * samples + 7) // 8 * rows)
-    tags = {
-        256: width, 257: height, 258: [bits] * samples, 259: compression,
-        262: 2 if samples >= 3 else 1, 273: [8] * strips, 277: samples, 278: rows,
-        279: [len(pixels)] * strips, 284: 1 + choices["planar"], 317: 1 + choices["predictor"],
-    }  # fmt: skip
-    return tiff(tags, pixels=pixels)
-
-
-def tiff_strip(choices: Choices, compression: int, rows: int, width: int, size: int) -> bytes:
-    """All strips lie at one place: valid where it is easy, or else junk or zeros."""
-    if compression == 8 and choices["junk"] == 0:
-        return zlib.compress(bytes(min(size, 200_000_000)), 9)
-    if compression in (6, 7) and choices["junk"] == 0:
-        jpeg = Image.new("RGB", (min(width, 65_500), min(rows, 65_500)))
-        file = io.BytesIO()
-        jpeg.save(file, "JPEG", progressive=bool(choices["predictor"]))
-        return more_scans(file.getvalue(), 90) if choices["predictor"] else file.getvalue()
-    return bytes(4000) if choices["junk"] == 1 else random.Random(1).randbytes(4000)
-
-
-MAKERS: dict[str, Callable[[Choices, int, int], bytes]] = {
-    "JPEG": make_jpeg,
-    "PNG": make_png,
-    "WEBP": make_webp,
-    "GIF": make_gif,
-    "BMP": make_bmp,
-    "TIFF": make_tiff,
-}
 
 
 if __name__ == "__main__":

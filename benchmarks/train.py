@@ -37,11 +37,16 @@ from model.state_dict import convert_notebook_state, network_from_state
 from model.training.dataset import SegmentationDataset
 from model.training.distributed import Group
 from model.training.history import Validation
-from model.training.loader import TrainingSamples, collate, create_loader, iterate_epoch
+from model.training.loader import (
+    TrainingSamples,
+    collate,
+    create_loader,
+    create_sampler,
+    iterate_epoch,
+)
 from model.training.memory import keep_freed_memory
 from model.training.precision import should_autocast
 from model.training.recipe import PRESETS, Recipe
-from model.training.sampler import EpochSampler
 from model.training.samples import Sample
 from model.training.state import Training
 from model.weights import Metadata
@@ -86,11 +91,11 @@ class OurLoop:
         metadata = Metadata(classes=CLASSES)
         images = SegmentationDataset(samples, name="train")
         self.samples = TrainingSamples(images, recipe, seed=0, fill=fill_colour(metadata))
-        self.sampler = EpochSampler(
-            images, batch_size=recipe.batch_size, seed=0, rarity=recipe.rarity
+        group = Group(torch.device("cpu"))
+        self.sampler = create_sampler(images, recipe, seed=0, group=group)
+        self.loader = create_loader(
+            self.samples, self.sampler, workers=workers, device=group.device
         )
-        device = torch.device("cpu")
-        self.loader = create_loader(self.samples, self.sampler, workers=workers, device=device)
         self.training = Training(
             network,
             recipe,
@@ -100,7 +105,7 @@ class OurLoop:
             seed=0,
             image_set="train",
             images=len(images),
-            group=Group(device),
+            group=group,
         )
 
     def train_epoch(self) -> None:

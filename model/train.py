@@ -30,7 +30,7 @@ from model.training.distributed import Group, join_group
 from model.training.download import download_voc
 from model.training.features import open_feature_cache
 from model.training.history import Validation, count_worse, find_best
-from model.training.loader import TrainingSamples, create_loader, iterate_epoch
+from model.training.loader import TrainingSamples, create_loader, create_sampler, iterate_epoch
 from model.training.memory import keep_freed_memory
 from model.training.options import build_parser, choose_recipe
 from model.training.precision import should_autocast
@@ -77,14 +77,7 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
     network, pretrained, metadata = start_network(options, recipe, say)
     images, val_images = open_data(options, recipe, metadata, group, say)
     samples = open_samples(options, recipe, metadata, images)
-    sampler = EpochSampler(
-        images,
-        batch_size=recipe.batch_size,
-        seed=options.seed,
-        rarity=recipe.rarity,
-        rank=group.rank,
-        world_size=group.world_size,
-    )
+    sampler = create_sampler(images, recipe, seed=options.seed, group=group)
     training = Training(
         network,
         recipe,

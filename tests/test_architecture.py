@@ -133,20 +133,38 @@ def test_every_module_says_what_it_is_for():
 
 MAX_FILE_LINES = 250
 MAX_FUNCTION_LINES = 40
+ROOMS = ("app", "model", "benchmarks", "deploy")
 
 
-def test_every_file_and_every_function_is_short_enough_to_read():
-    too_long = []
-    for path in sorted((REPOSITORY / "app").rglob("*.py")):
-        text, name = path.read_text(), path.relative_to(REPOSITORY)
-        if len(text.splitlines()) > MAX_FILE_LINES:
-            too_long.append(f"{name} has {len(text.splitlines())} lines")
-        for node in ast.walk(ast.parse(text)):
+def list_functions(path):
+    """The name of each function, and how many lines it has."""
+    if path.suffix == ".py":
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                assert node.end_lineno is not None
-                lines = node.end_lineno - node.lineno + 1
-                if lines > MAX_FUNCTION_LINES:
-                    too_long.append(f"{name}: {node.name} has {lines} lines")
+                yield node.name, node.end_lineno - node.lineno + 1
+        return
+    # clang-format indents all but the first and the last line of a C function.
+    function, start = "", 0
+    for number, line in enumerate(path.read_text().splitlines()):
+        if line[:1].isalpha() and "(" in line:
+            function, start = line, number
+        elif line == "}" and function:
+            yield function, number - start + 1
+            function = ""
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "tests/native"])
+def test_every_file_and_every_function_is_short_enough_to_read(room):
+    too_long = []
+    for path in sorted((REPOSITORY / room).rglob("*")):
+        if path.suffix not in (".py", ".c", ".h"):
+            continue
+        name, lines = path.relative_to(REPOSITORY), len(path.read_text().splitlines())
+        if lines > MAX_FILE_LINES:
+            too_long.append(f"{name} has {lines} lines")
+        for function, lines in list_functions(path):
+            if lines > MAX_FUNCTION_LINES:
+                too_long.append(f"{name}: {function} has {lines} lines")
     assert too_long == []
 
 

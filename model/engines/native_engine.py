@@ -50,14 +50,27 @@ class NativeEngine:
         if precision == "bfloat16" and not self._library.engine_has_bfloat16():
             raise EngineError("precision 'bfloat16' needs a processor with AMX: choose float32")
         threads = threads or usable_cores()
+        levels = folding.normalised_levels(weights.metadata)
+        self._engine = self._start(network, levels, threads=threads, precision=precision)
+        weakref.finalize(self, _stop, self._library, self._engine, os.getpid())
+        kind = path.stem.partition("-")[2]
+        exact = "" if precision == "float32" else f" in {precision}"
+        self.description = f"native {kind}{exact} on cpu, {threads} threads"
+        # One more than threads: no core waits while Python returns a mask.
+        self.callers_at_once = threads + 1
+        self._workspaces = _Workspaces(self.callers_at_once)
+
+    def _start(
+        self, network: FoldedNetwork, levels: Floats, *, threads: int, precision: Precision
+    ) -> int:
+        """The address of the C side's engine, which copies what it is given. Raises MemoryError."""
         convolutions = [
             np.ascontiguousarray(array)
             for convolution in _list_convolutions(network)
             for array in (convolution.kernel, convolution.bias)
         ]
-        levels = folding.normalised_levels(weights.metadata)
         kernel = None if tiles.is_bilinear(network.upsampling_kernel) else _reorder_kernel(network)
-        self._engine = self._library.engine_start(
+        engine: int | None = self._library.engine_start(
             (c_void_p * len(convolutions))(*map(_pass_array, convolutions)),
             _pass_array(levels),
             kernel if kernel is None else _pass_array(kernel),
@@ -66,15 +79,9 @@ class NativeEngine:
             threads,
             precision == "bfloat16",
         )
-        if not self._engine:
+        if not engine:
             raise MemoryError("no memory, or no threads, for the native engine")
-        weakref.finalize(self, _stop, self._library, self._engine, os.getpid())
-        kind = path.stem.partition("-")[2]
-        exact = "" if precision == "float32" else f" in {precision}"
-        self.description = f"native {kind}{exact} on cpu, {threads} threads"
-        # One more than threads: no core waits while Python returns a mask.
-        self.callers_at_once = threads + 1
-        self._workspaces = _Workspaces(self.callers_at_once)
+        return engine
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
         """See `Engine.segment`. Raises MemoryError."""

@@ -1,4 +1,4 @@
-"""The layers of the backbone that do not learn. Knows nothing of losses or of data."""
+"""The layers that do not learn. Knows nothing of losses or of data."""
 
 from itertools import takewhile
 from typing import get_args
@@ -10,7 +10,11 @@ from model.training.recipe import BackboneChild, Recipe
 
 
 def freeze_layers(network: FCN, recipe: Recipe) -> None:
-    """Keep the weights of the recipe's frozen layers; `train_step` keeps their statistics."""
+    """Keep the weights of layers that the recipe does not train.
+
+    `train_step` keeps the statistics of frozen layers of the backbone.
+    """
+    network.transpose_conv.requires_grad_(recipe.train_transpose_conv)
     for name in recipe.frozen:
         network.backbone.get_submodule(name).requires_grad_(False)
 

@@ -17,6 +17,7 @@ from model.engines.base import Array
 from model.training import transforms
 from model.training.cutmix import mix_batch
 from model.training.dataset import SegmentationDataset
+from model.training.distributed import Group
 from model.training.recipe import Recipe
 from model.training.sampler import Draw, EpochSampler
 from model.training.soft_labels import CELL, SoftLabels
@@ -101,6 +102,20 @@ def collate(samples: list[TrainingSample]) -> tuple[Tensor, ...]:
     images, *labels = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*samples, strict=True))
     # NumPy has no bfloat16: features come as its bits.
     return images.view(torch.bfloat16) if images.dtype == torch.int16 else images, *labels
+
+
+def create_sampler(
+    images: SegmentationDataset, recipe: Recipe, *, seed: int, group: Group
+) -> EpochSampler:
+    """The order of a run's images, of which this process takes its share. Raises DatasetError."""
+    return EpochSampler(
+        images,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        rarity=recipe.rarity,
+        rank=group.rank,
+        world_size=group.world_size,
+    )
 
 
 def create_loader(

@@ -1,9 +1,20 @@
-"""SGD's parameter groups and the schedule of the learning rate. Knows nothing of losses."""
+"""SGD, its parameter groups and the schedule of the learning rate. Knows nothing of losses."""
 
 from typing import Any
 
+from torch.optim import SGD
+
 from model.network import FCN
 from model.training.recipe import Recipe
+
+
+def create_optimiser(network: FCN, recipe: Recipe, pretrained: frozenset[str]) -> SGD:
+    return SGD(
+        group_parameters(network, recipe, pretrained),
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
 
 
 def group_parameters(

@@ -127,6 +127,19 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def require_fit(self, *, num_classes: int, world_size: int) -> None:
+        """Raises RecipeError unless the recipe fits the network's classes and the processes."""
+        if self.class_weights and len(self.class_weights) != num_classes:
+            raise RecipeError(
+                f"{len(self.class_weights)} class weights for {num_classes} classes: "
+                "give one for each, background first"
+            )
+        if self.batch_size % world_size:
+            raise RecipeError(
+                f"a batch of {self.batch_size} cannot be shared evenly by {world_size} "
+                "processes: choose a multiple with --batch-size"
+            )
+
 
 PRESETS = {
     # The notebook's recipe to the letter: chapter "Fully Convolutional Networks" of d2l.

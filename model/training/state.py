@@ -19,7 +19,7 @@ from model.training.distributed import Group
 from model.training.frozen import freeze_layers
 from model.training.history import EpochRow, EpochSums, Validation
 from model.training.loss import PixelLoss
-from model.training.optimiser import compute_lr_factor, group_parameters
+from model.training.optimiser import compute_lr_factor, create_optimiser
 from model.training.precision import should_autocast
 from model.training.recipe import Recipe
 from model.weights import Metadata
@@ -49,16 +49,7 @@ class Training:
         Raises RecipeError for a batch that the processes cannot share evenly, and for class weights
         of other classes.
         """
-        if recipe.class_weights and len(recipe.class_weights) != network.num_classes:
-            raise RecipeError(
-                f"{len(recipe.class_weights)} class weights for {network.num_classes} classes: "
-                "give one for each, background first"
-            )
-        if recipe.batch_size % group.world_size:
-            raise RecipeError(
-                f"a batch of {recipe.batch_size} cannot be shared evenly by {group.world_size} "
-                "processes: choose a multiple with --batch-size"
-            )
+        recipe.require_fit(num_classes=network.num_classes, world_size=group.world_size)
         self.recipe = recipe
         self.metadata = replace(
             metadata,
@@ -72,23 +63,19 @@ class Training:
         self.step = 0
         self.history: list[EpochRow] = []
         self._sums = EpochSums()
-
         synchronise_batch_norms(network, recipe, group)
-        self.network = network.to(group.device).to(memory_format=torch.channels_last)
-        network.transpose_conv.requires_grad_(recipe.train_transpose_conv)
         freeze_layers(network, recipe)
-        self.autocast = autocast = should_autocast(recipe, group.device)
-        self._loss: nn.Module = PixelLoss(network, recipe, autocast=autocast, group=group)
-        if group.world_size > 1:
-            self._loss = nn.parallel.DistributedDataParallel(self._loss)
+        self.network = network.to(group.device).to(memory_format=torch.channels_last)
+        self.optimiser = create_optimiser(network, recipe, pretrained)
+        self.autocast = should_autocast(recipe, group.device)
+        self._loss = self._create_loss()
         self._average = WeightsAverage(network, recipe.ema_decay) if recipe.ema_decay else None
-        self._measuring = PixelLoss(self.measured_network, recipe, autocast=autocast)
-        self.optimiser = torch.optim.SGD(
-            group_parameters(network, recipe, pretrained),
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-        )
+        self._measuring = PixelLoss(self.measured_network, recipe, autocast=self.autocast)
+
+    def _create_loss(self) -> nn.Module:
+        """The loss of a batch, in data parallel where several processes share it."""
+        loss = PixelLoss(self.network, self.recipe, autocast=self.autocast, group=self.group)
+        return nn.parallel.DistributedDataParallel(loss) if self.group.world_size > 1 else loss
 
     @property
     def total_steps(self) -> int:

@@ -58,16 +58,13 @@ class TiledCrossEntropy(torch.autograd.Function):
         """
         number, tiles, classes, _ = cells.shape
         scores = cells.new_empty(tiles, classes, labels.shape[-1])
-        flat = scores.view(-1, matrix.shape[1])
         sums = cells.new_zeros(2, dtype=torch.float64)
         hits = labels.new_zeros((), dtype=torch.int64)
-        learns, learns_matrix, learns_bias, *_ = ctx.needs_input_grad
-        cells_grad = torch.empty_like(cells) if learns else None
-        matrix_grad = torch.zeros_like(matrix) if learns_matrix else None
-        bias_grad = cells.new_zeros(classes) if learns_bias else None
+        gradients = _Gradients(ctx.needs_input_grad, cells, matrix, classes)
         for n in range(number):
-            own = cells[n].view(-1, matrix.shape[0])
-            torch.mm(own, matrix, out=flat)
+            torch.mm(
+                cells[n].view(-1, matrix.shape[0]), matrix, out=scores.view(-1, matrix.shape[1])
+            )
             if bias is not None:
                 scores.add_(bias[:, None])
             losses, norm, right = _measure(scores, labels[n])
@@ -76,15 +73,10 @@ class TiledCrossEntropy(torch.autograd.Function):
             if hard_share < 1:
                 weight = keep_hardest(weight, losses, hard_share)
             sums += torch.stack([(losses * weight).sum(), weight.sum()])
-            if cells_grad is None:
-                continue
-            _turn_into_gradient(scores, norm, labels[n], weight)
-            torch.mm(flat, matrix.t(), out=cells_grad[n].view(own.shape))
-            if matrix_grad is not None:
-                matrix_grad.addmm_(own.t(), flat)
-            if bias_grad is not None:
-                bias_grad += scores.sum(dim=(0, 2))
-        ctx.save_for_backward(cells_grad, matrix_grad, bias_grad)
+            if gradients.are_needed:
+                _turn_into_gradient(scores, norm, labels[n], weight)
+                gradients.add(n, scores, cells, matrix)
+        ctx.save_for_backward(gradients.cells, gradients.matrix, gradients.bias)
         total, mass = sums.to(cells.dtype)
         ctx.mark_non_differentiable(mass, hits)
         return total, mass, hits
@@ -94,6 +86,27 @@ class TiledCrossEntropy(torch.autograd.Function):
         scale = grads[0]
         found = (None if grad is None else grad * scale for grad in ctx.saved_tensors)
         return *found, None, None, None
+
+
+class _Gradients:
+    """Gradients of the inputs that need one, None for the others; without cells, there are none."""
+
+    def __init__(self, needed: Any, cells: Tensor, matrix: Tensor, classes: int) -> None:
+        self.are_needed, needs_matrix, needs_bias, *_ = needed
+        self.cells = torch.empty_like(cells) if self.are_needed else None
+        self.matrix = torch.zeros_like(matrix) if needs_matrix else None
+        self.bias = cells.new_zeros(classes) if needs_bias else None
+
+    def add(self, n: int, scores_grad: Tensor, cells: Tensor, matrix: Tensor) -> None:
+        """Take in image `n`, from the gradient of its scores."""
+        own = cells[n].view(-1, matrix.shape[0])
+        flat = scores_grad.view(-1, matrix.shape[1])
+        assert self.cells is not None
+        torch.mm(flat, matrix.t(), out=self.cells[n].view(own.shape))
+        if self.matrix is not None:
+            self.matrix.addmm_(own.t(), flat)
+        if self.bias is not None:
+            self.bias += scores_grad.sum(dim=(0, 2))
 
 
 def _measure(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import attacks
+from benchmarks import attack_files, attacks
 from tests.app.corpus import ccitt_strips, picture, saved
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
@@ -13,7 +13,9 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reas
 
 @pytest.mark.parametrize("kind", attacks.KNOBS)
 def test_any_choices_make_a_file_that_is_measured(monkeypatch, kind):
-    monkeypatch.setattr(attacks, "SHAPES", ((40, 30), (200, 1), (1, 200), (7, 9), (9, 7), (1, 1)))
+    monkeypatch.setattr(
+        attack_files, "SHAPES", ((40, 30), (200, 1), (1, 200), (7, 9), (9, 7), (1, 1))
+    )
     rng = random.Random(1)
     for _ in range(4):
         choices = {knob: rng.randrange(count) for knob, count in attacks.KNOBS[kind].items()}

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests.native.__main__ import Unavailable, neon, run, widths
+from tests.native.__main__ import Unavailable, find_neon, list_widths, run
 
 
 def test_with_neons_width_every_property_holds():
     try:
-        (variant, *_) = widths()
+        (variant, *_) = list_widths()
     except Unavailable as reason:
         pytest.skip(str(reason))
     assert "SIMD width 4: 5 rounds and the engine hold" in run(variant, seed=2, rounds=5)
@@ -15,7 +15,7 @@ def test_with_neons_width_every_property_holds():
 
 def test_with_neon_under_an_emulator_every_property_holds():
     try:
-        variant = neon()
+        variant = find_neon()
     except Unavailable as reason:
         pytest.skip(str(reason))
     assert "SIMD width 4: 2 rounds and the engine hold" in run(variant, seed=3, rounds=2)

@@ -1,7 +1,7 @@
-"""Runs `properties.c` in every SIMD width of this machine, with and without sanitizers.
+"""Check the properties of the native engine in every SIMD width, with and without sanitizers.
 
-What this machine lacks (a sanitizer's runtime, an emulator, a processor's feature) is skipped, and
-said so.
+It skips what this machine lacks (a sanitizer's runtime, an emulator, a processor's feature), and
+prints the reason.
 
     python -m tests.native [--seed N] [--rounds N]
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from model.engines.native import library
 
-PROPERTIES = Path(__file__).with_name("properties.c")
+PROPERTIES = sorted(Path(__file__).parent.glob("*.c"))
 FLAGS = ["-O1", "-g", "-std=gnu11", "-pthread", "-Wall", "-Wextra", "-Wno-psabi"]
 SANITIZERS = ("address,undefined", "thread")
 ARM_COMPILER, ARM_EMULATORS = "aarch64-linux-gnu-gcc", ("qemu-aarch64", "qemu-aarch64-static")
@@ -38,7 +38,7 @@ class Variant:
     runner: tuple[str, ...] = ()
 
 
-def widths() -> list[Variant]:
+def list_widths() -> list[Variant]:
     """SIMD widths on x86-64: 4, as on NEON, and 8 and 16 where the processor has them."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
@@ -50,7 +50,7 @@ def widths() -> list[Variant]:
     return found
 
 
-def sanitized(variant: Variant, sanitizer: str) -> Variant:
+def add_sanitizer(variant: Variant, sanitizer: str) -> Variant:
     """Raises Unavailable where the sanitizer's programs do not build or run."""
     flags = (f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
     # The thread sanitizer may not know where a newer kernel puts memory: without randomisation.
@@ -61,7 +61,7 @@ def sanitized(variant: Variant, sanitizer: str) -> Variant:
     raise Unavailable(f"{variant.compiler} has no runtime for -fsanitize={sanitizer}")
 
 
-def neon() -> Variant:
+def find_neon() -> Variant:
     """Raises Unavailable without the cross compiler or the emulator."""
     emulator = next((found for name in ARM_EMULATORS if (found := shutil.which(name))), None)
     if shutil.which(ARM_COMPILER) is None or emulator is None:
@@ -76,18 +76,20 @@ def run(variant: Variant, *, seed: int, rounds: int) -> str:
     """What it prints at its end. Raises CalledProcessError with what it said of a failure."""
     sources = [str(path) for path in sorted(library.SOURCES.glob("*.c"))]
     with tempfile.TemporaryDirectory() as folder:
-        program, reference = str(Path(folder) / "properties"), str(Path(folder) / "properties.o")
+        program = str(Path(folder) / "properties")
         command = [variant.compiler, *FLAGS, f"-I{library.SOURCES}", *variant.flags]
         # The reference is plain and slow: a sanitizer watches the engine, and what it is handed.
         plain = [flag for flag in command if not flag.startswith("-fsanitize")]
-        _output([*plain, "-O2", "-c", str(PROPERTIES), "-o", reference])
-        _output([*command, *sources, reference, "-lm", "-o", program])
+        _output([*plain, "-O2", "-c", *map(str, PROPERTIES)], folder=folder)
+        objects = [str(Path(folder) / f"{path.stem}.o") for path in PROPERTIES]
+        _output([*command, *sources, *objects, "-lm", "-o", program])
         return _output([*variant.runner, program, str(seed), str(rounds)]).strip()
 
 
-def _output(command: list[str]) -> str:
+def _output(command: list[str], *, folder: str | None = None) -> str:
     return subprocess.run(
         command,
+        cwd=folder,
         check=True,
         text=True,
         stdout=subprocess.PIPE,
@@ -107,14 +109,14 @@ def _runs(compiler: str, flags: tuple[str, ...], runner: tuple[str, ...]) -> boo
         return True
 
 
-def variants() -> list[Variant]:
+def list_variants() -> list[Variant]:
     """All that this machine can run; of the others it prints why not."""
     found = []
     try:
-        makers = [lambda v=v, s=s: sanitized(v, s) for s in SANITIZERS for v in widths()]
+        makers = [lambda v=v, s=s: add_sanitizer(v, s) for s in SANITIZERS for v in list_widths()]
     except Unavailable as reason:
         sys.exit(f"error: {reason}")
-    for make in [*makers, neon]:
+    for make in [*makers, find_neon]:
         try:
             found.append(make())
         except Unavailable as reason:
@@ -131,7 +133,7 @@ def main() -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [
             (variant, pool.submit(run, variant, seed=arguments.seed, rounds=arguments.rounds))
-            for variant in variants()
+            for variant in list_variants()
         ]
         for variant, job in jobs:
             try:
