@@ -36,7 +36,7 @@ def make(kind: str, choices: Choices) -> bytes:
     return MAKERS[kind](choices, *SHAPES[choices["shape"]])
 
 
-def pillow_picture(mode: str, height: int, width: int, *, noise: bool, limit: int) -> Image.Image:
+def draw_picture(mode: str, height: int, width: int, *, noise: bool, limit: int) -> Image.Image:
     size = min(width, limit), min(height, limit)
     if not noise:
         return Image.new(mode, size)
@@ -47,7 +47,7 @@ def pillow_picture(mode: str, height: int, width: int, *, noise: bool, limit: in
 
 def make_jpeg(choices: Choices, height: int, width: int) -> bytes:
     mode = ("L", "RGB", "CMYK")[choices["mode"]]
-    image = pillow_picture(mode, height, width, noise=bool(choices["noise"]), limit=65_500)
+    image = draw_picture(mode, height, width, noise=bool(choices["noise"]), limit=65_500)
     progressive = bool(choices["progressive"])
     data = saved(image, "JPEG", progressive=progressive, subsampling=choices["sampling"])
     return more_scans(data, (0, 30, 99)[choices["scans"]]) if progressive else data
@@ -68,12 +68,12 @@ def make_png(choices: Choices, height: int, width: int) -> bytes:
 def make_webp(choices: Choices, height: int, width: int) -> bytes:
     mode = "RGBA" if choices["alpha"] else "RGB"
     limit = 16_383
-    image = pillow_picture(mode, height, width, noise=bool(choices["noise"]), limit=limit)
+    image = draw_picture(mode, height, width, noise=bool(choices["noise"]), limit=limit)
     return saved(image, "WEBP", lossless=bool(choices["lossless"]), method=0, quality=10)
 
 
 def make_gif(choices: Choices, height: int, width: int) -> bytes:
-    image = pillow_picture("P", height, width, noise=bool(choices["noise"]), limit=65_535)
+    image = draw_picture("P", height, width, noise=bool(choices["noise"]), limit=65_535)
     return saved(image, "GIF", interlace=choices["interlaced"])
 
 
@@ -94,7 +94,9 @@ def make_tiff(choices: Choices, height: int, width: int) -> bytes:
     rows = -(-height // strips)
     strips = -(-height // rows)
     bits, samples = (1, 8, 16, 32, 64)[choices["bits"]], choices["samples"] + 1
-    pixels = tiff_strip(choices, compression, rows, width, (width * bits * samples + 7) // 8 * rows)
+    pixels = make_tiff_strip(
+        choices, compression, rows, width, (width * bits * samples + 7) // 8 * rows
+    )
     tags = {
         256: width, 257: height, 258: [bits] * samples, 259: compression,
         262: 2 if samples >= 3 else 1, 273: [8] * strips, 277: samples, 278: rows,
@@ -103,7 +105,7 @@ def make_tiff(choices: Choices, height: int, width: int) -> bytes:
     return tiff(tags, pixels=pixels)
 
 
-def tiff_strip(choices: Choices, compression: int, rows: int, width: int, size: int) -> bytes:
+def make_tiff_strip(choices: Choices, compression: int, rows: int, width: int, size: int) -> bytes:
     """All strips lie at one place: valid where it is easy, or else junk or zeros."""
     if compression == 8 and choices["junk"] == 0:
         return zlib.compress(bytes(min(size, 200_000_000)), 9)

@@ -70,36 +70,36 @@ def _decode(data: bytes, settings: Settings) -> str:
     return "{} x {}".format(*decoded.size)
 
 
-def flat(mode: str, kind: str, **options: object) -> bytes:
+def make_flat(mode: str, kind: str, **options: object) -> bytes:
     return saved(Image.new(mode, (SIDE, SIDE)), kind, **options)
 
 
-def many_scans() -> bytes:
-    data = flat("RGB", "JPEG", progressive=True, subsampling=0)
+def make_many_scans() -> bytes:
+    data = make_flat("RGB", "JPEG", progressive=True, subsampling=0)
     last = data.rindex(b"\xff\xda\0")
     return data[:-2] + data[last:-2] * 85 + data[-2:]
 
 
-def deep_png() -> bytes:
+def make_deep_png() -> bytes:
     rows = bytes(SIDE * (8 * SIDE + 8))
     return png(SIDE, SIDE, depth=16, colour=6, interlaced=True, pixels=rows)
 
 
-def many_segments() -> bytes:
+def make_many_segments() -> bytes:
     data = saved(picture(), "JPEG")
     return data[:2] + b"\xff\xe0\0\2" * (8 * MIB) + data[2:]
 
 
 FULL: dict[str, Callable[[], bytes]] = {
     "25 megapixels: flat PNG": lambda: png(SIDE, SIDE, pixels=bytes(SIDE * (3 * SIDE + 1))),
-    "25 megapixels: interlaced PNG, 16 bits, alpha": deep_png,
-    "25 megapixels: flat WebP": lambda: flat("RGB", "WEBP", lossless=True, method=0),
-    "25 megapixels: flat GIF": lambda: flat("P", "GIF"),
-    "25 megapixels: TIFF of integers": lambda: flat("I", "TIFF", compression="tiff_lzw"),
-    "25 megapixels: TIFF of floats": lambda: flat("F", "TIFF", compression="tiff_lzw"),
-    "25 megapixels: progressive CMYK JPEG": lambda: flat("CMYK", "JPEG", progressive=True),
-    "25 megapixels: JPEG in 95 scans": many_scans,
-    "32 MiB: JPEG of empty segments": many_segments,
+    "25 megapixels: interlaced PNG, 16 bits, alpha": make_deep_png,
+    "25 megapixels: flat WebP": lambda: make_flat("RGB", "WEBP", lossless=True, method=0),
+    "25 megapixels: flat GIF": lambda: make_flat("P", "GIF"),
+    "25 megapixels: TIFF of integers": lambda: make_flat("I", "TIFF", compression="tiff_lzw"),
+    "25 megapixels: TIFF of floats": lambda: make_flat("F", "TIFF", compression="tiff_lzw"),
+    "25 megapixels: progressive CMYK JPEG": lambda: make_flat("CMYK", "JPEG", progressive=True),
+    "25 megapixels: JPEG in 95 scans": make_many_scans,
+    "32 MiB: JPEG of empty segments": make_many_segments,
     "32 MiB: PNG of private chunks": lambda: png(9, 9, before=[(b"prVt", b"")] * 2_700_000),
     "32 MiB: texts of a PNG, compressed 1000 times": lambda: png(
         9, 9, before=[(b"zTXt", b"k\0\0" + zlib.compress(bytes(MIB), 9))] * 30_000

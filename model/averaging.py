@@ -56,14 +56,14 @@ class AveragingPredictor:
         output = image.shape[0], image.shape[1]
         base = content_size(output, self.max_side)
         views = [
-            self._see(image, self._scaled(base, scale), output, mirrored=mirrored)
+            self._see(image, self._scale(base, scale), output, mirrored=mirrored)
             for scale in self.scales
             for mirrored in ((False, True) if self.flip else (False,))
         ]
         return torch.stack(views).mean(dim=0)
 
     @staticmethod
-    def _scaled(size: Size, scale: float) -> Size:
+    def _scale(size: Size, scale: float) -> Size:
         height, width = (max(1, round(scale * side)) for side in size)
         return height, width
 

@@ -11,7 +11,7 @@ from model.errors import ModelError
 from model.weights import Metadata, read_metadata
 
 
-def card(name: str, metadata: Metadata) -> str:
+def describe_weights(name: str, metadata: Metadata) -> str:
     """Markdown, of a file called `name`."""
     recipe, data, scores = metadata.recipe, metadata.data, metadata.scores
     facts = {
@@ -19,7 +19,7 @@ def card(name: str, metadata: Metadata) -> str:
         "digest": f"`{metadata.digest}`",
         "started from": data.get("start", "not recorded"),
         "trained on": f"{data.get('images', '?')} images, list `{data.get('image_set', '?')}`",
-        "recipe": ", ".join(f"{key} {_shown(value)}" for key, value in recipe.items()),
+        "recipe": ", ".join(f"{key} {_format_value(value)}" for key, value in recipe.items()),
     }
     if scores:
         facts |= {
@@ -39,7 +39,7 @@ def card(name: str, metadata: Metadata) -> str:
     return "\n".join([*lines, ""])
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     return " x ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("weights", type=Path, help="weights file")
     options = parser.parse_args(arguments)
     try:
-        print(card(options.weights.name, read_metadata(options.weights)), end="")
+        print(describe_weights(options.weights.name, read_metadata(options.weights)), end="")
     except ModelError as error:
         sys.exit(f"error: {error}")
 

@@ -31,7 +31,7 @@ from model.training.data import (
     open_evaluation_images,
 )
 from model.training.dataset import SegmentationDataset
-from model.weights import atomic_write
+from model.weights import write_atomically
 
 EXIT_WORSE = 3
 EXIT_NOT_BETTER = 4
@@ -44,7 +44,7 @@ SENTENCES = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     try:
         predictors = [_open(path, options) for path in (options.first, options.second)]
         classes = predictors[0].metadata.classes
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
             "iou": {n: d.as_dict() for n, d in zip(classes, differences[:-1], strict=True)},
             "mean_iou": differences[-1].as_dict(),
         }
-        with atomic_write(options.json) as file:
+        with write_atomically(options.json) as file:
             file.write(json.dumps(report, indent=2).encode() + b"\n")
     sys.exit(exit_status(differences[-1], require_better=options.require_better))
 
@@ -127,7 +127,7 @@ def _open(path: Path, options: argparse.Namespace) -> Predictor:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.compare", description=__doc__)
     add = parser.add_argument
     add("first", type=Path, metavar="A", help="weights file, such as the one that is served")

@@ -56,15 +56,15 @@ def compare_counts(first: Counts, second: Counts, *, seed: int = 0) -> list[Diff
     gains = []
     for _ in range(RESAMPLES // ROWS_AT_ONCE):
         times = rng.multinomial(images, np.full(images, 1 / images), size=ROWS_AT_ONCE)
-        gains.append(_ious(times, second) - _ious(times, first))
+        gains.append(_compute_ious(times, second) - _compute_ious(times, first))
     tail = 100 * (1 - CONFIDENCE) / 2
-    bounds = [_bounds(column, tail) for column in np.concatenate(gains).T]
+    bounds = [_compute_bounds(column, tail) for column in np.concatenate(gains).T]
     once = np.ones((1, images), np.int64)
-    whole = zip(_ious(once, first)[0], _ious(once, second)[0], bounds, strict=True)
+    whole = zip(_compute_ious(once, first)[0], _compute_ious(once, second)[0], bounds, strict=True)
     return [Difference(float(one), float(other), *bound) for one, other, bound in whole]
 
 
-def _ious(times: NDArray[np.int64], counts: Counts) -> Floats:
+def _compute_ious(times: NDArray[np.int64], counts: Counts) -> Floats:
     """IoU per class and their mean, (resamples, C + 1), each image counted so many `times`."""
     classes = counts.shape[1]
     # float64 multiplies with BLAS, and is exact up to 2 ** 53 pixels.
@@ -77,7 +77,7 @@ def _ious(times: NDArray[np.int64], counts: Counts) -> Floats:
     return np.column_stack([iou, np.nansum(iou, axis=1) / occurring])
 
 
-def _bounds(gains: Floats, tail: float) -> tuple[float, float]:
+def _compute_bounds(gains: Floats, tail: float) -> tuple[float, float]:
     """Of a class that some resamples lack, over the others."""
     measured = gains[~np.isnan(gains)]
     if not len(measured):

@@ -19,10 +19,10 @@ from model.class_list import VOC, ClassList, read_classes
 from model.errors import ModelError, NetworkError
 from model.state_dict import (
     convert_notebook_state,
+    list_tensors,
     network_from_state,
     read_saved,
     require_state_dict,
-    tensors_of,
 )
 from model.training.checkpoint import is_checkpoint, open_checkpoint
 from model.weights import Metadata, write_weights
@@ -53,11 +53,11 @@ def convert(
             f"{source}: the network has {network.num_classes} classes, {len(metadata.classes)} are "
             "named; name them with --classes FILE"
         )
-    return write_weights(output, tensors_of(network, half=half), metadata)
+    return write_weights(output, list_tensors(network, half=half), metadata)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     source = options.state_dict or options.weights
     if source is None:
         sys.exit(
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"wrote {options.output}: {len(metadata.classes)} classes, digest {metadata.digest}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.convert", description=__doc__)
     parser.add_argument(
         "state_dict", type=Path, nargs="?", help="the notebook's state dict, or a checkpoint"

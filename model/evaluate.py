@@ -26,7 +26,7 @@ from model.training.data import (
     open_evaluation_images,
 )
 from model.training.validation import score
-from model.weights import SHIPPED_WEIGHTS, atomic_write, read_weights
+from model.weights import SHIPPED_WEIGHTS, read_weights, write_atomically
 
 if TYPE_CHECKING:  # it needs torchvision
     from model.averaging import AveragingPredictor
@@ -36,7 +36,7 @@ MAX_SCALE = 4
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     if options.output:
         require_packages("matplotlib")
     try:
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
             "engine": describe_predictor(predictor),
             "max_side": options.max_side,
         }
-        with atomic_write(options.json) as file:
+        with write_atomically(options.json) as file:
             file.write(json.dumps(report | scores.as_dict(), indent=2).encode() + b"\n")
 
 
@@ -96,7 +96,7 @@ def scale_factor(text: str) -> float:
     return value
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
     add_data_options(parser, image_set="val")
     add_reading_options(parser)

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from model.engines.folding import Block, Convolution, FoldedNetwork, fold
 from model.errors import ModelError
-from model.weights import Metadata, atomic_write, read_weights
+from model.weights import Metadata, read_weights, write_atomically
 
 OPSET = 17
 IR_VERSION = 10
@@ -69,8 +69,8 @@ def build_model(network: FoldedNetwork, metadata: Metadata) -> Any:
     x = graph.add("Cast", "images", to=TensorProto.FLOAT)
     x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
     x = graph.add("Div", x, graph.constant(np.array(255, np.float32)))
-    x = graph.add("Sub", x, graph.constant(_per_channel(metadata.mean)))
-    x = graph.add("Div", x, graph.constant(_per_channel(metadata.std)))
+    x = graph.add("Sub", x, graph.constant(_shape_per_channel(metadata.mean)))
+    x = graph.add("Div", x, graph.constant(_shape_per_channel(metadata.std)))
     x = graph.add("Relu", graph.convolution(x, network.stem))
     x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     for block in network.blocks:
@@ -95,7 +95,7 @@ def build_model(network: FoldedNetwork, metadata: Metadata) -> Any:
     return model
 
 
-def _per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
+def _shape_per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
     return np.array(values, np.float32).reshape(1, 3, 1, 1)
 
 
@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ModelError as error:
         sys.exit(f"error: {error}")
     onnx.checker.check_model(model)
-    with atomic_write(options.output) as file:
+    with write_atomically(options.output) as file:
         file.write(model.SerializeToString(deterministic=True))
     print(f"wrote {options.output}, ONNX opset {OPSET}")
 

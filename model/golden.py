@@ -28,7 +28,7 @@ MIN_AGREEMENT = 0.98
 
 def require_golden_mask(engine: Engine, weights: Weights) -> None:
     """Raises EngineError where the engine's mask is not the network's, WeightsError as `fold`."""
-    image, expected = golden_pair(weights)
+    image, expected = compute_golden_pair(weights)
     (mask,) = engine.segment([image], [Region(SIZE, SIZE)])
     agreement = float((mask == expected).mean()) if mask.shape == expected.shape else 0.0
     if agreement < MIN_AGREEMENT:
@@ -38,17 +38,19 @@ def require_golden_mask(engine: Engine, weights: Weights) -> None:
         )
 
 
-def golden_pair(weights: Weights) -> tuple[Array, Array]:
+def compute_golden_pair(weights: Weights) -> tuple[Array, Array]:
     """A picture in which the network sees more than one class, if it does in any, and its mask.
 
     Raises WeightsError, and EngineError for logits that are no numbers.
     """
     network = folding.fold(weights)
-    levels = folding.normalised_levels(weights.metadata)
+    levels = folding.normalise_levels(weights.metadata)
     head = NumpyHead(network)
     for seed in SEEDS:
-        image = picture(seed)
-        coarse = coarse_logits(network, np.stack([levels[c][image[..., c]] for c in range(3)]))
+        image = draw_picture(seed)
+        coarse = compute_coarse_logits(
+            network, np.stack([levels[c][image[..., c]] for c in range(3)])
+        )
         if not np.isfinite(coarse).all():
             raise EngineError(f"{weights.source}: the network's logits are not finite")
         mask = head(coarse, Region(SIZE, SIZE))
@@ -57,7 +59,7 @@ def golden_pair(weights: Weights) -> tuple[Array, Array]:
     return image, mask
 
 
-def picture(seed: int) -> Array:
+def draw_picture(seed: int) -> Array:
     """Colours that flow into each other, (96, 128, 3)."""
     colours = np.random.RandomState(seed).randint(0, 256, (5, 6, 3))  # its numbers never change
     flowing = Image.fromarray(colours.astype(np.uint8)).resize(
@@ -66,28 +68,28 @@ def picture(seed: int) -> Array:
     return np.asarray(flowing)
 
 
-def coarse_logits(network: FoldedNetwork, image: Floats) -> Floats:
+def compute_coarse_logits(network: FoldedNetwork, image: Floats) -> Floats:
     """A normalised image (3, H, W) to (C, H / 32, W / 32), by the definition."""
-    x = _maximum(_relu(_convolved(image, network.stem)))
+    x = _pool(_relu(_convolve(image, network.stem)))
     for block in network.blocks:
-        identity = x if block.shortcut is None else _convolved(x, block.shortcut)
-        x = _relu(_convolved(_relu(_convolved(x, block.first)), block.second) + identity)
-    return _convolved(x, network.classifier)
+        identity = x if block.shortcut is None else _convolve(x, block.shortcut)
+        x = _relu(_convolve(_relu(_convolve(x, block.first)), block.second) + identity)
+    return _convolve(x, network.classifier)
 
 
-def _convolved(x: Floats, convolution: Convolution) -> Floats:
+def _convolve(x: Floats, convolution: Convolution) -> Floats:
     side = convolution.kernel.shape[-1]
-    windows = _windows(x, side, convolution.stride, fill=0)
+    windows = _view_windows(x, side, convolution.stride, fill=0)
     y: Floats = np.tensordot(convolution.kernel, windows, ((1, 2, 3), (0, 3, 4)))
     return y + convolution.bias[:, None, None]
 
 
-def _maximum(x: Floats) -> Floats:
-    pooled: Floats = _windows(x, 3, 2, fill=-np.inf).max((3, 4))
+def _pool(x: Floats) -> Floats:
+    pooled: Floats = _view_windows(x, 3, 2, fill=-np.inf).max((3, 4))
     return pooled
 
 
-def _windows(x: Floats, side: int, stride: int, *, fill: float) -> Floats:
+def _view_windows(x: Floats, side: int, stride: int, *, fill: float) -> Floats:
     """Every `stride`th window, centred, (C, H / stride, W / stride, side, side)."""
     margin = side // 2
     padded = np.pad(x, ((0, 0), (margin, margin), (margin, margin)), constant_values=fill)

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from model.averaging import AveragingPredictor
-from model.card import card
+from model.card import describe_weights
 from model.engines.base import Array
 from model.errors import ModelError
 from model.predictor import Predictor, open_predictor
@@ -34,7 +34,7 @@ from model.training.data import (
 from model.training.dataset import SegmentationDataset
 from model.training.figures import draw_curves
 from model.training.history import EpochRow
-from model.weights import atomic_write, colormap, read_metadata, read_weights
+from model.weights import colormap, read_metadata, read_weights, write_atomically
 
 RANKED = 12
 """Best and worst images that are shown."""
@@ -63,9 +63,9 @@ def write_measured_card(text: str, path: Path, images: SegmentationDataset, fold
             for sample, score in zip(images.samples, scores, strict=True)
         },
     }
-    with atomic_write(folder / "card.json") as file:
+    with write_atomically(folder / "card.json") as file:
         file.write(json.dumps(report, indent=1).encode() + b"\n")
-    with atomic_write(folder / "card.md") as file:
+    with write_atomically(folder / "card.md") as file:
         file.write((text + describe(quality, curves=bool(rows))).encode())
 
 
@@ -102,23 +102,23 @@ def describe(quality: Quality, *, curves: bool) -> str:
     lines = ["", f"## Measured on {len(quality.images)} images, whole, at their original size", ""]
     lines += ["| class | IoU, % | boundary F, % |", "|---|---|---|"]
     lines += [
-        f"| {name} | {_percent(one)} | {_percent(other)} |"
+        f"| {name} | {_format_percent(one)} | {_format_percent(other)} |"
         for name, one, other in zip(quality.classes, iou, boundary, strict=True)
     ]
-    mean, edge = _percent(np.nanmean(iou)), _percent(np.nanmean(boundary))
+    mean, edge = _format_percent(np.nanmean(iou)), _format_percent(np.nanmean(boundary))
     lines += [f"| **mean** | **{mean}** | **{edge}** |", ""]
     lines += [
         "A boundary pixel counts as met within 0.75 % of the image's diagonal. The expected "
-        f"calibration error is {_percent(quality.calibration_error)} %.",
+        f"calibration error is {_format_percent(quality.calibration_error)} %.",
         "",
         "## What it gets wrong",
         "",
     ]
     weakest = np.argsort(np.where(np.isnan(iou), np.inf, iou))[:3]
-    weak = ", ".join(f"{quality.classes[i]} ({_percent(iou[i])} %)" for i in weakest)
+    weak = ", ".join(f"{quality.classes[i]} ({_format_percent(iou[i])} %)" for i in weakest)
     lines += [f"The weakest classes are {weak}. Most often taken for something else:", ""]
     lines += [
-        f"- {target}: {_percent(share)} % of its pixels are called {prediction}"
+        f"- {target}: {_format_percent(share)} % of its pixels are called {prediction}"
         for target, prediction, share in quality.confusions(5)
     ]
     pictures = ["confusion", "calibration", "best", "worst", *(["curves"] if curves else [])]
@@ -145,7 +145,7 @@ def read_history(path: Path) -> list[EpochRow]:
         ]
 
 
-def _percent(share: float | np.floating[Any]) -> str:
+def _format_percent(share: float | np.floating[Any]) -> str:
     return "-" if np.isnan(share) else f"{100 * share:.1f}"
 
 
@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         metadata = read_metadata(options.weights)
         images = open_evaluation_images(options, choose_classes(options, metadata))
-        text = card(options.weights.name, metadata)
+        text = describe_weights(options.weights.name, metadata)
         write_measured_card(text, options.weights, images, options.output)
     except ModelError as error:
         sys.exit(f"error: {error}")

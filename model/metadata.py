@@ -66,7 +66,7 @@ class Metadata:
         for name in ("recipe", "data", "scores"):
             value = getattr(self, name)
             if not isinstance(value, Mapping):
-                raise _unsound(name, "an object", value)
+                raise _list_faults(name, "an object", value)
             _require_plain(name, value)
 
 
@@ -83,10 +83,10 @@ def parse_metadata(header: Mapping[str, str]) -> Metadata:
     if missing:
         raise WeightsError(f"its metadata lacks {', '.join(missing)}. {REMEDY}")
     return Metadata(
-        classes=_sequence("classes", header),
+        classes=_read_sequence("classes", header),
         palette=_read_palette(header),
-        mean=_sequence("mean", header),
-        std=_sequence("std", header),
+        mean=_read_sequence("mean", header),
+        std=_read_sequence("std", header),
         recipe=_read_json("recipe", header),
         data=_read_json("data", header),
         scores=_read_json("scores", header),
@@ -105,33 +105,33 @@ def shown(value: object, text: Any = repr) -> str:
     return written[: MAX_SHOWN_CHARACTERS - 3] + "..."
 
 
-def _unsound(name: str, expected: str, found: object) -> WeightsError:
+def _list_faults(name: str, expected: str, found: object) -> WeightsError:
     return WeightsError(f"metadata {name}: expected {expected}, found {shown(found)}. {REMEDY}")
 
 
 def _require_names(classes: tuple[str, ...]) -> None:
     if not MIN_CLASSES <= len(classes) <= MAX_CLASSES:
-        raise _unsound("classes", f"{MIN_CLASSES} to {MAX_CLASSES} names", len(classes))
+        raise _list_faults("classes", f"{MIN_CLASSES} to {MAX_CLASSES} names", len(classes))
     for index, name in enumerate(classes):
         if not (isinstance(name, str) and 0 < len(name) <= MAX_NAME_CHARACTERS):
             expected = f"a name of 1 to {MAX_NAME_CHARACTERS} characters"
-            raise _unsound(f"classes[{index}]", expected, name)
+            raise _list_faults(f"classes[{index}]", expected, name)
         if name.isspace() or not name.isprintable():
-            raise _unsound(f"classes[{index}]", "a printable name", name)
+            raise _list_faults(f"classes[{index}]", "a printable name", name)
     if len(set(classes)) < len(classes):
         twice = next(name for index, name in enumerate(classes) if name in classes[:index])
-        raise _unsound("classes", "names that differ", f"{twice} twice")
+        raise _list_faults("classes", "names that differ", f"{twice} twice")
 
 
 def _require_colours(palette: tuple[Any, ...], classes: tuple[str, ...]) -> None:
     if len(palette) != len(classes):
-        raise _unsound(
+        raise _list_faults(
             "palette", f"one colour for each of its {len(classes)} classes", len(palette)
         )
     for index, colour in enumerate(palette):
         levels = colour if isinstance(colour, tuple) and len(colour) == 3 else (None,)
         if not all(type(level) is int and 0 <= level <= 255 for level in levels):
-            raise _unsound(f"palette[{index}]", "three integers of 0 to 255", colour)
+            raise _list_faults(f"palette[{index}]", "three integers of 0 to 255", colour)
 
 
 def _require_triple(name: str, values: tuple[Any, ...], least: float, most: float) -> None:
@@ -139,17 +139,17 @@ def _require_triple(name: str, values: tuple[Any, ...], least: float, most: floa
         len(values) == 3
         and all(type(value) in (int, float) and least <= value <= most for value in values)
     ):
-        raise _unsound(name, f"three numbers of {least:g} to {most:g}", values)
+        raise _list_faults(name, f"three numbers of {least:g} to {most:g}", values)
 
 
 def _require_plain(name: str, value: object, depth: int = 0) -> None:
     """What every JSON writer can write: `/v1/model` does, when it is asked."""
     if depth > MAX_DEPTH:
-        raise _unsound(name, f"at most {MAX_DEPTH} lists and objects in each other", "more")
+        raise _list_faults(name, f"at most {MAX_DEPTH} lists and objects in each other", "more")
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise _unsound(name, "strings as names", key)
+                raise _list_faults(name, "strings as names", key)
             _require_plain(name, key, depth + 1)
             _require_plain(f"{name}.{shown(key, str)}", inner, depth + 1)
     elif isinstance(value, (list, tuple)):
@@ -157,33 +157,33 @@ def _require_plain(name: str, value: object, depth: int = 0) -> None:
             _require_plain(name, inner, depth + 1)
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise _unsound(name, "a finite number", value)
+            raise _list_faults(name, "a finite number", value)
     elif isinstance(value, str):
         if any("\ud800" <= character <= "\udfff" for character in value):
-            raise _unsound(name, "text that UTF-8 can hold", value)
+            raise _list_faults(name, "text that UTF-8 can hold", value)
     elif not (value is None or isinstance(value, (bool, int))):
-        raise _unsound(name, "a value that JSON has", value)
+        raise _list_faults(name, "a value that JSON has", value)
 
 
 def _read_palette(header: Mapping[str, str]) -> tuple[Any, ...]:
-    colours = _sequence("palette", header)
+    colours = _read_sequence("palette", header)
     if not colours:  # Metadata would take VOC's
-        raise _unsound("palette", "one colour for each class", "none")
+        raise _list_faults("palette", "one colour for each class", "none")
     return tuple(tuple(colour) if isinstance(colour, list) else colour for colour in colours)
 
 
-def _sequence(name: str, header: Mapping[str, str]) -> tuple[Any, ...]:
+def _read_sequence(name: str, header: Mapping[str, str]) -> tuple[Any, ...]:
     values = _read_json(name, header)
     if not isinstance(values, list):
-        raise _unsound(name, "a list", values)
+        raise _list_faults(name, "a list", values)
     return tuple(values)
 
 
 def _read_json(name: str, header: Mapping[str, str]) -> Any:
     text = header[name]
     if len(text) > MAX_TEXT_CHARACTERS:
-        raise _unsound(name, f"at most {MAX_TEXT_CHARACTERS} characters", len(text))
+        raise _list_faults(name, f"at most {MAX_TEXT_CHARACTERS} characters", len(text))
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _unsound(name, f"JSON ({error})", text) from error
+        raise _list_faults(name, f"JSON ({error})", text) from error

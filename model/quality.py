@@ -53,12 +53,13 @@ class Quality:
 
     def iou(self) -> NDArray[np.float64]:
         """Per class; NaN for one that occurs nowhere."""
-        return class_ious(self.confusion)
+        return compute_ious(self.confusion)
 
     def image_scores(self) -> list[float]:
         """Each image's mean IoU over the classes that occur in it."""
         return [
-            float(np.nanmean(class_ious(counts))) if counts.any() else 0.0 for counts in self.images
+            float(np.nanmean(compute_ious(counts))) if counts.any() else 0.0
+            for counts in self.images
         ]
 
     def boundary_f(self) -> NDArray[np.float64]:
@@ -89,11 +90,11 @@ class Quality:
         iou, boundary = self.iou(), self.boundary_f()
         return {
             "images": len(self.images),
-            "mean_iou": _rounded(np.nanmean(iou)),
-            "boundary_f": _rounded(np.nanmean(boundary)),
-            "calibration_error": _rounded(self.calibration_error),
+            "mean_iou": _round(np.nanmean(iou)),
+            "boundary_f": _round(np.nanmean(boundary)),
+            "calibration_error": _round(self.calibration_error),
             "classes": {
-                name: {"iou": _rounded(one), "boundary_f": _rounded(other)}
+                name: {"iou": _round(one), "boundary_f": _round(other)}
                 for name, one, other in zip(self.classes, iou, boundary, strict=True)
             },
             "confusion": self.confusion.tolist(),
@@ -101,7 +102,7 @@ class Quality:
         }
 
 
-def class_ious(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def compute_ious(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     hits = np.diag(counts)
     union = counts.sum(axis=0) + counts.sum(axis=1) - hits
     return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
@@ -137,5 +138,5 @@ def dilate(pixels: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     return pixels
 
 
-def _rounded(value: float | np.floating[Any]) -> float | None:
+def _round(value: float | np.floating[Any]) -> float | None:
     return None if np.isnan(value) else round(float(value), 6)

@@ -87,12 +87,12 @@ def _draw_clouds(size: Size, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     draw_shapes(options.output, images=options.number, seed=options.seed)
     print(f"drew {options.number} images with their masks into {options.output}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.shapes", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--number", type=int, default=24, help="of images (default: %(default)s)")

@@ -58,7 +58,7 @@ class NetworkTeacher:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     use_exact_float32()
     try:
         teacher = NetworkTeacher(
@@ -105,7 +105,7 @@ def require_readable(images: Mapping[str, Path]) -> None:
     require_sound(broken, name="to label", samples=len(images))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.soft_labels", description=__doc__)
     add_data_options(parser, image_set="train")
     add = parser.add_argument

@@ -103,7 +103,7 @@ def network_from_arrays(tensors: Mapping[str, NDArray[Any]], *, source: str) -> 
     return network_from_state(state, source=source)
 
 
-def tensors_of(network: FCN, *, half: bool = False) -> dict[str, NDArray[Any]]:
+def list_tensors(network: FCN, *, half: bool = False) -> dict[str, NDArray[Any]]:
     """The network's state dict as arrays; `half` rounds the convolutions' kernels to float16.
 
     The transposed convolution keeps float32: its bilinear values need 12 bits, float16 has 11.

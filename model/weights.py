@@ -35,11 +35,11 @@ __all__ = [
     "SHIPPED_WEIGHTS",
     "Metadata",
     "Weights",
-    "atomic_write",
     "colormap",
     "read_metadata",
     "read_weights",
-    "widened",
+    "widen",
+    "write_atomically",
     "write_weights",
 ]
 
@@ -58,16 +58,16 @@ class Weights:
 
 def read_metadata(path: Path) -> Metadata:
     """What the file says of itself, from its header alone; the tensors are not read or checked."""
-    with _opened(path) as file:
-        return _parsed(path, file.metadata())
+    with _open(path) as file:
+        return _parse_header(path, file.metadata())
 
 
 def read_weights(path: Path) -> Weights:
     """The whole file, its digest checked. Raises WeightsError."""
-    with _opened(path) as file:
-        metadata = _parsed(path, file.metadata())
+    with _open(path) as file:
+        metadata = _parse_header(path, file.metadata())
         stored = {name: _read_tensor(path, file, name) for name in file.keys()}  # noqa: SIM118
-    digest = _digest(stored, metadata)
+    digest = _compute_digest(stored, metadata)
     if digest != metadata.digest:
         raise WeightsError(
             f"{path}: damaged or edited: its content has digest {digest}, its metadata says "
@@ -75,7 +75,7 @@ def read_weights(path: Path) -> Weights:
         )
     for name, array in stored.items():
         _require_finite(path, name, array)
-    return Weights(widened(stored), metadata, source=str(path))
+    return Weights(widen(stored), metadata, source=str(path))
 
 
 def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> Metadata:
@@ -88,15 +88,15 @@ def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Met
     for name, array in stored.items():
         _require_finite(path, name, array)
     values = _as_values(metadata)
-    values["digest"] = _digest(stored, metadata)
+    values["digest"] = _compute_digest(stored, metadata)
     header = {key: json.dumps(value) for key, value in values.items() if not isinstance(value, str)}
     header |= {key: value for key, value in values.items() if isinstance(value, str)}
-    with atomic_write(path) as file:
-        file.write(_with_sorted_header(save(stored, metadata=header)))
+    with write_atomically(path) as file:
+        file.write(_sort_header(save(stored, metadata=header)))
     return read_metadata(path)
 
 
-def _with_sorted_header(content: bytes) -> bytes:
+def _sort_header(content: bytes) -> bytes:
     """A safetensors file with the keys of its header in order: the library writes them in any.
 
     Eight bytes of length, that many bytes of JSON, the tensors; the offsets of the tensors count
@@ -111,7 +111,7 @@ def _with_sorted_header(content: bytes) -> bytes:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears under `path`, complete, when the block ends well, else never."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -130,7 +130,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise WeightsError(f"{path}: expected a weights file, found nothing there")
     try:
@@ -145,7 +145,7 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def _parsed(path: Path, header: Mapping[str, str] | None) -> Metadata:
+def _parse_header(path: Path, header: Mapping[str, str] | None) -> Metadata:
     try:
         return parse_metadata(header or {})
     except WeightsError as error:
@@ -181,7 +181,7 @@ def _as_values(metadata: Metadata) -> dict[str, Any]:
     return {entry.name: getattr(metadata, entry.name) for entry in fields(metadata)}
 
 
-def _digest(tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> str:
+def _compute_digest(tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> str:
     """SHA-256, hexadecimal, over the metadata without its digest and every tensor by name."""
     described = _as_values(metadata)
     del described["digest"]
@@ -199,7 +199,7 @@ def colormap(metadata: Metadata) -> NDArray[np.uint8]:
     return colours
 
 
-def widened(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def widen(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The same tensors, float16 ones as float32: exact."""
     return {
         name: array.astype(np.float32) if array.dtype == np.float16 else array

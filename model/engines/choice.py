@@ -62,7 +62,7 @@ def choose(engine: EngineName, device: str) -> EngineName:
         device == "auto" and find_spec("torch") and has_cuda_gpu()
     ):
         return "torch"
-    if library.ensure() is not None:
+    if library.find_library_or_warn() is not None:
         return "native"
     return "ncnn" if find_spec("ncnn") else "torch"
 

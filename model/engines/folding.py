@@ -89,7 +89,7 @@ def fold(weights: Weights) -> FoldedNetwork:
     return network
 
 
-def normalised_levels(metadata: Metadata) -> Floats:
+def normalise_levels(metadata: Metadata) -> Floats:
     """What the network gets for each of a channel's 256 levels, shape (3, 256)."""
     levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
     mean, std = np.array(metadata.mean, np.float32), np.array(metadata.std, np.float32)

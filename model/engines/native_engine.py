@@ -50,7 +50,7 @@ class NativeEngine:
         if precision == "bfloat16" and not self._library.engine_has_bfloat16():
             raise EngineError("precision 'bfloat16' needs a processor with AMX: choose float32")
         threads = threads or usable_cores()
-        levels = folding.normalised_levels(weights.metadata)
+        levels = folding.normalise_levels(weights.metadata)
         self._engine = self._start(network, levels, threads=threads, precision=precision)
         weakref.finalize(self, _stop, self._library, self._engine, os.getpid())
         kind = path.stem.partition("-")[2]
@@ -195,7 +195,7 @@ def _list_convolutions(network: FoldedNetwork) -> Iterator[Convolution]:
 def _reorder_kernel(network: FoldedNetwork) -> Floats:
     """The tile matrix in the order of `head_pack`, by the rows of a tile: (32, C, 4 C, 32)."""
     classes = len(network.upsampling_bias)
-    matrix = tiles.tile_matrix(network.upsampling_kernel)
+    matrix = tiles.build_tile_matrix(network.upsampling_kernel)
     return np.ascontiguousarray(
         matrix.reshape(4 * classes, classes, TILE, TILE).transpose(2, 1, 0, 3)
     )

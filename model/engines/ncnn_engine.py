@@ -41,7 +41,7 @@ class NcnnEngine:
         self._head = NumpyHead(network)
         # The head's products are small, and BLAS' threads would fight ncnn's for the cores.
         threadpoolctl.threadpool_limits(1, user_api="blas")
-        self._levels = folding.normalised_levels(weights.metadata)
+        self._levels = folding.normalise_levels(weights.metadata)
         self.description = f"ncnn {ncnn.__version__} on cpu, {self._threads} threads"
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
@@ -100,25 +100,25 @@ class _Graph:
         return "\n".join([*head, *self._layers, ""])
 
     def build(self, network: folding.FoldedNetwork) -> None:
-        self._layer("Input", [], [INPUT])
-        x = self._convolution("stem", INPUT, network.stem, relu=True)
+        self._add_layer("Input", [], [INPUT])
+        x = self._add_convolution("stem", INPUT, network.stem, relu=True)
         # 3 x 3 maximum, stride 2, padding 1; pad_mode 1: the output size is rounded down.
-        x = self._layer("Pooling", [x], ["pooled"], "0=0 1=3 2=2 3=1 5=1")
+        x = self._add_layer("Pooling", [x], ["pooled"], "0=0 1=3 2=2 3=1 5=1")
         for number, block in enumerate(network.blocks):
-            x = self._block(f"block{number}", x, block)
-        self._convolution(OUTPUT, x, network.classifier)
+            x = self._add_block(f"block{number}", x, block)
+        self._add_convolution(OUTPUT, x, network.classifier)
 
-    def _block(self, name: str, x: str, block: folding.Block) -> str:
+    def _add_block(self, name: str, x: str, block: folding.Block) -> str:
         identity = f"{name}_identity"
-        self._layer("Split", [x], [f"{name}_x", identity])
-        x = self._convolution(f"{name}_first", f"{name}_x", block.first, relu=True)
-        x = self._convolution(f"{name}_second", x, block.second)
+        self._add_layer("Split", [x], [f"{name}_x", identity])
+        x = self._add_convolution(f"{name}_first", f"{name}_x", block.first, relu=True)
+        x = self._add_convolution(f"{name}_second", x, block.second)
         if block.shortcut:
-            identity = self._convolution(f"{name}_shortcut", identity, block.shortcut)
-        total = self._layer("BinaryOp", [x, identity], [f"{name}_sum"], "0=0")
-        return self._layer("ReLU", [total], [f"{name}_out"])
+            identity = self._add_convolution(f"{name}_shortcut", identity, block.shortcut)
+        total = self._add_layer("BinaryOp", [x, identity], [f"{name}_sum"], "0=0")
+        return self._add_layer("ReLU", [total], [f"{name}_out"])
 
-    def _convolution(
+    def _add_convolution(
         self, name: str, x: str, convolution: folding.Convolution, *, relu: bool = False
     ) -> str:
         channels, _, size, _ = convolution.kernel.shape
@@ -127,7 +127,7 @@ class _Graph:
             convolution.kernel.astype("<f4").tobytes(),
             convolution.bias.astype("<f4").tobytes(),
         ]
-        return self._layer(
+        return self._add_layer(
             "Convolution",
             [x],
             [name],
@@ -135,7 +135,9 @@ class _Graph:
             f"6={convolution.kernel.size} 9={int(relu)}",
         )
 
-    def _layer(self, kind: str, inputs: list[str], outputs: list[str], options: str = "") -> str:
+    def _add_layer(
+        self, kind: str, inputs: list[str], outputs: list[str], options: str = ""
+    ) -> str:
         counts = f"{len(inputs)} {len(outputs)}"
         self._layers.append(" ".join([kind, outputs[0], counts, *inputs, *outputs, options]))
         self._blobs += len(outputs)

@@ -26,13 +26,16 @@ class NumpyHead:
     def __init__(self, network: FoldedNetwork) -> None:
         self._classes = len(network.upsampling_bias)
         self._bias = np.repeat(network.upsampling_bias, TILE * TILE)
-        self._matrix = tiles.tile_matrix(network.upsampling_kernel)
+        self._matrix = tiles.build_tile_matrix(network.upsampling_kernel)
 
     def __call__(self, coarse: Floats, region: Region) -> Array:
         """Coarse logits (C, h, w) of one canvas to its mask, uint8 of shape `region.output`."""
         height, width = region.output
         if region.content == region.output:
-            labels = [_joined(argmax(np.moveaxis(scores, 2, 0))) for scores in self._blocks(coarse)]
+            labels = [
+                _join_tiles(argmax(np.moveaxis(scores, 2, 0)))
+                for scores in self._iterate_blocks(coarse)
+            ]
             return np.concatenate(labels)[HALF : HALF + height, HALF : HALF + width]
         mask = np.empty(region.output, np.uint8)
         columns = Neighbours.between(region.content[1], width)
@@ -52,17 +55,17 @@ class NumpyHead:
         kept = np.empty((self._classes, 0, width), np.float32)
         kept_from = 0  # the canvas row of kept[:, 0]
         canvas_row = -HALF
-        for scores in self._blocks(coarse):
-            logits = _joined(np.moveaxis(scores, 2, 0))
+        for scores in self._iterate_blocks(coarse):
+            logits = _join_tiles(np.moveaxis(scores, 2, 0))
             logits = logits[:, max(0, -canvas_row) : content[0] - canvas_row, HALF:]
             left, right = logits[..., columns.first], logits[..., columns.second]
-            kept = np.concatenate([kept, _blended(left, right, columns.share)], axis=1)
+            kept = np.concatenate([kept, _blend(left, right, columns.share)], axis=1)
             canvas_row += len(scores) * TILE
             ready = int(rows.second.searchsorted(kept_from + kept.shape[1]))
             for start in range(done, ready, rows_at_once):
                 part = rows.cut(start, min(start + rows_at_once, ready))
                 upper, lower = kept[:, part.first - kept_from], kept[:, part.second - kept_from]
-                scaled = _blended(upper, lower, part.share[:, None])
+                scaled = _blend(upper, lower, part.share[:, None])
                 mask[start : start + len(part.share)] = argmax(scaled)
             done = ready
             if done == height:
@@ -70,7 +73,7 @@ class NumpyHead:
             kept = kept[:, rows.first[done] - kept_from :]
             kept_from = int(rows.first[done])
 
-    def _blocks(self, coarse: Floats) -> Iterator[Floats]:
+    def _iterate_blocks(self, coarse: Floats) -> Iterator[Floats]:
         """Scores of some rows of tiles after another: (rows, columns, C, 32, 32)."""
         framed = np.pad(coarse, ((0, 0), (1, 1), (1, 1)))
         corners = [framed[:, :-1, :-1], framed[:, :-1, 1:], framed[:, 1:, :-1], framed[:, 1:, 1:]]
@@ -100,7 +103,7 @@ def argmax(scores: Floats) -> Array:
     return labels
 
 
-def _blended(first: Floats, second: Floats, share: Floats) -> Floats:
+def _blend(first: Floats, second: Floats, share: Floats) -> Floats:
     """First + (second - first) * share, in the memory of `second`."""
     second -= first
     second *= share
@@ -108,7 +111,7 @@ def _blended(first: Floats, second: Floats, share: Floats) -> Floats:
     return second
 
 
-def _joined(tiled: NDArray[Scalar]) -> NDArray[Scalar]:
+def _join_tiles(tiled: NDArray[Scalar]) -> NDArray[Scalar]:
     """Tiles (..., rows, columns, 32, 32) as one picture, (..., rows * 32, columns * 32)."""
     *leading, rows, columns, _, _ = tiled.shape
     return tiled.swapaxes(-3, -2).reshape(*leading, rows * TILE, columns * TILE)

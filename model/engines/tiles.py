@@ -25,7 +25,7 @@ COLUMNS_AT_ONCE = 16384
 PIXELS_AT_ONCE = 2**16
 
 
-def tile_matrix(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+def build_tile_matrix(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
     """The product's right side, (4 C, C * 1024), from the kernel (C, C, 64, 64).
 
     Rows: upper left, upper right, lower left and lower right cell, each with its C channels.

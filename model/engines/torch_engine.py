@@ -41,16 +41,16 @@ class TorchEngine:
 
         network = folding.fold(weights)
         self._mean, self._std = weights.metadata.mean, weights.metadata.std
-        self._stem = self._convolution(network.stem)
+        self._stem = self._create_convolution(network.stem)
         self._blocks = [
             (
-                self._convolution(block.first),
-                self._convolution(block.second),
-                self._convolution(block.shortcut) if block.shortcut else None,
+                self._create_convolution(block.first),
+                self._create_convolution(block.second),
+                self._create_convolution(block.shortcut) if block.shortcut else None,
             )
             for block in network.blocks
         ]
-        self._classifier = self._convolution(network.classifier)
+        self._classifier = self._create_convolution(network.classifier)
         self._head = TorchHead(network, self._device)
 
     @torch.inference_mode()
@@ -77,11 +77,11 @@ class TorchEngine:
             x = second(first(x).relu_()).add_(identity).relu_()
         return self._classifier(x)
 
-    def _convolution(self, convolution: folding.Convolution) -> "_Convolution":
-        kernel = self._tensor(convolution.kernel).contiguous(memory_format=torch.channels_last)
-        return _Convolution(kernel, self._tensor(convolution.bias), convolution.stride)
+    def _create_convolution(self, convolution: folding.Convolution) -> "_Convolution":
+        kernel = self._convert(convolution.kernel).contiguous(memory_format=torch.channels_last)
+        return _Convolution(kernel, self._convert(convolution.bias), convolution.stride)
 
-    def _tensor(self, array: folding.Floats) -> Tensor:
+    def _convert(self, array: folding.Floats) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
 

@@ -28,7 +28,9 @@ class TorchHead:
         bias = torch.from_numpy(network.upsampling_bias).to(device)
         self._classes = len(bias)
         self._bias = bias.repeat_interleave(TILE * TILE)
-        self._matrix = torch.from_numpy(tiles.tile_matrix(network.upsampling_kernel)).to(device)
+        self._matrix = torch.from_numpy(tiles.build_tile_matrix(network.upsampling_kernel)).to(
+            device
+        )
         self._tiles_per_block = (
             TILES_PER_BLOCK_CPU if device.type == "cpu" else TILES_PER_BLOCK_CUDA
         )
@@ -37,7 +39,9 @@ class TorchHead:
         """Coarse logits (C, h, w) of one canvas to its mask, uint8 of shape `region.output`."""
         height, width = region.output
         if region.content == region.output:
-            labels = [_joined(scores.max(dim=2).indices) for scores in self._blocks(coarse)]
+            labels = [
+                _join_tiles(scores.max(dim=2).indices) for scores in self._iterate_blocks(coarse)
+            ]
             mask = torch.cat([block.to(torch.uint8) for block in labels])
             return mask[HALF : HALF + height, HALF : HALF + width]
         mask = torch.empty(region.output, dtype=torch.uint8, device=coarse.device)
@@ -63,8 +67,8 @@ class TorchHead:
         kept = torch.empty(self._classes, 0, width, device=device)
         kept_from = 0  # the canvas row of kept[:, 0]
         canvas_row = -HALF
-        for scores in self._blocks(coarse):
-            logits = _joined(scores.transpose(1, 2).transpose(0, 1))
+        for scores in self._iterate_blocks(coarse):
+            logits = _join_tiles(scores.transpose(1, 2).transpose(0, 1))
             logits = logits[:, max(0, -canvas_row) : content[0] - canvas_row, HALF:]
             blended = torch.lerp(logits[..., left], logits[..., right], share)
             kept = torch.cat([kept, blended], dim=1)
@@ -84,7 +88,7 @@ class TorchHead:
             kept = kept[:, int(rows.first[done]) - kept_from :]
             kept_from = int(rows.first[done])
 
-    def _blocks(self, coarse: Tensor) -> Iterator[Tensor]:
+    def _iterate_blocks(self, coarse: Tensor) -> Iterator[Tensor]:
         """Scores of some rows of tiles after another: (rows, columns, C, 32, 32)."""
         framed = F.pad(coarse, (1, 1, 1, 1))
         corners = [framed[:, :-1, :-1], framed[:, :-1, 1:], framed[:, 1:, :-1], framed[:, 1:, 1:]]
@@ -97,7 +101,7 @@ class TorchHead:
             yield scores.view(-1, columns, self._classes, TILE, TILE)
 
 
-def _joined(tiled: Tensor) -> Tensor:
+def _join_tiles(tiled: Tensor) -> Tensor:
     """Tiles (..., rows, columns, 32, 32) as one picture, (..., rows * 32, columns * 32)."""
     *leading, rows, columns, _, _ = tiled.shape
     return tiled.transpose(-3, -2).reshape(*leading, rows * TILE, columns * TILE)

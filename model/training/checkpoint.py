@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from model.errors import CheckpointError
-from model.weights import Metadata, atomic_write
+from model.weights import Metadata, write_atomically
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    with atomic_write(path) as file:
+    with write_atomically(path) as file:
         torch.save(dict(state), file)
 
 

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from model.engines.base import Array
 from model.engines.torch_engine import normalise
 from model.errors import RecipeError
-from model.training.frozen import count_frozen_start, frozen_start
+from model.training.frozen import count_frozen_start, take_frozen_start
 from model.training.loader import TrainingSamples, ignore_signals
 from model.training.state import Training
-from model.weights import atomic_write
+from model.weights import write_atomically
 
 BATCH = 16
 """Views that go through the frozen layers together."""
@@ -78,7 +78,7 @@ class FeatureCache:
             row += len(bits)
         file.flush()
         # Last: without its description the file is not finished.
-        with atomic_write(self.description_path) as marker:
+        with write_atomically(self.description_path) as marker:
             marker.write(json.dumps(self.description, indent=1).encode())
 
 
@@ -118,7 +118,7 @@ def describe_features(training: Training, samples: TrainingSamples) -> dict[str,
     recipe = training.recipe
     names = hashlib.sha256("\n".join(s.name for s in samples.images.samples).encode())
     frozen = hashlib.sha256()
-    for name, tensor in frozen_start(training.network, recipe).state_dict().items():
+    for name, tensor in take_frozen_start(training.network, recipe).state_dict().items():
         frozen.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     probe = _compute(training, torch.zeros(1, *recipe.crop, 3, dtype=torch.uint8))
     return {
@@ -138,7 +138,7 @@ def describe_features(training: Training, samples: TrainingSamples) -> dict[str,
 def _compute(training: Training, images: Tensor) -> Tensor:
     """Views (N, H, W, 3) uint8 to their features (N, h, w, channels), on the CPU."""
     device, metadata = training.group.device, training.metadata
-    layers = frozen_start(training.network, training.recipe).eval()
+    layers = take_frozen_start(training.network, training.recipe).eval()
     inputs = normalise(images.to(device), metadata.mean, metadata.std)
     with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
         features: Tensor = layers(inputs)

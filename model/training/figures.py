@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from model.engines.base import Array
 from model.predictor import Segmenter
 from model.training.history import EpochRow
-from model.weights import atomic_write, colormap
+from model.weights import colormap, write_atomically
 
 matplotlib.use("Agg")
 
@@ -69,5 +69,5 @@ def join_sample(predictor: Segmenter, image: Array, target: Array) -> Array:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    with atomic_write(path) as file:
+    with write_atomically(path) as file:
         figure.savefig(file, format="png", dpi=120)

@@ -28,6 +28,6 @@ def count_frozen_start(recipe: Recipe) -> int:
     return len(list(takewhile(lambda name: name not in learnt, BACKBONE_CHILDREN)))
 
 
-def frozen_start(network: FCN, recipe: Recipe) -> nn.Sequential:
+def take_frozen_start(network: FCN, recipe: Recipe) -> nn.Sequential:
     """The backbone's first children that do not learn."""
     return network.backbone[: count_frozen_start(recipe)]

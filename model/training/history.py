@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from model.weights import atomic_write
+from model.weights import write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,5 +107,5 @@ def write_history(path: Path, rows: list[EpochRow]) -> None:
     for row in rows:
         values = asdict(row).items()
         writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in values})
-    with atomic_write(path) as file:
+    with write_atomically(path) as file:
         file.write(text.getvalue().encode())

@@ -40,7 +40,7 @@ def read_mask(path: Path, classes: ClassList) -> Array:
             return _look_up(values, lookup, path=path, image=image, classes=classes)
         if image.mode in ("P", "L", "LA", "I") or image.mode.startswith("I;16"):
             values = np.asarray(image.getchannel("L") if image.mode == "LA" else image)
-            lookup = _value_lookup(classes)
+            lookup = _build_lookup(classes)
             return _look_up(values, lookup, path=path, image=image, classes=classes)
         if image.mode in ("RGB", "RGBA"):
             return _read_painted(image, path, classes)
@@ -53,7 +53,7 @@ def find_indices(target: Array) -> list[int]:
     return [int(value) for value in counts.nonzero()[0]]
 
 
-def _value_lookup(classes: ClassList) -> NDArray[np.int64]:
+def _build_lookup(classes: ClassList) -> NDArray[np.int64]:
     """The class index of each pixel value, or void, or UNKNOWN."""
     lookup = np.full(max(IGNORE_INDEX, *classes.values) + 1, UNKNOWN)
     lookup[IGNORE_INDEX] = IGNORE_INDEX

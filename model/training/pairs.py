@@ -20,24 +20,24 @@ def pair_folders(images: Path, masks: Path) -> list[Sample]:
 
     An image without a mask gets the path that its mask should have. Raises DatasetError.
     """
-    mask_of = _by_stem(masks)
+    mask_of = _index_by_stem(masks)
     return [
         Sample(name, path, mask_of.get(name, masks / f"{name}.png"))
-        for name, path in _by_stem(images).items()
+        for name, path in _index_by_stem(images).items()
     ]
 
 
 def count_unpaired(masks: Path, samples: Iterable[Sample]) -> int:
     """How many masks of a folder have no image."""
-    return len(_by_stem(masks).keys() - {sample.name for sample in samples})
+    return len(_index_by_stem(masks).keys() - {sample.name for sample in samples})
 
 
 def list_images(folder: Path) -> dict[str, Path]:
     """A folder's images by name, their path below it without its suffix. Raises DatasetError."""
-    return _by_stem(folder)
+    return _index_by_stem(folder)
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def _index_by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not there, or no folder")
     found: dict[str, Path] = {}
@@ -83,7 +83,7 @@ def read_pairs(path: Path) -> list[Sample]:
                 f"them, found {row!r}"
             )
         image, mask = (path.parent / cell for cell in cells)
-        name = _name(Path(cells[0]))
+        name = _read_name(Path(cells[0]))
         if name in samples:
             raise DatasetError(
                 f"{path}, line {number}: there is an image called {name} already: each needs a "
@@ -95,7 +95,7 @@ def read_pairs(path: Path) -> list[Sample]:
     return list(samples.values())
 
 
-def _name(path: Path) -> str:
+def _read_name(path: Path) -> str:
     """As written, without its suffix; of a path that leads elsewhere only its last part."""
     stays = not path.is_absolute() and ".." not in path.parts
     return (path if stays else Path(path.name)).with_suffix("").as_posix()

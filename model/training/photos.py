@@ -41,7 +41,7 @@ def open_upright(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
-            turn = UPRIGHT.get(_orientation(image))
+            turn = UPRIGHT.get(_read_orientation(image))
             yield image if turn is None else image.transpose(turn)
     except BrokenSample:
         raise
@@ -52,7 +52,7 @@ def open_upright(path: Path) -> Iterator[Image.Image]:
 def read_photo(path: Path) -> Array:
     """An image as RGB, (H, W, 3) uint8, upright. Raises BrokenSample."""
     with open_upright(path) as image:
-        return _as_rgb(image)
+        return _convert_to_rgb(image)
 
 
 def read_size(path: Path) -> Size:
@@ -62,13 +62,13 @@ def read_size(path: Path) -> Size:
             return image.height, image.width
     try:
         with Image.open(path, formats=FORMATS) as image:
-            is_on_its_side = _orientation(image) >= 5
+            is_on_its_side = _read_orientation(image) >= 5
             return image.size if is_on_its_side else (image.height, image.width)
     except Exception as error:
         raise BrokenSample(Problem(f"{path} cannot be decoded: {error}", UNDECODABLE)) from error
 
 
-def _orientation(image: Image.Image) -> int:
+def _read_orientation(image: Image.Image) -> int:
     """1, upright, where there is none that can be read. A TIFF's is Pillow's affair.
 
     Not `getexif`: it believes XMP, too, which the service does not read.
@@ -82,7 +82,7 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and found in UPRIGHT else 1
 
 
-def _as_rgb(image: Image.Image) -> Array:
+def _convert_to_rgb(image: Image.Image) -> Array:
     """16-bit samples keep their upper eight bits; transparency is dropped."""
     if image.mode.startswith("I;16"):
         return _grey(np.asarray(image) >> 8)

@@ -29,31 +29,31 @@ class Files:
 
     @property
     def best(self) -> Path:
-        return self._beside("best.safetensors")
+        return self._name_beside("best.safetensors")
 
     @property
     def checkpoint(self) -> Path:
-        return self._beside("checkpoint.pt")
+        return self._name_beside("checkpoint.pt")
 
     @property
     def history(self) -> Path:
-        return self._beside("history.csv")
+        return self._name_beside("history.csv")
 
     @property
     def steps(self) -> Path:
-        return self._beside("steps.csv")
+        return self._name_beside("steps.csv")
 
     @property
     def curves(self) -> Path:
-        return self._beside("curves.png")
+        return self._name_beside("curves.png")
 
     @property
     def samples(self) -> Path:
-        return self._beside("samples.png")
+        return self._name_beside("samples.png")
 
     @property
     def tensorboard(self) -> Path:
-        return self._beside("tensorboard")
+        return self._name_beside("tensorboard")
 
     def require_absent(self) -> None:
         """Raises OutputError where an earlier run's results lie."""
@@ -69,7 +69,7 @@ class Files:
         for path in (self.weights, self.best, self.checkpoint):
             path.unlink(missing_ok=True)
 
-    def _beside(self, suffix: str) -> Path:
+    def _name_beside(self, suffix: str) -> Path:
         return self.weights.with_name(f"{self.weights.stem}.{suffix}")
 
 
@@ -128,7 +128,7 @@ class Recorder:
             return
         write_history(self._files.history, self._training.history)
         figures.draw_curves(self._files.curves, self._training.history)
-        self._bar.write(_described(row))
+        self._bar.write(_describe(row))
         if self._board:
             for name, value in asdict(row).items():
                 if value is not None:
@@ -158,7 +158,7 @@ class Recorder:
         self._training.group.wait()
 
 
-def _described(row: EpochRow) -> str:
+def _describe(row: EpochRow) -> str:
     measured = {
         "loss": row.loss,
         "train accuracy": row.train_accuracy,

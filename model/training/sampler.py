@@ -59,24 +59,24 @@ class EpochSampler:
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """Batches of this process: its share of each batch, every `world_size`-th draw."""
-        order = self._order()
+        order = self._draw_order()
         for batch in range(self.first_batch, self.batches):
             places = range(batch * self.batch_size + self.rank, (batch + 1) * self.batch_size)
             yield [
                 Draw(self.epoch, place, int(order[place])) for place in places[:: self.world_size]
             ]
 
-    def _order(self) -> NDArray[np.int64]:
+    def _draw_order(self) -> NDArray[np.int64]:
         number = len(self.images)
         if not self.shuffle:
             return np.arange(number)
         rng = np.random.default_rng((self.seed, self.epoch))
         if self.rarity == 0:
             return rng.permutation(number)
-        return rng.choice(number, size=number, p=rarity_weights(self.images, self.rarity))
+        return rng.choice(number, size=number, p=compute_rarity_weights(self.images, self.rarity))
 
 
-def rarity_weights(images: SegmentationDataset, rarity: float) -> NDArray[np.float64]:
+def compute_rarity_weights(images: SegmentationDataset, rarity: float) -> NDArray[np.float64]:
     """The probability of each image, shape (images,): those with rare classes are drawn more often.
 
     The mean over an image's classes, background aside, of (1 / images with that class) ** rarity.

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from model.engines.base import Array, Size
 from model.errors import DatasetError
 from model.training.photos import read_photo
-from model.weights import atomic_write
+from model.weights import write_atomically
 
 CELL = 8
 """Pixels of the image along each side of a cell."""
@@ -81,7 +81,7 @@ def label_images(images: Mapping[str, Path], teacher: Teacher, output: Path) -> 
 
 def write_soft_labels(path: Path, probabilities: Array) -> None:
     """A file of the format above; it appears complete or not at all."""
-    with atomic_write(path) as file:
+    with write_atomically(path) as file:
         np.savez_compressed(file, probabilities=probabilities)
 
 

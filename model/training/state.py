@@ -122,7 +122,7 @@ class Training:
             parameters["lr"] = factor * parameters["base_lr"]
         if probabilities is not None:
             probabilities = probabilities.to(self.group.device, non_blocking=True)
-        loss, counts = self._loss(*self._on_device(images, target), probabilities)
+        loss, counts = self._loss(*self._move_to_device(images, target), probabilities)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
@@ -146,11 +146,11 @@ class Training:
         In data parallel one process may call it alone.
         """
         self.measured_network.eval()
-        _, counts = self._measuring(*self._on_device(images, target))
+        _, counts = self._measuring(*self._move_to_device(images, target))
         hits, known = counts.tolist()
         return hits, known
 
-    def _on_device(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _move_to_device(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         device = self.group.device
         images = images.to(device, non_blocking=True)
         target = target.to(device, non_blocking=True)
@@ -161,7 +161,7 @@ class Training:
     def end_epoch(self, validation: Validation) -> EpochRow:
         """Close the epoch: its figures, over all processes, become a row of the history."""
         own = self._sums
-        loss, images, hits, known = self._summed(own)
+        loss, images, hits, known = self._sum_over_processes(own)
         row = EpochRow(
             epoch=self.epoch + 1,
             loss=loss / images,
@@ -175,7 +175,7 @@ class Training:
         self._sums = EpochSums()
         return row
 
-    def _summed(self, sums: EpochSums) -> list[float]:
+    def _sum_over_processes(self, sums: EpochSums) -> list[float]:
         """Loss, images, hits and known pixels over all processes; every process must call it."""
         own = torch.tensor([sums.loss, sums.images, sums.hits, sums.known], dtype=torch.float64)
         return [float(value) for value in self.group.sum(own.to(self.group.device))]
@@ -186,10 +186,10 @@ class Training:
         Every process must call it.
         """
         return {
-            "run": self._identity(),
+            "run": self._describe_run(),
             "metadata": {name: getattr(self.metadata, name) for name in KEPT_METADATA},
             "step": self.step,
-            "sums": self._summed(self._sums),
+            "sums": self._sum_over_processes(self._sums),
             "seconds": self._sums.seconds,
             "history": [asdict(row) for row in self.history],
             "network": self.network.state_dict(),
@@ -199,7 +199,7 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state`. Raises CheckpointError if it is of another run."""
-        found, own = state.get("run", {}), self._identity()
+        found, own = state.get("run", {}), self._describe_run()
         for name, value in own.items():
             if found.get(name) != value:
                 raise CheckpointError(
@@ -216,7 +216,7 @@ class Training:
             self._average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
 
-    def _identity(self) -> dict[str, Any]:
+    def _describe_run(self) -> dict[str, Any]:
         """What must be the same for a run to be the same."""
         return {
             "recipe": self.recipe.as_dict(),

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from model.network import STRIDE, bilinear_kernel
 
 
-def upsampling_matrix(kernel: Tensor) -> Tensor:
+def build_upsampling_matrix(kernel: Tensor) -> Tensor:
     """The transposed convolution as a product over tiles (see `engines.tiles`), to be trained.
 
-    Kernel (C, C, 64, 64) to (4 C, C * 1024). Differs from `engines.tiles.tile_matrix` in that its
-    rows have the channel first and its four cells within, and in that gradients pass.
+    Kernel (C, C, 64, 64) to (4 C, C * 1024). Differs from `engines.tiles.build_tile_matrix` in that
+    its rows have the channel first and its four cells within, and in that gradients pass.
     """
     classes = kernel.shape[0]
     # Pixel dy of a tile lies at kernel row 32 + dy of the upper cell and dy of the lower one.
@@ -23,9 +23,9 @@ def upsampling_matrix(kernel: Tensor) -> Tensor:
     return halves.permute(0, 2, 4, 1, 3, 5).reshape(4 * classes, -1)
 
 
-def bilinear_matrix() -> Tensor:
+def build_bilinear_matrix() -> Tensor:
     """The shares of a tile's four cells in its pixels, (4, 1024), for the bilinear kernel."""
-    return upsampling_matrix(bilinear_kernel(1, 1, 2 * STRIDE))
+    return build_upsampling_matrix(bilinear_kernel(1, 1, 2 * STRIDE))
 
 
 def gather_cells(coarse: Tensor) -> Tensor:

@@ -66,14 +66,14 @@ class View:
         """The window of an image (H, W, 3), recoloured; `fill` where there is no image."""
         view = np.empty((*self.size, 3), np.uint8)
         view[:] = fill
-        window = _recolour(self._resized(image, Image.Resampling.BILINEAR), rng)
+        window = _recolour(self._resize(image, Image.Resampling.BILINEAR), rng)
         view[self._place] = np.asarray(window)
         return view
 
     def of_target(self, target: Array) -> Array:
         """The window of a target (H, W); void where there is no image."""
         view = np.full(self.size, IGNORE_INDEX, np.uint8)
-        view[self._place] = np.asarray(self._resized(target, Image.Resampling.NEAREST))
+        view[self._place] = np.asarray(self._resize(target, Image.Resampling.NEAREST))
         return view
 
     def of_cells(self, cells: Array, *, cell: int) -> NDArray[np.float32]:
@@ -98,7 +98,7 @@ class View:
     def _place(self) -> tuple[slice, slice]:
         return self._rows.place, self._columns.place
 
-    def _resized(self, source: Array, resampling: Image.Resampling) -> Image.Image:
+    def _resize(self, source: Array, resampling: Image.Resampling) -> Image.Image:
         rows, columns = self._rows, self._columns
         window = Image.fromarray(source).resize(
             (columns.length, rows.length),

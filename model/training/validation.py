@@ -10,14 +10,14 @@ from tqdm import tqdm
 
 from model.confusion import ConfusionMatrix, Scores
 from model.engines.base import Array
-from model.predictor import Predictor, Segmenter, predictor_for
-from model.state_dict import tensors_of
+from model.predictor import Predictor, Segmenter, create_predictor
+from model.state_dict import list_tensors
 from model.training.dataset import SegmentationDataset
 from model.training.history import Validation
 from model.training.loader import TrainingSamples, collate
 from model.training.sampler import EpochSampler
 from model.training.state import Training
-from model.weights import Weights, widened
+from model.weights import Weights, widen
 
 
 def evaluate(predictor: Segmenter, pairs: Iterable[tuple[Array, Array]]) -> Scores:
@@ -47,7 +47,7 @@ def validate(
     if not training.recipe.validate_crops:
         return measure(training, images, half=half)
     weights = export(training, half=half)
-    accuracy = crop_accuracy(training, images)
+    accuracy = measure_crop_accuracy(training, images)
     return Measured(Validation(accuracy=accuracy), weights, start_predictor(training, weights))
 
 
@@ -64,12 +64,12 @@ def measure(training: Training, images: SegmentationDataset, *, half: bool) -> M
 
 def export(training: Training, *, half: bool) -> Weights:
     """The weights of the training as it stands, to be stored; `half` rounds kernels to float16."""
-    return Weights(tensors_of(training.measured_network, half=half), training.metadata)
+    return Weights(list_tensors(training.measured_network, half=half), training.metadata)
 
 
 def start_predictor(training: Training, stored: Weights) -> Predictor:
-    weights = replace(stored, tensors=widened(stored.tensors))
-    return predictor_for(weights, device=str(training.group.device))
+    weights = replace(stored, tensors=widen(stored.tensors))
+    return create_predictor(weights, device=str(training.group.device))
 
 
 def score(predictor: Segmenter, images: SegmentationDataset) -> Scores:
@@ -78,7 +78,7 @@ def score(predictor: Segmenter, images: SegmentationDataset) -> Scores:
     return evaluate(predictor, tqdm(pairs, total=len(images), desc="validate", leave=False))
 
 
-def crop_accuracy(training: Training, images: SegmentationDataset) -> float:
+def measure_crop_accuracy(training: Training, images: SegmentationDataset) -> float:
     """The notebook's test accuracy: random crops in whole batches, void counted as background."""
     recipe = replace(training.recipe, augment=False)
     samples = TrainingSamples(images, recipe, seed=training.seed, fill=(0, 0, 0))

@@ -63,10 +63,10 @@ def test_the_json_example_has_the_fields_of_an_answer(client):
 def test_the_commands_use_options_that_exist():
     parsers = {
         "model.train": build_parser(None),
-        "model.evaluate": evaluate._parser(),
-        "model.convert": convert._parser(),
-        "model.shapes": shapes._parser(),
-        "model.soft_labels": soft_labels._parser(),
+        "model.evaluate": evaluate.build_parser(),
+        "model.convert": convert.build_parser(),
+        "model.shapes": shapes.build_parser(),
+        "model.soft_labels": soft_labels.build_parser(),
     }
     seen = set()
     for block in code_blocks(README + TRAINING, "bash"):

@@ -7,7 +7,7 @@ import torch
 from model import compare
 from model.comparison import compare_counts
 from model.network import FCN
-from model.state_dict import tensors_of
+from model.state_dict import list_tensors
 from model.weights import Metadata, write_weights
 
 
@@ -81,7 +81,7 @@ def background_file(tmp_path_factory):
     torch.nn.init.zeros_(network.final_conv.weight)
     network.final_conv.bias.data[:] = -torch.arange(21.0)
     path = tmp_path_factory.mktemp("background") / "w.safetensors"
-    write_weights(path, tensors_of(network), Metadata())
+    write_weights(path, list_tensors(network), Metadata())
     return path
 
 
@@ -109,7 +109,7 @@ def test_nobody_ships_a_worse_one(voc_folder, weights_file, background_file, tmp
 
 
 def test_wrong_input_ends_with_one_line(voc_folder, weights_file, tmp_path):
-    tensors = tensors_of(FCN(num_classes=2))
+    tensors = list_tensors(FCN(num_classes=2))
     write_weights(tmp_path / "w", tensors, Metadata(classes=("background", "ship")))
     with pytest.raises(SystemExit, match=r"error: .*only networks of the same classes"):
         compare.main([str(weights_file), str(tmp_path / "w"), "--data", str(voc_folder)])

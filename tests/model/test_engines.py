@@ -42,7 +42,7 @@ def weights(weights_file):
     return read_weights(weights_file)
 
 
-NATIVE = [f"native-{kind}" for kind in library.kinds_of_processor()]
+NATIVE = [f"native-{kind}" for kind in library.list_kinds()]
 
 
 def native_library(name):
@@ -284,12 +284,12 @@ def test_a_device_that_is_not_there_is_refused():
 
 def test_the_engine_is_chosen_by_what_is_there(monkeypatch, tmp_path):
     monkeypatch.setattr(choice, "has_cuda_gpu", lambda: False)
-    monkeypatch.setattr(library, "ensure", lambda: tmp_path)
+    monkeypatch.setattr(library, "find_library_or_warn", lambda: tmp_path)
     assert choice.choose("auto", "auto") == "native"
     assert choice.choose("auto", "cpu") == "native"
     assert choice.choose("torch", "cpu") == "torch"
     assert choice.choose("auto", "cuda:1") == "torch"
-    monkeypatch.setattr(library, "ensure", lambda: None)
+    monkeypatch.setattr(library, "find_library_or_warn", lambda: None)
     assert choice.choose("auto", "auto") == "ncnn"
     monkeypatch.setattr(choice, "has_cuda_gpu", lambda: True)
     assert choice.choose("auto", "auto") == "torch"

@@ -6,7 +6,7 @@ import pytest
 from model import evaluate
 from model.network import FCN
 from model.predictor import open_predictor
-from model.state_dict import tensors_of
+from model.state_dict import list_tensors
 from model.training.voc import open_voc
 from model.weights import Metadata, write_weights
 
@@ -45,7 +45,7 @@ def test_evaluation_writes_the_scores_of_whole_images(voc_folder, weights_file, 
 
 
 def test_masks_of_other_classes_are_named(voc_folder, tmp_path):
-    tensors = tensors_of(FCN(num_classes=2))
+    tensors = list_tensors(FCN(num_classes=2))
     write_weights(tmp_path / "w", tensors, Metadata(classes=("background", "ship")))
     with pytest.raises(
         SystemExit, match=r"(?s)error: 4 of 4 .*\.png has the class index .*2 classes"

@@ -30,7 +30,7 @@ def test_the_plain_network_is_pytorchs(weights):
 
 
 def test_the_shipped_weights_see_more_than_one_class_in_the_picture(weights):
-    _, mask = golden.golden_pair(weights)
+    _, mask = golden.compute_golden_pair(weights)
     assert np.bincount(mask.ravel()).max() < 0.6 * mask.size
 
 
@@ -53,4 +53,4 @@ def test_weights_that_are_no_numbers_do_not(weights):
     bias = np.full_like(tensors["final_conv.bias"], np.nan)
     broken = Weights({**tensors, "final_conv.bias": bias}, weights.metadata, source="there")
     with pytest.raises(EngineError, match="there: the network's logits are not finite"):
-        golden.golden_pair(broken)
+        golden.compute_golden_pair(broken)

@@ -12,7 +12,7 @@ from model.engines.native_engine import declare
 from model.errors import EngineError
 from tests.conftest import REPOSITORY
 
-KINDS = library.kinds_of_processor()
+KINDS = library.list_kinds()
 MIB = 2**20
 
 

@@ -15,7 +15,7 @@ from model.weights import read_weights
 X86_64 = {name: set(features.split()) for name, _, features in library.KINDS["x86_64"]}
 
 needs_compiler = pytest.mark.skipif(
-    shutil.which("cc") is None or not library.kinds_of_processor(),
+    shutil.which("cc") is None or not library.list_kinds(),
     reason="needs a C compiler and a processor that the native engine knows",
 )
 
@@ -89,7 +89,7 @@ def test_beside_sources_that_cannot_be_written_to_the_users_cache_has_it(only_th
 def test_a_cache_that_others_can_write_to_is_not_used(only_the_cache):
     only_the_cache.mkdir(parents=True)
     only_the_cache.chmod(0o777)
-    path = library.cached_path(library.kinds_of_processor()[0])
+    path = library.cached_path(library.list_kinds()[0])
     path.write_bytes(b"anything")
     with pytest.raises(EngineError, match="open, to another user"):
         library.prepare()
@@ -103,13 +103,11 @@ def test_a_user_without_a_home_has_no_cache(nowhere, monkeypatch):
 
 
 @needs_compiler
-@pytest.mark.skipif(
-    len(library.kinds_of_processor()) < 2, reason="needs a processor that runs two kinds"
-)
+@pytest.mark.skipif(len(library.list_kinds()) < 2, reason="needs a processor that runs two kinds")
 def test_what_a_compiler_cannot_do_is_told_and_the_next_kind_built(
     only_the_cache, compiler, caplog
 ):
-    best, second = library.kinds_of_processor()[:2]
+    best, second = library.list_kinds()[:2]
     compiler("x86-64-v4")
     assert f"libsegment-{second}" in library.prepare().name
     assert len(caplog.records) == 1
@@ -132,7 +130,7 @@ def test_the_compiler_may_have_options_and_a_space_in_its_path(
 
 @needs_compiler
 @pytest.mark.skipif(shutil.which("clang") is None, reason="needs Clang")
-@pytest.mark.parametrize("kind", library.kinds_of_processor())
+@pytest.mark.parametrize("kind", library.list_kinds())
 def test_clang_builds_every_kind(kind, only_the_cache, monkeypatch):
     monkeypatch.setenv("CC", "clang")
     library.load(library.prepare_kind(kind))
@@ -140,13 +138,13 @@ def test_clang_builds_every_kind(kind, only_the_cache, monkeypatch):
 
 def test_a_processor_has_the_kinds_whose_features_it_lists(monkeypatch, caplog):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(library, "_listed_features", lambda: {"fpu", "sse2"})
-    assert library.kinds_of_processor() == []
-    monkeypatch.setattr(library, "_listed_features", lambda: X86_64["avx2"])
-    assert library.kinds_of_processor() == ["avx2"]
-    monkeypatch.setattr(library, "_listed_features", lambda: X86_64["avx2"] | X86_64["avx512"])
-    assert library.kinds_of_processor() == ["avx512", "avx2"]
+    monkeypatch.setattr(library, "read_features", lambda: {"fpu", "sse2"})
+    assert library.list_kinds() == []
+    monkeypatch.setattr(library, "read_features", lambda: X86_64["avx2"])
+    assert library.list_kinds() == ["avx2"]
+    monkeypatch.setattr(library, "read_features", lambda: X86_64["avx2"] | X86_64["avx512"])
+    assert library.list_kinds() == ["avx512", "avx2"]
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    assert library.kinds_of_processor() == []
-    assert library.ensure() is None
+    assert library.list_kinds() == []
+    assert library.find_library_or_warn() is None
     assert "no kind of it runs on this processor (riscv64)" in caplog.text

@@ -34,9 +34,9 @@ def loader(folder, text):
     platform.machine() == "x86_64" and not processor.LOADER.is_file(), reason="glibc"
 )
 def test_the_loader_tells_the_same_kind_as_cpuinfo(hidden, monkeypatch):
-    told = library.kinds_of_processor()
+    told = library.list_kinds()
     monkeypatch.setattr(processor, "CPU_INFO", Path("/proc/cpuinfo"))
-    assert told == library.kinds_of_processor()
+    assert told == library.list_kinds()
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_levels_that_the_loader_tells_are_the_kinds(
 ):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(processor, "LOADER", loader(tmp_path, TOLD.format(v4=v4, v3=v3)))
-    assert library.kinds_of_processor() == kinds
+    assert library.list_kinds() == kinds
 
 
 @pytest.mark.parametrize("text", ["Usage: ld.so [OPTION]... EXECUTABLE-FILE\n", None])
@@ -58,11 +58,11 @@ def test_where_nothing_tells_the_log_says_why_the_slower_engine_computes(
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(processor, "LOADER", loader(tmp_path, text) if text else tmp_path / "no")
     assert processor.features() is None
-    assert library.ensure() is None
+    assert library.find_library_or_warn() is None
     assert "the native engine is not available: " in caplog.text
     assert "cannot tell what this processor can do" in caplog.text
 
 
 def test_arm_needs_nothing_told(hidden, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert library.kinds_of_processor() == ["neon"]
+    assert library.list_kinds() == ["neon"]

@@ -12,10 +12,10 @@ from model.classes import PALETTE
 from model.errors import WeightsError
 from model.weights import (
     Metadata,
-    atomic_write,
     colormap,
     read_metadata,
     read_weights,
+    write_atomically,
     write_weights,
 )
 from tests.conftest import REPOSITORY
@@ -108,7 +108,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path.write_bytes(b"old")
 
     def write_half():
-        with atomic_write(path) as file:
+        with write_atomically(path) as file:
             file.write(b"new")
             raise RuntimeError
 

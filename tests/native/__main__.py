@@ -44,7 +44,7 @@ def list_widths() -> list[Variant]:
     if compiler is None:
         raise Unavailable("no C compiler")
     found = [Variant("SIMD width 4", compiler)]
-    for kind in library.kinds_of_processor():
+    for kind in library.list_kinds():
         march = next(flags for name, flags, _ in library.KINDS["x86_64"] if name == kind)
         found.append(Variant(kind, compiler, tuple(march)))
     return found

@@ -18,8 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from model.engines.native.processor import LEVELS
-from model.engines.native.processor import features as _listed_features
+from model.engines.native.processor import LEVELS, read_features
 from model.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra"
 GCC_FLAGS = ["-fno-predictive-commoning"]
 
 
-def ensure() -> Path | None:
+def find_library_or_warn() -> Path | None:
     """See `prepare`; None, and a warning with the reasons, where it raises EngineError."""
     try:
         return prepare()
@@ -57,9 +56,9 @@ def prepare() -> Path:
 
     Raises EngineError that says of each kind why not.
     """
-    kinds = kinds_of_processor()
+    kinds = list_kinds()
     if not kinds:
-        raise EngineError(_why_there_is_no_kind())
+        raise EngineError(_explain_absence())
     failed: dict[str, list[str]] = {}
     for kind in kinds:
         try:
@@ -68,9 +67,9 @@ def prepare() -> Path:
             failed.setdefault(str(error), []).append(kind)
             continue
         if failed:
-            log.warning("the native engine is %s, not better: %s", kind, _told(failed))
+            log.warning("the native engine is %s, not better: %s", kind, _join_reasons(failed))
         return path
-    raise EngineError(_told(failed))
+    raise EngineError(_join_reasons(failed))
 
 
 def prepare_kind(kind: str) -> Path:
@@ -99,9 +98,9 @@ def load(path: Path) -> ctypes.CDLL:
         raise EngineError(f"{path} cannot be loaded: {error}") from error
 
 
-def kinds_of_processor() -> list[str]:
+def list_kinds() -> list[str]:
     """The kinds that this processor runs, the best first; none where there is no Linux to tell."""
-    listed = _listed_features()
+    listed = read_features()
     if listed is None:
         return []
     return [
@@ -111,9 +110,9 @@ def kinds_of_processor() -> list[str]:
     ]
 
 
-def _why_there_is_no_kind() -> str:
+def _explain_absence() -> str:
     machine = platform.machine()
-    if _listed_features() is None:
+    if read_features() is None:
         return (
             f"no /proc/cpuinfo, and the loader cannot tell what this processor can do ({machine})"
         )
@@ -140,11 +139,11 @@ def build(kind: str, path: Path) -> None:
     if not compiler:
         raise EngineError("no C compiler (cc) to build it with")
     (march,) = [flags for name, flags, _ in KINDS[platform.machine()] if name == kind]
-    gcc = GCC_FLAGS if "clang" not in _version_of(compiler) else []
+    gcc = GCC_FLAGS if "clang" not in _read_version(compiler) else []
     sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]
     log.info("compiling the native engine for %s, once", kind)
     try:
-        with _folder_beside(path) as folder:
+        with _make_folder_beside(path) as folder:
             made = Path(folder) / "library.so"
             command = [*compiler, *FLAGS, *gcc, *march, *sources, "-o", str(made)]
             subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
@@ -167,11 +166,11 @@ class _Unwritable(EngineError):
     """Another place may take the library."""
 
 
-def _told(failed: dict[str, list[str]]) -> str:
+def _join_reasons(failed: dict[str, list[str]]) -> str:
     return "; ".join(f"{', '.join(kinds)}: {reason}" for reason, kinds in failed.items())
 
 
-def _folder_beside(path: Path) -> "tempfile.TemporaryDirectory[str]":
+def _make_folder_beside(path: Path) -> "tempfile.TemporaryDirectory[str]":
     """To build in; raises _Unwritable where there can be none, or where others may write."""
     try:
         if path.parent != SOURCES:
@@ -191,7 +190,7 @@ def _is_ours(folder: Path) -> bool:
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _version_of(compiler: list[str]) -> str:
+def _read_version(compiler: list[str]) -> str:
     try:
         told = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError) as error:

@@ -22,18 +22,18 @@ LEVELS = {
 }
 
 
-def features() -> set[str] | None:
+def read_features() -> set[str] | None:
     """Their names in /proc/cpuinfo; None where nothing tells.
 
     A service manager may hide that file (systemd's ProcSubset=pid); the loader is asked then.
     """
     try:
-        return _listed(CPU_INFO.read_text())
+        return _parse_features(CPU_INFO.read_text())
     except OSError:
-        return _told_by_loader()
+        return _ask_loader()
 
 
-def _listed(text: str) -> set[str]:
+def _parse_features(text: str) -> set[str]:
     flags = [
         line.partition(":")[2]
         for line in text.splitlines()
@@ -42,7 +42,7 @@ def _listed(text: str) -> set[str]:
     return set(flags[0].split()) if flags else set()
 
 
-def _told_by_loader() -> set[str] | None:
+def _ask_loader() -> set[str] | None:
     if platform.machine() == "aarch64":
         return set()  # NEON is always there
     try:

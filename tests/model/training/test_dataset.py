@@ -11,7 +11,7 @@ from model.errors import DatasetError
 from model.training.dataset import open_images
 from model.training.loader import TrainingSamples
 from model.training.recipe import PRESETS
-from model.training.sampler import Draw, EpochSampler, rarity_weights
+from model.training.sampler import Draw, EpochSampler, compute_rarity_weights
 from model.training.samples import Sample
 from model.training.voc import open_voc
 from tests.conftest import write_voc
@@ -171,7 +171,7 @@ def test_rare_classes_are_drawn_more_often(voc_folder):
     images.class_presence[:, 0] = True
     images.class_presence[:9, 12] = True
     images.class_presence[9, 14] = True
-    weights = rarity_weights(images, 1.0)
+    weights = compute_rarity_weights(images, 1.0)
     assert weights.sum() == pytest.approx(1)
     assert weights[9] == pytest.approx(9 * weights[0])
     assert weights[11] == pytest.approx(weights[0]), "background alone counts as the commonest"

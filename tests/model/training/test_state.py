@@ -10,7 +10,7 @@ from torch import nn
 
 from model.errors import RecipeError
 from model.network import FCN
-from model.state_dict import tensors_of
+from model.state_dict import list_tensors
 from model.training.batch_norm import synchronise_batch_norms
 from model.training.distributed import Group
 from model.training.recipe import PRESETS
@@ -48,17 +48,17 @@ def batch(number):
 
 def test_the_average_is_what_is_exported_and_it_resumes():
     training = start(ema_decay=0.5)
-    expected = {n: t.astype(np.float64) for n, t in tensors_of(training.network).items()}
+    expected = {n: t.astype(np.float64) for n, t in list_tensors(training.network).items()}
     for step in (1, 2, 3):
         training.train_step(*batch(step))
         decay = min(0.5, step / (step + 10))
-        for name, tensor in tensors_of(training.network).items():
+        for name, tensor in list_tensors(training.network).items():
             expected[name] = decay * expected[name] + (1 - decay) * tensor
     name = "backbone.layer4.1.bn2.running_var"
     found = export(training, half=False).tensors
     np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
     np.testing.assert_allclose(found["final_conv.weight"], expected["final_conv.weight"], rtol=1e-4)
-    assert not np.array_equal(found[name], tensors_of(training.network)[name])
+    assert not np.array_equal(found[name], list_tensors(training.network)[name])
     assert found["backbone.bn1.num_batches_tracked"] == 3
 
     state = copy.deepcopy(training.state())  # as a file would hold it

@@ -4,7 +4,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.network import FCN, bilinear_kernel
-from model.training.tiles import bilinear_matrix, cut_tiles, gather_cells, upsampling_matrix
+from model.training.tiles import (
+    build_bilinear_matrix,
+    build_upsampling_matrix,
+    cut_tiles,
+    gather_cells,
+)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (10, 15)])
@@ -19,7 +24,9 @@ def test_the_transposed_convolution_is_a_product_over_tiles(height, width):
     coarse = torch.randn(2, 5, height, width, requires_grad=True)
     leaves = (coarse, up.weight, up.bias)
     cells = gather_cells(coarse)
-    scores = cells.flatten(2) @ upsampling_matrix(up.weight) + up.bias.repeat_interleave(32 * 32)
+    scores = cells.flatten(2) @ build_upsampling_matrix(up.weight) + up.bias.repeat_interleave(
+        32 * 32
+    )
     by_class = scores.view(*cells.shape[:3], -1).transpose(1, 2)
 
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
@@ -42,6 +49,6 @@ def assert_close(found, expected):
 
 
 def test_a_bilinear_tile_is_one_class_of_the_bilinear_kernels_matrix():
-    matrix = upsampling_matrix(bilinear_kernel(3, 3, 64)).view(3, 4, 3, -1)
-    assert torch.equal(matrix[1, :, 1], bilinear_matrix())
+    matrix = build_upsampling_matrix(bilinear_kernel(3, 3, 64)).view(3, 4, 3, -1)
+    assert torch.equal(matrix[1, :, 1], build_bilinear_matrix())
     assert not matrix[1, :, 2].any()
