@@ -25,7 +25,7 @@ def test_the_plain_network_is_pytorchs(weights):
         features = network.backbone(images)
         features = features["out"] if isinstance(features, dict) else features
         expected = network.final_conv(features)[0].numpy()
-    found = golden.coarse_logits(folding.fold(weights), images[0].numpy())
+    found = golden.compute_coarse_logits(folding.fold(weights), images[0].numpy())
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
