@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 REQUIREMENTS := deploy/requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test training test-avx2 fuzz sanitize native lint types lock clean
+.PHONY: help serve test training test-avx2 fuzz sanitize native lint types openapi lock clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ lint: $(VENV)/dev.done  ## check style
 
 types: $(VENV)/dev.done  ## check types
 	$(RUN) -m mypy
+
+openapi: $(VENV)/dev.done  ## write docs/openapi.json anew
+	$(RUN) -m app.openapi > docs/openapi.json
 
 lock:  ## pin the newest versions of everything, with hashes (needs uv)
 	uv pip compile pyproject.toml $(LOCK) -o $(REQUIREMENTS)/base.txt

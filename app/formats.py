@@ -12,8 +12,17 @@ class AnswerFormat(StrEnum):
     PNG = "png"
     JSON = "json"
     NPY = "npy"
+    RAW = "raw"
 
     @property
     def media_type(self) -> str:
         """The Content-Type of an answer in this format."""
-        return {"png": "image/png", "json": "application/json", "npy": "application/x-npy"}[self]
+        return MEDIA_TYPES[self]
+
+
+MEDIA_TYPES = {
+    AnswerFormat.PNG: "image/png",
+    AnswerFormat.JSON: "application/json",
+    AnswerFormat.NPY: "application/x-npy",
+    AnswerFormat.RAW: "application/octet-stream",
+}

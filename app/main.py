@@ -12,6 +12,7 @@ from app.access.keys import Keyring
 from app.access.rates import RateLimit
 from app.codecs.pillow import prepare_pillow
 from app.http import problems
+from app.http.description import list_examples
 from app.http.drain import DrainLimit
 from app.http.gates import AdmissionGate, AnswerLimit, BodyLimit
 from app.http.headers import SecurityHeaders, allow_origins
@@ -26,15 +27,16 @@ from app.settings import Settings, parse_origins, parse_rates
 
 
 class Application(FastAPI):
-    """A FastAPI application whose OpenAPI document also contains the schema of problem details.
+    """A FastAPI application whose OpenAPI document also has what its problem details refer to.
 
     FastAPI adds the schema of a response model itself, but only as application/json.
     """
 
     def openapi(self) -> dict[str, Any]:
         if not self.openapi_schema:
-            schemas = super().openapi()["components"]["schemas"]
-            schemas[ProblemDetails.__name__] = ProblemDetails.model_json_schema()
+            components = super().openapi()["components"]
+            components["schemas"][ProblemDetails.__name__] = ProblemDetails.model_json_schema()
+            components["examples"] = list_examples()
         return super().openapi()
 
 
@@ -57,6 +59,7 @@ def create_app(settings: Settings, peers: Peers | None = None) -> FastAPI:
         summary="Semantic segmentation of photos: an upload in, its mask out.",
         version=__version__,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # `pages` has its own, with a content security policy
         redoc_url=None,
     )

@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+DIGEST = "5f2b0c1e9a7d4c36b8e1f0a2d3c4b5a697887766554433221100ffeeddccbbaa"
+
+
+def show(**example: JsonValue) -> ConfigDict:
+    """Return the configuration of a model that has this example in its schema."""
+    return ConfigDict(json_schema_extra={"examples": [example]})
 
 
 class PresentClass(BaseModel):
@@ -15,6 +22,17 @@ class PresentClass(BaseModel):
 
 class Segmentation(BaseModel):
     """A mask as JSON."""
+
+    model_config = show(
+        height=2,
+        width=3,
+        classes=[
+            {"index": 0, "name": "background", "pixels": 2},
+            {"index": 8, "name": "cat", "pixels": 4},
+        ],
+        mask=[[0, 8, 8], [0, 8, 8]],
+        weights=DIGEST,
+    )
 
     height: int
     width: int
@@ -43,6 +61,28 @@ class Limits(BaseModel):
 class ModelInfo(BaseModel):
     """The weights that are in use, and the engine and device that they run on."""
 
+    model_config = show(
+        architecture="fcn-resnet18",
+        digest=DIGEST,
+        engine="native avx512 on cpu, 2 threads",
+        device="cpu",
+        classes=[
+            {"index": 0, "name": "background", "colour": [0, 0, 0]},
+            {"index": 1, "name": "aeroplane", "colour": [128, 0, 0]},
+        ],
+        mean=[0.485, 0.456, 0.406],
+        std=[0.229, 0.224, 0.225],
+        scores={"mean_iou": 0.52},
+        recipe={"preset": "default"},
+        data={"train": "VOC2012 and SBD"},
+        limits={
+            "max_body_bytes": 33554432,
+            "max_pixels": 25000000,
+            "max_side": 512,
+            "max_queue": 64,
+        },
+    )
+
     architecture: str
     digest: str = Field(description="SHA-256 of the weights and their metadata")
     engine: str
@@ -59,12 +99,16 @@ class ModelInfo(BaseModel):
 class Reloaded(BaseModel):
     """The weights that are in use after a reload."""
 
+    model_config = show(digest=DIGEST, engine="native avx512 on cpu, 2 threads")
+
     digest: str = Field(description="SHA-256 of the weights and their metadata")
     engine: str
 
 
 class Health(BaseModel):
     """The answer to a probe; its status code has the same meaning."""
+
+    model_config = show(status="ready")
 
     status: str
 

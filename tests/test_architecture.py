@@ -22,7 +22,7 @@ def imports(package):
 
 
 APP = (
-    {"__main__", "keys"},
+    {"__main__", "keys", "openapi"},
     {"process"},
     {"main"},
     {"routes"},

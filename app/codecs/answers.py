@@ -5,7 +5,7 @@ reads slowly, the compressed mask is kept. Knows nothing of HTTP's messages.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ WHOLE_BYTES = 2**20
 """An answer of at most this size is encoded whole, such as one for a megapixel unless as JSON."""
 
 GZIP_BYTES = 2**16
-"""Larger JSON and NumPy answers are compressed if the caller accepts gzip."""
+"""Larger JSON, NumPy and raw answers are compressed if the caller accepts gzip."""
 
 PIECE_BYTES = 2**18
 """The least size of a piece; the next one is encoded when the caller has taken it."""
@@ -47,6 +47,7 @@ class Answer:
     pieces: Iterator[bytes] = field(default_factory=lambda: iter(()))
     encoding: str | None = None
     """The value of the Content-Encoding header, None without one."""
+    mask_size: Size = (0, 0)
 
 
 def make_answer(
@@ -54,9 +55,15 @@ def make_answer(
 ) -> Answer:
     """Encode the answer for a mask (H, W) of class indices."""
     size = mask.shape[0], mask.shape[1]
+    return replace(_encode(mask, size, answer, metadata, accepts_gzip), mask_size=size)
+
+
+def _encode(
+    mask: Array, size: Size, answer: AnswerFormat, metadata: Metadata, accepts_gzip: bool
+) -> Answer:
     if answer is AnswerFormat.PNG or mask.size <= GZIP_BYTES // 8:
         return _make_whole(encode.encode_mask(mask, answer, metadata))
-    writer = _JsonWriter(mask, metadata) if answer is AnswerFormat.JSON else _NpyWriter(mask)
+    writer = _make_writer(mask, answer, metadata)
     if accepts_gzip and writer.size_bytes > GZIP_BYTES:
         return _make_whole(_compress(writer.write(mask)), encoding="gzip")
     if writer.size_bytes <= WHOLE_BYTES:
@@ -65,6 +72,14 @@ def make_answer(
     pieces = _join(writer.write(_PackedMask(packed, size)))
     held_bytes = sum(map(len, packed)) + 2 * LARGEST_PIECE_BYTES
     return Answer(writer.size_bytes, held_bytes, pieces=pieces)
+
+
+def _make_writer(
+    mask: Array, answer: AnswerFormat, metadata: Metadata
+) -> "_JsonWriter | _ArrayWriter":
+    if answer is AnswerFormat.JSON:
+        return _JsonWriter(mask, metadata)
+    return _ArrayWriter(mask, encode.make_npy_header(mask) if answer is AnswerFormat.NPY else b"")
 
 
 def _make_whole(data: bytes, *, encoding: str | None = None) -> Answer:
@@ -101,12 +116,12 @@ class _PackedMask:
         return pixels.reshape(rows.stop - rows.start, columns.stop - columns.start)
 
 
-class _NpyWriter:
-    """Writes a mask as a NumPy array."""
+class _ArrayWriter:
+    """Writes a mask's bytes, row by row, behind a header."""
 
-    def __init__(self, mask: Array) -> None:
+    def __init__(self, mask: Array, head: bytes) -> None:
         self._size = mask.shape[0], mask.shape[1]
-        self._head = encode.make_npy_header(mask)
+        self._head = head
         self.size_bytes = len(self._head) + mask.size
 
     def write(self, mask: Array | _PackedMask) -> Iterator[bytes]:

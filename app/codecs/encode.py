@@ -1,4 +1,4 @@
-"""Encodes a mask as an indexed PNG, JSON or a NumPy array.
+"""Encodes a mask as an indexed PNG, JSON, a NumPy array or bare bytes.
 
 Knows nothing of HTTP, nor of how an answer is sent.
 """
@@ -22,6 +22,8 @@ def encode_mask(mask: Array, answer: AnswerFormat, metadata: Metadata) -> bytes:
         return encode_png(mask, metadata)
     if answer is AnswerFormat.NPY:
         return encode_npy(mask)
+    if answer is AnswerFormat.RAW:
+        return mask.tobytes()
     return encode_json(mask, metadata)
 
 

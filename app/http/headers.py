@@ -33,6 +33,7 @@ CORS_REQUEST_HEADERS = ("Authorization", KEY_HEADER, "X-Request-ID", "X-Request-
 CORS_ANSWER_HEADERS = (
     "X-Request-ID",
     "X-Weights-Digest",
+    "X-Mask-Shape",
     "Server-Timing",
     "Retry-After",
     "RateLimit",

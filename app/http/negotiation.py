@@ -17,7 +17,7 @@ def negotiate(accept: str) -> AnswerFormat:
         offered = ", ".join(answer.media_type for answer in AnswerFormat)
         raise NotAcceptable(
             f"Accept: {accept[:200]} allows none of {offered}.",
-            remedy=f"Accept one of {offered}, or choose with ?format=png, json or npy.",
+            remedy=f"Accept one of {offered}, or choose with ?format=.",
         )
     return best
 

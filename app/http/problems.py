@@ -3,10 +3,9 @@
 The only module that maps the exceptions of `app.errors` to responses.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -151,22 +150,6 @@ def answer_bug() -> Response:
     )
 
 
-def describe_problems(types: Iterable[type[RequestError]]) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's responses for these errors; problems with the same status share one."""
-    titles: dict[int, list[str]] = {}
-    for problem in (PROBLEMS[error] for error in types):
-        lines = titles.setdefault(int(problem.status), [])
-        if problem.title not in lines:
-            lines.append(problem.title)
-    return {
-        status: {
-            "description": "; ".join(lines),
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
-        }
-        for status, lines in titles.items()
-    }
-
-
 def add_handlers(app: FastAPI) -> None:
     """Answer every error of the application with a problem detail."""
     app.add_exception_handler(RequestError, _on_request_error)
@@ -207,17 +190,20 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 def _respond(
     problem: Problem, *, detail: str, remedy: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a response whose body has the members of RFC 9457 and `remedy`."""
-    body = {
-        "type": TYPE_PREFIX + problem.name,
-        "title": problem.title,
-        "status": problem.status,
-        "detail": detail,
-        "remedy": remedy,
-    }
     return Response(
-        orjson.dumps(body),
+        orjson.dumps(make_body(problem, detail=detail, remedy=remedy)),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
         headers=dict(headers or {}),
     )
+
+
+def make_body(problem: Problem, *, detail: str, remedy: str) -> dict[str, str | int]:
+    """Return the members of RFC 9457 and `remedy`."""
+    return {
+        "type": TYPE_PREFIX + problem.name,
+        "title": problem.title,
+        "status": int(problem.status),
+        "detail": detail,
+        "remedy": remedy,
+    }

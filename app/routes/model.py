@@ -2,8 +2,7 @@
 
 from fastapi import APIRouter, Request
 
-from app.errors import NotReady
-from app.http.problems import describe_problems
+from app.http.description import LIMITED, describe_problems
 from app.schemas import ClassInfo, Limits, ModelInfo
 from app.service import Service
 from app.settings import Settings
@@ -12,7 +11,7 @@ from model.weights import Metadata
 router = APIRouter(prefix="/v1", tags=["segmentation"])
 
 
-@router.get("/model", responses=describe_problems([NotReady]))
+@router.get("/model", responses=describe_problems(LIMITED))
 async def model(request: Request) -> ModelInfo:
     """The weights that serve: classes, colours, scores, digest, device and limits."""
     service: Service = request.app.state.service

@@ -6,14 +6,31 @@ from fastapi import APIRouter, Request, Response, status
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from app.http.description import EVERYWHERE, describe_problems
 from app.routes.health import find_state, is_usable
 from app.schemas import Health
 from app.service import Service, State
 
 router = APIRouter(tags=["operations"])
 
-UNAVAILABLE: dict[int | str, dict[str, Any]] = {
-    status.HTTP_503_SERVICE_UNAVAILABLE: {"model": Health}
+PROBLEMS = describe_problems(EVERYWHERE)
+UNAVAILABLE: dict[int | str, dict[str, Any]] = PROBLEMS | {
+    503: {
+        "model": Health,
+        "description": f"The state; or: {PROBLEMS[503]['description']}",
+        "content": {"application/json": {}, **PROBLEMS[503]["content"]},
+    }
+}
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Prometheus' text format",
+        "content": {
+            "text/plain": {
+                "schema": {"type": "string"},
+                "example": "# TYPE seg_ready gauge\nsegmentation_ready 1.0\n",
+            }
+        },
+    }
 }
 
 
@@ -37,7 +54,7 @@ async def ready(request: Request, response: Response) -> Health:
     return Health(status=state)
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", response_class=PlainTextResponse, responses=PROBLEMS | METRICS)
 async def metrics(request: Request) -> Response:
     """Answer in Prometheus' text format."""
     service: Service = request.app.state.service

@@ -4,12 +4,14 @@ import math
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic.json_schema import SkipJsonSchema
 
 from app.codecs.answers import Answer
 from app.errors import Forbidden, PreflightRefused, ReloadFailed
-from app.formats import AnswerFormat
+from app.formats import SUPPORTED, AnswerFormat
+from app.http.description import ANSWER_HEADERS, BINARY, describe_problems
 from app.http.negotiation import accepts_gzip, negotiate
-from app.http.problems import PROBLEMS, describe_problems
+from app.http.problems import PROBLEMS
 from app.http.uploads import FIELD, read_upload, run_while_connected
 from app.observability.stages import Stages
 from app.routes.segmentation import SegmentationTask
@@ -19,15 +21,17 @@ from app.service import Service
 
 router = APIRouter(prefix="/v1", tags=["segmentation"])
 
-BINARY = {"type": "string", "format": "binary"}
+IMAGE = {
+    **BINARY,
+    "description": f"{SUPPORTED}. If it is the body, its media type may be image/..., too",
+}
 REQUEST_BODY = {
     "required": True,
     "content": {
         "multipart/form-data": {
-            "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: BINARY}}
+            "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: IMAGE}}
         },
-        "image/*": {"schema": BINARY},
-        "application/octet-stream": {"schema": BINARY},
+        "application/octet-stream": {"schema": IMAGE},
     },
 }
 
@@ -38,23 +42,38 @@ MASK: dict[int | str, dict[str, Any]] = {
     200: {
         "model": Segmentation,
         "description": "The mask, at the upload's size",
-        "content": {"image/png": {"schema": BINARY}, "application/x-npy": {"schema": BINARY}},
+        # Generators take the first type that they know: the caller then gets the bytes, which is
+        # right for each type that the body may have.
+        "content": {
+            "image/png": {"schema": BINARY},
+            "application/octet-stream": {"schema": BINARY},
+            "application/json": {},
+            "application/x-npy": {"schema": BINARY},
+        },
+        "headers": ANSWER_HEADERS,
     },
 }
 
 FormatParameter = Annotated[
-    AnswerFormat | None, Query(description="Answer format; overrides the Accept header")
+    AnswerFormat | SkipJsonSchema[None],
+    Query(description="Answer format; overrides the Accept header"),
 ]
 MaxSideParameter = Annotated[
-    int | None,
-    Query(ge=32, le=65536, description="Scale a longer image down to this, for this request"),
+    int | SkipJsonSchema[None],
+    Query(
+        ge=32,
+        le=65536,
+        description="Scale a longer image down to this, for this request",
+        examples=[512],
+    ),
 ]
 TimeoutHeader = Annotated[
-    float | None,
+    float | SkipJsonSchema[None],
     Header(
         alias="X-Request-Timeout",
         gt=0,
         description="Seconds that the caller waits; a mask that would come later is refused",
+        examples=[5.0],
     ),
 ]
 
@@ -102,6 +121,7 @@ def _respond(answer: Answer, task: SegmentationTask) -> Response:
         headers={
             "Server-Timing": task.stages.format_server_timing(),
             "X-Weights-Digest": task.predictor.metadata.digest,
+            "X-Mask-Shape": "{},{}".format(*answer.mask_size),
             "Vary": "Accept, Accept-Encoding",
         },
         next_piece=task.next_piece,

@@ -10,7 +10,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import app
+from app.errors import PreflightRefused
+from app.http.problems import INTERNAL, PROBLEMS, TYPE_PREFIX
 from app.main import create_app
+from app.schemas import ProblemDetails
 from app.settings import Settings
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
@@ -28,7 +32,7 @@ def images(draw):
     return file.getvalue()
 
 
-schemathesis.openapi.media_type("image/*", images() | st.binary(max_size=200))
+schemathesis.openapi.media_type("application/octet-stream", images() | st.binary(max_size=200))
 
 
 # A description cannot say which bytes are an image, nor how soon an answer can come.
@@ -51,17 +55,60 @@ def test_the_server_does_what_its_description_says(server, case):
     case.call_and_validate(base_url=server.address)
 
 
-def test_every_answer_of_the_description_is_described():
+def operations():
+    for path, methods in DESCRIPTION["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def test_every_reference_of_the_description_leads_somewhere():
     """A reference to nothing, schemathesis passes over."""
-    text = json.dumps(DESCRIPTION)
-    for name in re.findall(r'"#/components/schemas/(\w+)"', text):
-        assert name in DESCRIPTION["components"]["schemas"]
-    problems = {
-        (path, status): set(answer["content"])
-        for path, methods in DESCRIPTION["paths"].items()
-        for method in methods.values()
-        for status, answer in method["responses"].items()
-        if path.startswith("/v1/") and int(status) >= 400
-    }
-    assert len(problems) > 10
-    assert set(map(frozenset, problems.values())) == {frozenset({"application/problem+json"})}
+    for kind, name in re.findall(r'"#/components/(\w+)/([\w-]+)"', json.dumps(DESCRIPTION)):
+        assert name in DESCRIPTION["components"][kind]
+
+
+def test_every_error_of_every_endpoint_is_declared_with_an_example():
+    declared = set()
+    for name, operation in operations():
+        statuses = {int(status) for status in operation["responses"]}
+        assert {400, 408, 431, 500, 501, 503} <= statuses, name
+        for status, answer in operation["responses"].items():
+            if int(status) < 400:
+                continue
+            content = answer["content"]
+            others = set(content) - {"application/problem+json"}
+            assert not others or (name.startswith("GET /health") and status == "503")
+            examples = content["application/problem+json"]["examples"]
+            assert examples
+            declared |= examples.keys()
+    names = {problem.name for problem in PROBLEMS.values()} | {"internal"}
+    assert declared == names - {PROBLEMS[PreflightRefused].name}  # no operation: it is to OPTIONS
+
+
+def test_an_example_is_a_problem_with_the_status_of_its_error():
+    problems = {problem.name: problem for problem in (*PROBLEMS.values(), INTERNAL)}
+    for name, example in DESCRIPTION["components"]["examples"].items():
+        problem = ProblemDetails(**example["value"])
+        assert (problem.type, problem.status) == (TYPE_PREFIX + name, problems[name].status)
+
+
+def test_every_endpoint_has_a_plain_name_and_an_example():
+    names = [operation["operationId"] for _, operation in operations()]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch("[a-z]+(_[a-z0-9]+)*", name) and "post" not in name for name in names)
+    schemas = DESCRIPTION["components"]["schemas"]
+    for name, operation in operations():
+        for content in operation["responses"]["200"]["content"].values():
+            schema = content["schema"]
+            schema = schemas[schema["$ref"].split("/")[-1]] if "$ref" in schema else schema
+            is_binary = schema.get("format") == "binary"
+            assert is_binary or "examples" in schema or "example" in content, name
+        for parameter in operation.get("parameters", []):
+            schema = parameter["schema"]
+            assert "anyOf" not in schema, "generators cannot send null in a query or a header"
+            if "$ref" not in schema:
+                assert schema["examples"]
+
+
+def test_the_version_is_that_of_the_package():
+    assert DESCRIPTION["info"]["version"] == app.__version__

@@ -73,7 +73,7 @@ def test_an_upload_may_be_a_form_or_the_body(client, request_):
     assert indices(client.post("/v1/segment", **request_)).shape == (300, 451)
 
 
-def test_the_three_answers_are_the_same_mask(client):
+def test_the_answers_are_the_same_mask(client):
     body = PHOTO.read_bytes()
     mask = indices(client.post("/v1/segment", content=body))
     for choice in (
@@ -95,6 +95,10 @@ def test_the_three_answers_are_the_same_mask(client):
     array = np.load(io.BytesIO(response.content), allow_pickle=False)
     assert array.dtype == np.uint8
     assert np.array_equal(array, mask)
+    response = client.post("/v1/segment?format=raw", content=body)
+    assert response.headers["content-type"] == "application/octet-stream"
+    shape = [int(side) for side in response.headers["x-mask-shape"].split(",")]
+    assert np.array_equal(np.frombuffer(response.content, np.uint8).reshape(shape), mask)
 
 
 def test_an_answer_says_what_made_it_and_how_long_it_took(client, settings):

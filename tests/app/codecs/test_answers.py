@@ -67,7 +67,7 @@ def test_an_answer_in_pieces_or_compressed_is_the_same(shape, answer):
     assert (gzip.decompress(body) if small.encoding else body) == expected
 
 
-@pytest.mark.parametrize("answer", [AnswerFormat.JSON, AnswerFormat.NPY])
+@pytest.mark.parametrize("answer", [AnswerFormat.JSON, AnswerFormat.NPY, AnswerFormat.RAW])
 @pytest.mark.parametrize("shape", [(4000, 1000), (4_000_000, 1), (1, 4_000_000)])
 def test_of_a_large_answer_little_is_held(shape, answer):
     made = make_answer(np.zeros(shape, np.uint8), answer, Metadata())

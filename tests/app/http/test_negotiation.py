@@ -17,6 +17,7 @@ from app.http.negotiation import accepts_gzip, negotiate
         ("APPLICATION/JSON ; charset=utf-8", "json"),
         ("application/*", "json"),
         ("application/x-npy", "npy"),
+        ("application/octet-stream", "raw"),
         ("text/html, application/json;q=0.5, image/png;q=0.4", "json"),
         ("image/png;q=0.1, application/x-npy;q=0.9", "npy"),
         ("*/*;q=0.1, application/x-npy", "npy"),

@@ -1,0 +1,165 @@
+"""The OpenAPI description of errors and of binary bodies.
+
+Knows nothing of routes; each route lists the errors that it answers with.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from app import errors
+from app.errors import RequestError
+from app.http.problems import INTERNAL, MEDIA_TYPE, PROBLEMS, make_body
+
+BINARY = {"type": "string", "format": "binary"}
+
+ANSWER_HEADERS = {
+    "X-Request-ID": {"schema": {"type": "string"}, "description": "Names the request in the log"},
+    "X-Weights-Digest": {
+        "schema": {"type": "string"},
+        "description": "SHA-256 of the weights that computed the answer",
+    },
+    "X-Mask-Shape": {
+        "schema": {"type": "string"},
+        "description": "Height and width of the mask, e.g. 300,451",
+    },
+    "Server-Timing": {
+        "schema": {"type": "string"},
+        "description": "Milliseconds of each stage, e.g. decode;dur=2.1, inference;dur=41.3",
+    },
+}
+
+EVERYWHERE = (
+    errors.BadRequest,
+    errors.RequestTimeout,
+    errors.HeadTooLarge,
+    errors.Unimplemented,
+    errors.NotReady,
+    errors.TooManyConnections,
+)
+"""Any request may be answered with these errors, for most arise before its path is known."""
+
+LIMITED = (*EVERYWHERE, errors.Unauthorized, errors.TooManyRequests)
+"""So may any request to a path that keys and rate limits apply to."""
+
+EXAMPLES: Mapping[type[RequestError], tuple[str, str]] = {
+    errors.BadRequest: (
+        "The bytes cannot be read as HTTP/1.1: Invalid method encountered.",
+        "Send a request that follows RFC 9112.",
+    ),
+    errors.PreflightRefused: (
+        "Disallowed CORS origin.",
+        "The operator names the allowed origins in SEG_CORS_ORIGINS.",
+    ),
+    errors.ImageMissing: (
+        "The request has no body.",
+        "Send the image as the body, or as the multipart field 'file'.",
+    ),
+    errors.Unauthorized: (
+        "The request has no API key.",
+        "Send the header 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.",
+    ),
+    errors.Forbidden: (
+        "The key of anna lacks the role admin.",
+        "Use an admin's key: python -m app.keys NAME --admin",
+    ),
+    errors.BrokenImage: (
+        "The image ends within its header.",
+        "Check that the file opens elsewhere and was sent whole.",
+    ),
+    errors.TooCostly: (
+        "The image takes longer to decode than its pixels are worth.",
+        "Save it again, as a baseline JPEG or as PNG, or scale it down.",
+    ),
+    errors.UnsupportedType: (
+        "The 5 bytes are not an image of a supported format.",
+        "Send JPEG, PNG, WebP, BMP, TIFF or GIF (its first frame).",
+    ),
+    errors.BodyTooLarge: (
+        "The request declares 40000000 bytes, the limit is 33554432.",
+        "Send a smaller file: scale the image down or compress it more.",
+    ),
+    errors.TooManyPixels: (
+        "The image has 10000 x 8000 = 80000000 pixels, the limit is 25000000.",
+        "Scale the image down before sending it.",
+    ),
+    errors.NotAcceptable: (
+        "Accept: text/html allows none of image/png, application/json.",
+        "Accept one of image/png, application/json, or choose with ?format=.",
+    ),
+    errors.InvalidParameter: (
+        "query.max_side: Input should be greater than or equal to 32",
+        "See /docs for the allowed values.",
+    ),
+    errors.RequestTimeout: (
+        "The body had not come after 30 s.",
+        "Send a smaller image, or over a faster connection.",
+    ),
+    errors.ReloadFailed: (
+        "The weights do not work.",
+        "Correct the weights file; the server still uses the old weights.",
+    ),
+    errors.HeadTooLarge: (
+        "The request's head has more than 65536 bytes.",
+        "Send fewer or shorter header fields.",
+    ),
+    errors.TooManyRequests: (
+        "The limit for one caller is 60 requests in 60 s.",
+        "Come back in 12 s, and keep to what the RateLimit header leaves.",
+    ),
+    errors.Unimplemented: (
+        "This server is no proxy.",
+        "Send another method.",
+    ),
+    errors.NotReady: ("The server is loading.", "Try again when /health/ready answers 200."),
+    errors.TooManyConnections: (
+        "All 1024 connections are taken.",
+        "Try again in 1 s.",
+    ),
+    errors.Overloaded: ("All 64 places are taken.", "Try again in 2 s."),
+    errors.InferenceFailed: (
+        "The engine failed on this image.",
+        "Try again; if it stays, report the X-Request-ID of this answer.",
+    ),
+}
+"""An example of the detail and the remedy of each error."""
+
+BUG = (
+    "The server made a mistake; its log has the details under this request id.",
+    "Try again; if it stays, report the X-Request-ID of this answer.",
+)
+
+
+def describe_problems(types: Iterable[type[RequestError]]) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's responses for these errors and for a bug of the server's.
+
+    Problems with the same status share a response, which has an example of each.
+    """
+    problems = {PROBLEMS[error].name: PROBLEMS[error] for error in types} | {"internal": INTERNAL}
+    return {
+        int(status): {
+            "description": "; ".join(problem.title for problem in same),
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/ProblemDetails"},
+                    "examples": {
+                        problem.name: {"$ref": f"#/components/examples/{problem.name}"}
+                        for problem in same
+                    },
+                }
+            },
+        }
+        for status in sorted({problem.status for problem in problems.values()})
+        if (same := [problem for problem in problems.values() if problem.status == status])
+    }
+
+
+def list_examples() -> dict[str, dict[str, Any]]:
+    """Return the examples that the described problems refer to, by name."""
+    texts = {PROBLEMS[error]: text for error, text in EXAMPLES.items()} | {INTERNAL: BUG}
+    return {
+        problem.name: {
+            "summary": problem.title,
+            "value": make_body(problem, detail=detail, remedy=remedy),
+        }
+        for problem, (detail, remedy) in texts.items()
+    }
