@@ -15,7 +15,7 @@ from tests.app.corpus import PNG_KINDS, PNG_SAMPLES, bmp, more_scans, png, saved
 
 Choices = dict[str, int]
 SHAPES = ((5000, 5000), (25_000_000, 1), (1, 25_000_000), (381, 65_500), (65_500, 381), (16, 16))
-"""Height and width; what a format cannot have is made smaller."""
+"""Height and width; sizes that a format does not allow are reduced."""
 KNOBS: dict[str, dict[str, int]] = {
     "JPEG": {
         "shape": 6, "mode": 3, "progressive": 2, "sampling": 3, "scans": 3, "noise": 2, "side": 2,
@@ -29,7 +29,7 @@ KNOBS: dict[str, dict[str, int]] = {
         "predictor": 3, "junk": 3, "side": 2,
     },
 }  # fmt: skip
-"""How many positions each has."""
+"""The number of positions of each knob."""
 
 
 def make(kind: str, choices: Choices) -> bytes:
@@ -106,7 +106,7 @@ def make_tiff(choices: Choices, height: int, width: int) -> bytes:
 
 
 def make_tiff_strip(choices: Choices, compression: int, rows: int, width: int, size: int) -> bytes:
-    """All strips lie at one place: valid where it is easy, or else junk or zeros."""
+    """The bytes that all strips share: valid data where that is easy, else noise or zeros."""
     if compression == 8 and choices["junk"] == 0:
         return zlib.compress(bytes(min(size, 200_000_000)), 9)
     if compression in (6, 7) and choices["junk"] == 0:

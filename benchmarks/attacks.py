@@ -1,7 +1,7 @@
-"""The most that an upload can cost, found by search: each format's knobs are turned uphill.
+"""The most that an upload can cost, found by hill climbing over the fields of each format's header.
 
-Each try is decoded by a fresh decoder process, as the server does it, with the default limits, and
-costs processor time and memory. Knows nothing of the server.
+A fresh decoder process decodes each file, as in the server, with the default limits. Its processor
+time and memory are measured. Knows nothing of the server.
 """
 
 import random
@@ -75,7 +75,7 @@ def describe(kind: str, goal: str, choices: Choices, cost: Cost) -> Row:
 def climb(
     kind: str, goal: Callable[[Cost], float], *, seconds: float, seed: int
 ) -> tuple[tuple[Choices, Cost], int]:
-    """The worst that was found, and the number of tries. From a summit it starts elsewhere."""
+    """Find the worst file; also returns the number of tries. Restarts at random from a summit."""
     rng, ends = random.Random(seed), time.monotonic() + seconds
     worst: tuple[Choices, Cost] | None = None
     tries = 0
@@ -96,7 +96,7 @@ def climb(
 
 
 def list_neighbours(kind: str, choices: Choices, rng: random.Random) -> Iterator[Choices]:
-    """Each differs in one knob, in random order."""
+    """All choices that differ in one knob, in random order."""
     turns = [
         (knob, value)
         for knob, count in KNOBS[kind].items()

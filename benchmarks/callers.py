@@ -1,6 +1,6 @@
-"""Callers who do not behave: who leave, who send slowly, who come as the server ends.
+"""Clients that disconnect, that send slowly, or that send requests while the server shuts down.
 
-Each function is one caller until it is cancelled or done.
+Each function is one client, until it is cancelled or has finished.
 """
 
 import asyncio

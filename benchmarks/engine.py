@@ -1,4 +1,4 @@
-"""Engines against eager PyTorch, against each other and against the floor of multiply-adds.
+"""Engines compared with eager PyTorch, with each other and with a floor of multiply-adds.
 
 Every engine computes the same canvas in every round, and their masks are compared in the same run.
 The floor is the time of the network's multiply-adds, done one by one, at the rate of this machine's
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def start_engines(weights: Weights, threads: int) -> dict[str, Engine]:
-    """All of them; the native one in bfloat16, too, where the processor has AMX."""
+    """Start all engines, and the native one in bfloat16 where the processor has AMX."""
     engines: dict[str, Engine] = {
         name: start_engine(weights, engine=name, device="cpu", threads=threads) for name in ENGINES
     }
@@ -125,7 +125,7 @@ def replace_kernel(weights: Weights, kernel: str) -> Weights:
 
 
 def prepare_eager(network: nn.Module, weights: Weights, pixels: Array) -> Callable[[], Array]:
-    """As the notebook does it: normalise, whole network, argmax."""
+    """Prepare what the notebook does: normalise, whole network, argmax."""
     mean = torch.tensor(weights.metadata.mean).view(1, 3, 1, 1)
     std = torch.tensor(weights.metadata.std).view(1, 3, 1, 1)
 

@@ -1,4 +1,4 @@
-"""What a server says that it still holds for requests. Knows nothing of who asked for what."""
+"""The gauges of what a server holds for requests. Knows nothing of the requests."""
 
 from prometheus_client.parser import text_string_to_metric_families
 

@@ -1,7 +1,7 @@
-"""What hostile images cost: seconds and memory of decoding each, with the default limits.
+"""What hostile images cost: time and memory of decoding each, with the default limits.
 
-Each file is decoded in a process of its own, forked for it; those that use the limits to the full
-come beside the files of the tests' corpus. Knows nothing of the server.
+Each file is decoded in its own forked process. The files are the tests' corpus and files that use
+the limits fully. Knows nothing of the server.
 """
 
 import os

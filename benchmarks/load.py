@@ -1,6 +1,6 @@
 """The load generator: closed loops and open loops of requests to one server.
 
-A judge decides what a response is worth. Knows nothing of the server's process.
+A judge turns each response into an outcome. Knows nothing of the server's process.
 """
 
 import asyncio
@@ -100,7 +100,7 @@ class LoadGenerator:
     async def run_open_loop(
         self, due_s: Iterable[float], requests: Iterable[Request], *, caller: str = ""
     ) -> Load:
-        """Send each request when it is due, whatever became of those before.
+        """Send each request when it is due, without waiting for earlier ones.
 
         Idle connections are used again. A late start counts as waiting, so a stalled server hides
         nothing. Returns when all requests have ended.

@@ -1,4 +1,4 @@
-"""What our server takes of a machine: time to start, memory, processor time when idle, disk."""
+"""What our server needs: time to start, memory, processor time when idle, disk."""
 
 import asyncio
 import math
@@ -32,7 +32,7 @@ SLIM_PACKAGES = ("app", "model")
 SETTLE_S = 2
 
 Values = defaultdict[str, list[float]]
-"""What the starts measured, by name."""
+"""The measurements of all starts, by name."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The server to compare with: FastAPI around PyTorch, in the way that tutorials show it.
+"""The server to compare with: FastAPI around PyTorch, as tutorials show it.
 
-One process, the network loaded at import, everything in the handler. It knows nothing of batches,
-threads, limits or overload, and takes from this project only the trained numbers and colours.
+It is one process, loads the network at import and does everything in the handler. It has no
+batches, threads or limits. Of this project it uses only the trained weights and the colours.
 """
 
 import argparse

@@ -1,7 +1,6 @@
-"""The teaching notebook's network, data and training loop in plain PyTorch: what we compare with.
+"""The teaching notebook's network, data and training loop in plain PyTorch, to compare with ours.
 
-Takes from this project nothing but the trained numbers, the classes' colours and the bilinear
-kernel.
+Of this project it uses only the trained weights, the classes' colours and the bilinear kernel.
 """
 
 import warnings

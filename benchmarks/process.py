@@ -1,6 +1,6 @@
 """Processes that benchmarks start: our server, the naive one, and calls in a fresh process.
 
-Knows nothing of what is measured in them, but the most memory of a call.
+Knows nothing of what is measured in them, except the time and the peak memory of a call.
 """
 
 import json

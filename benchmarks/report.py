@@ -1,4 +1,4 @@
-"""What all commands share: options, candidates in turns, the machine, one table and one JSON file.
+"""What all commands share: options, taking turns, the machine, tables and the JSON file.
 
 Knows nothing of what is measured.
 """
@@ -59,8 +59,8 @@ def run_in_turns(
 ) -> dict[str, list[float]]:
     """Seconds of each candidate in each round.
 
-    Every round runs every candidate once, so that a slow spell of the machine meets all of them.
-    `settle_s` is a pause before each, where threads of the one before may still spin.
+    Every round runs every candidate once, so that a slow period of the machine affects all of them.
+    `settle_s` is a pause before each, because threads of the previous one may still spin.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(warm_up + rounds):

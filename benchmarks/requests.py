@@ -1,6 +1,6 @@
-"""What a soak asks for, and what it expects: the response to each request alone.
+"""The requests of a soak and the expected responses: those that each request gets alone.
 
-The requests are photos of many sizes and formats in every way to ask, and broken images; they are
+The requests are photos of many sizes and formats, sent in every way, and broken images. They are
 the same at every call. Knows nothing of the traffic.
 """
 
@@ -55,7 +55,7 @@ def make_requests(*, large: bool) -> Requests:
 
 
 def make_broken_requests() -> list[Request]:
-    """Each is to be refused for a reason of its own."""
+    """Requests that the server must refuse, each for another reason."""
     jpeg = make_photos(1)[0]
     png = encode_image(Image.open(io.BytesIO(jpeg)).resize((200, 150)), "PNG")
     ihdr = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)

@@ -1,6 +1,6 @@
-"""What became of the requests of a load: outcomes, latencies, throughput.
+"""The results of a load: outcomes, latencies, throughput.
 
-Knows nothing of how they were sent.
+Knows nothing of how the requests were sent.
 """
 
 import math

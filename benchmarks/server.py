@@ -1,7 +1,7 @@
-"""Our server against the naive one, against its own engine, alone and overloaded.
+"""Our server compared with the naive one and with its own engine, also under overload.
 
-Both servers run all the time and are loaded in turns, so that a slow spell of the machine meets
-both. Knows nothing of what happens inside a server but what its Server-Timing header says.
+Both servers run all the time and are loaded in turns, so that a slow period of the machine affects
+both. Of what happens inside a server it knows only the Server-Timing header.
 """
 
 import asyncio

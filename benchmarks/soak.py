@@ -1,9 +1,9 @@
-"""Everything at once for a long time: is any response lost or wrong, does the server grow?
+"""A long run of mixed traffic: is a response lost or wrong, does the server's memory grow?
 
-Mixed traffic against a server in a process of its own: photos and broken images, callers who leave
-at every moment, slow ones, overload, other weights (SIGHUP), and finally SIGTERM under load. A
-response is right if it equals, byte for byte, the one that its request got alone from the same
-weights; that holds on the CPU, so the soak does not use a GPU.
+The server runs in its own process. The traffic is photos and broken images, clients that disconnect
+at every moment, slow clients, overload, new weights (SIGHUP), and finally SIGTERM under load. A
+response is correct if it equals, byte for byte, the one that its request got alone with the same
+weights. That holds on the CPU only, so the soak does not use a GPU.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""Our training against the teaching notebook's own loop, in turns: images per second, same loss.
+"""Our training compared with the teaching notebook's loop: images per second at the same loss.
 
-Knows nothing of what is learnt: every network starts at random, and nothing is validated.
+The loops take turns. Every network starts at random, and nothing is validated.
 """
 
 import functools

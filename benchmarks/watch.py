@@ -1,7 +1,7 @@
 """A process over time: memory, descriptors, threads, processor time; trends and a plot.
 
-Reads Linux' /proc itself: psutil has neither the peak memory nor its reset, and counts processor
-time in ticks of 10 ms. Knows nothing of what the process does.
+It reads /proc of Linux, because psutil has no peak memory and counts processor time in ticks of
+10 ms. Knows nothing of what the process does.
 """
 
 import asyncio

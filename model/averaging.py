@@ -1,6 +1,7 @@
 """Class probabilities and masks by PyTorch, averaged over scales and mirror images.
 
-As many times slower as there are views; for measuring, not for serving. Knows nothing of engines.
+It takes as many forward passes as there are views, so it is for measuring, not for serving. Knows
+nothing of engines.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from model.weights import Weights
 
 
 class AveragingPredictor:
-    """Sees each image at each of the scales, and mirrored if `flip`."""
+    """Averages over each of the scales and, with `flip`, over mirror images."""
 
     def __init__(
         self,
@@ -31,7 +32,7 @@ class AveragingPredictor:
         device: str = "auto",
         max_side: int = 0,
     ) -> None:
-        """`max_side`: the scales are of images that were scaled down to it; 0 never does."""
+        """`max_side`: images are scaled down to it before they are scaled; 0 never does."""
         self.metadata = weights.metadata
         self.scales = tuple(scales)
         self.flip = flip

@@ -1,6 +1,6 @@
 """The quality card of a weights file: what it is, how it was made, how good it is.
 
-Run as `python -m model.card FILE > CARD.md`. Says only what the file's own metadata says.
+Run as `python -m model.card FILE > CARD.md`. It reads nothing but the metadata of the file.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from model.weights import Metadata, read_metadata
 
 
 def describe_weights(name: str, metadata: Metadata) -> str:
-    """Markdown, of a file called `name`."""
+    """The card of a file called `name`, in Markdown."""
     recipe, data, scores = metadata.recipe, metadata.data, metadata.scores
     facts = {
         "architecture": metadata.architecture,

@@ -1,4 +1,4 @@
-"""The classes of a data set: their names, their colours, and what stands for them in a mask.
+"""The classes of a data set: their names, their colours, and their values in a mask.
 
 Read from a TOML, JSON or YAML file, or taken from a weights file's metadata. Knows nothing of
 images.
@@ -56,7 +56,7 @@ class ClassList:
         return self.values == tuple(range(len(self)))
 
     def as_metadata(self) -> Metadata:
-        """What a weights file says of them, with how masks are read where that is unusual."""
+        """The metadata of a weights file with these classes."""
         data = {}
         if not (self.has_plain_values and self.void == VOID_COLOUR):
             data["masks"] = {"values": list(self.values), "void": list(self.void)}
@@ -67,7 +67,7 @@ VOC = ClassList()
 
 
 def classes_of(metadata: Metadata) -> ClassList:
-    """The classes of a weights file, and how the masks that it learnt from were read.
+    """The classes of a weights file, with the colours and values of its training masks.
 
     Raises DatasetError.
     """
@@ -87,7 +87,7 @@ def classes_of(metadata: Metadata) -> ClassList:
 
 
 def read_classes(path: Path) -> ClassList:
-    """By the name's end TOML, JSON or YAML; else a text, one name a line. Raises DatasetError."""
+    """Read TOML, JSON or YAML by the suffix, else one name per line. Raises DatasetError."""
     if not path.is_file():
         raise DatasetError(f"{path}: no such file; it should name the classes, background first")
     parse = PARSERS.get(path.suffix.lower(), _parse_lines)

@@ -83,7 +83,7 @@ def exit_status(difference: Difference, *, require_better: bool) -> int:
 
 
 def count_images(predictors: list[Predictor], images: SegmentationDataset) -> list[Counts]:
-    """For each predictor, a confusion matrix per image."""
+    """Return, for each predictor, a confusion matrix per image."""
     number = len(predictors[0].metadata.classes)
     counts: list[list[Counts]] = [[] for _ in predictors]
     for index in tqdm(range(len(images)), desc="compare", unit="image"):
@@ -94,7 +94,7 @@ def count_images(predictors: list[Predictor], images: SegmentationDataset) -> li
 
 
 def describe(differences: dict[str, Difference], *, images: int) -> str:
-    """A table in percent, what differs beyond chance marked, and the verdict in words."""
+    """Format a table in percent, with differences beyond chance marked, and the verdict."""
     width = max(map(len, differences))
     lines = [f"{'':<{width}}      A      B   B - A  95 % interval"]
     for name, difference in differences.items():

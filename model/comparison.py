@@ -1,7 +1,7 @@
-"""Whether one of two networks is better than the other on the same images, or only luckier.
+"""Whether one of two networks is better than the other on the same images, beyond chance.
 
 A paired bootstrap over the images (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
-chapter 13). Counts of pixels in, intervals out; knows nothing of networks or files.
+chapter 13) turns counts of pixels into intervals. Knows nothing of networks or files.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 250
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Of the second network to the first, in IoU; NaN for a class that occurs nowhere."""
+    """The IoU of the second network minus the first's; NaN for a class that occurs nowhere."""
 
     first: float
     second: float
@@ -49,7 +49,7 @@ class Difference:
 
 
 def compare_counts(first: Counts, second: Counts, *, seed: int = 0) -> list[Difference]:
-    """A difference per class, and that of mean IoU as the last. The images must be the same."""
+    """Compute a difference per class, and mean IoU's as the last. The images must be the same."""
     assert first.shape == second.shape, f"{first.shape} and {second.shape} differ"
     images = len(first)
     rng = np.random.default_rng(seed)
@@ -78,7 +78,7 @@ def _compute_ious(times: NDArray[np.int64], counts: Counts) -> Floats:
 
 
 def _compute_bounds(gains: Floats, tail: float) -> tuple[float, float]:
-    """Of a class that some resamples lack, over the others."""
+    """Compute the interval's bounds; resamples that lack a class do not count for it."""
     measured = gains[~np.isnan(gains)]
     if not len(measured):
         return float("nan"), float("nan")

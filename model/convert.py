@@ -1,4 +1,4 @@
-"""Turn a state dict that the notebook saved, or a checkpoint of ours, into a weights file.
+"""Turn a state dict that the notebook saved, or the checkpoint of a run, into a weights file.
 
 Run as `python -m model.convert notebook.pth --output fcn.safetensors`. Accepts a `.pth` that
 `torch.save(net.state_dict(), path)` wrote, safetensors, or the `.checkpoint.pt` of a run, finished
@@ -60,9 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     source = options.state_dict or options.weights
     if source is None:
-        sys.exit(
-            "error: which state dict? Give its path: python -m model.convert FILE --output OUT"
-        )
+        sys.exit("error: give the path of a state dict: python -m model.convert FILE --output OUT")
     try:
         classes = read_classes(options.classes) if options.classes else None
         metadata = convert(source, options.output, classes=classes, half=options.half)
@@ -76,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "state_dict", type=Path, nargs="?", help="the notebook's state dict, or a checkpoint"
     )
-    parser.add_argument("--weights", type=Path, help="the same, by option")
+    parser.add_argument("--weights", type=Path, help="the same as the argument")
     parser.add_argument("--output", type=Path, required=True, help="weights file to write")
     parser.add_argument("--classes", type=Path, help="the classes' names and colours")
     parser.add_argument("--half", action="store_true", help="store kernels as float16")

@@ -116,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[1.0],
         help="average PyTorch's probabilities over these scales",
     )
-    parser.add_argument("--flip", action="store_true", help="and over mirror images")
+    parser.add_argument("--flip", action="store_true", help="average over mirror images, too")
     parser.add_argument("--json", type=Path, help="write the scores here, too")
     parser.add_argument(
         "--output", type=Path, help="draw the first images, predictions and targets as PNG here"

@@ -33,8 +33,8 @@ def require_golden_mask(engine: Engine, weights: Weights) -> None:
     agreement = float((mask == expected).mean()) if mask.shape == expected.shape else 0.0
     if agreement < MIN_AGREEMENT:
         raise EngineError(
-            f"{engine.description} computes something else than the network of {weights.source}: "
-            f"{agreement:.1%} of a known mask, {MIN_AGREEMENT:.0%} are required"
+            f"{engine.description} does not compute the network of {weights.source}: "
+            f"{agreement:.1%} of a known mask are equal, {MIN_AGREEMENT:.0%} are required"
         )
 
 

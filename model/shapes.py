@@ -95,8 +95,10 @@ def main(arguments: list[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.shapes", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--number", type=int, default=24, help="of images (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same images (default: 0)")
+    parser.add_argument(
+        "--number", type=int, default=24, help="number of images (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the drawing (default: 0)")
     return parser
 
 

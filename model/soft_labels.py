@@ -111,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--weights", type=Path, default=SHIPPED_WEIGHTS, help="the teacher (default: the shipped)")
     add("--output", type=Path, required=True, help="folder for the soft labels")
-    add("--overwrite", action="store_true", help="replace those that are there")
+    add("--overwrite", action="store_true", help="replace soft labels in the folder")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--max-side", type=int, default=0, help="scale longer images down to this; 0: never")
     return parser

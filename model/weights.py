@@ -1,4 +1,4 @@
-"""The weights file: safetensors with everything in its metadata that is needed to use it.
+"""The weights file: safetensors, whose metadata has everything that is needed to use it.
 
 Reads and writes numpy arrays; knows nothing of torch, so a server without torch can read it.
 """
@@ -57,13 +57,13 @@ class Weights:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """What the file says of itself, from its header alone; the tensors are not read or checked."""
+    """Read the metadata from the file's header; the tensors are neither read nor checked."""
     with _open(path) as file:
         return _parse_header(path, file.metadata())
 
 
 def read_weights(path: Path) -> Weights:
-    """The whole file, its digest checked. Raises WeightsError."""
+    """Read the whole file and check its digest. Raises WeightsError."""
     with _open(path) as file:
         metadata = _parse_header(path, file.metadata())
         stored = {name: _read_tensor(path, file, name) for name in file.keys()}  # noqa: SIM118
@@ -112,7 +112,7 @@ def _sort_header(content: bytes) -> bytes:
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under `path`, complete, when the block ends well, else never."""
+    """Open a binary file that appears at `path` when the block ends without an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,6 +1,6 @@
-"""Which engine runs: the fastest that is installed and has its device here.
+"""The choice of the engine: the fastest that is installed and whose device is present.
 
-The only place that knows all engines; imports one only when it is chosen.
+This is the only module that knows all engines. It imports an engine only when it is chosen.
 """
 
 import ctypes
@@ -29,13 +29,13 @@ def start_engine(
     """
     name = choose(engine, device)
     if precision != "float32" and name != "native":
-        raise EngineError(f"engine {name!r} computes in float32, {precision!r} was asked for")
+        raise EngineError(f"engine {name!r} cannot compute in {precision!r}: choose float32")
     if name == "native":
         try:
             path = library.prepare()
         except EngineError as error:
             raise EngineError(
-                "engine 'native' is not available here, it needs Linux, a C compiler, and a "
+                "engine 'native' is not available here. It needs Linux, a C compiler, and a "
                 f"processor with AVX2 or NEON; choose ncnn: {error}"
             ) from error
         from model.engines.native_engine import NativeEngine
@@ -55,7 +55,7 @@ def start_engine(
 def choose(engine: EngineName, device: str) -> EngineName:
     """The engine that runs, never "auto". Raises EngineError where engine and device disagree."""
     if engine in ("native", "ncnn") and device not in ("auto", "cpu"):
-        raise EngineError(f"engine {engine!r} runs on the CPU, device {device!r} was asked for")
+        raise EngineError(f"engine {engine!r} runs on the CPU only, not on device {device!r}")
     if engine != "auto":
         return engine
     if device not in ("auto", "cpu") or (

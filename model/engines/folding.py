@@ -1,4 +1,4 @@
-"""The network as an engine wants it: convolutions with bias, their batch norms folded in.
+"""The network for an engine: convolutions with bias, into which batch norms are folded.
 
 Works on the arrays of a weights file; knows nothing of torch, nor of how a convolution is computed.
 """
@@ -90,7 +90,7 @@ def fold(weights: Weights) -> FoldedNetwork:
 
 
 def normalise_levels(metadata: Metadata) -> Floats:
-    """What the network gets for each of a channel's 256 levels, shape (3, 256)."""
+    """Normalise each of the 256 levels of each channel: shape (3, 256)."""
     levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
     mean, std = np.array(metadata.mean, np.float32), np.array(metadata.std, np.float32)
     normalised: Floats = ((levels - mean) / std).T.copy()
@@ -98,7 +98,7 @@ def normalise_levels(metadata: Metadata) -> Floats:
 
 
 class _Taken:
-    """Hands tensors out and notes what is wrong with them."""
+    """Reads tensors by name and collects what is wrong with them."""
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         self.tensors = tensors

@@ -80,7 +80,7 @@ class NativeEngine:
             precision == "bfloat16",
         )
         if not engine:
-            raise MemoryError("no memory, or no threads, for the native engine")
+            raise MemoryError("not enough memory or threads for the native engine")
         return engine
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
@@ -125,7 +125,7 @@ def _stop(native: ctypes.CDLL, engine: int, pid: int) -> None:
 
 
 class _Workspaces:
-    """Hands the engine's workspaces to its callers: all of them to one caller, or one to each."""
+    """Lends the engine's workspaces: all of them to a single caller, or one to each of several."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -135,7 +135,7 @@ class _Workspaces:
 
     @contextmanager
     def take(self) -> Iterator[int | None]:
-        """A workspace's number, or None, which stands for all threads, if there is one caller."""
+        """Lend a workspace. Yields its number, or None if a single caller may use all threads."""
         with self._changed:
             self._callers += 1
             self._changed.wait_for(lambda: self._free)
@@ -148,7 +148,7 @@ class _Workspaces:
 
     @contextmanager
     def take_all(self) -> Iterator[None]:
-        """Waits until every workspace is free."""
+        """Wait until every workspace is free, and lend all of them."""
         with self._changed:
             self._callers += 1
             self._changed.wait_for(lambda: len(self._free) == self._count)
@@ -182,7 +182,7 @@ def declare(native: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def _list_convolutions(network: FoldedNetwork) -> Iterator[Convolution]:
-    """In the order of `engine_start`."""
+    """The convolutions in the order that `engine_start` expects."""
     yield network.stem
     for block in network.blocks:
         yield block.first
@@ -222,4 +222,4 @@ def _pass_array(array: np.ndarray) -> int:
 
 def _check(status: int) -> None:
     if status != 0:
-        raise MemoryError("no memory for a canvas of this size")
+        raise MemoryError("not enough memory for a canvas of this size")

@@ -1,6 +1,6 @@
 """The engine on ncnn, for CPUs: no torch, and no compiler either.
 
-Knows nothing of files that stay, nor of HTTP.
+Knows nothing of HTTP, and keeps no files.
 """
 
 import os
@@ -87,7 +87,7 @@ def _load(network: folding.FoldedNetwork, threads: int) -> ncnn.Net:
 
 
 class _Graph:
-    """ncnn's description of the network: a text of layers, and their weights in the same order."""
+    """ncnn's description of the network: its layers as text, their weights in the same order."""
 
     def __init__(self) -> None:
         self._layers: list[str] = []

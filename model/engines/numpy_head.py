@@ -74,7 +74,7 @@ class NumpyHead:
             kept_from = int(rows.first[done])
 
     def _iterate_blocks(self, coarse: Floats) -> Iterator[Floats]:
-        """Scores of some rows of tiles after another: (rows, columns, C, 32, 32)."""
+        """Iterate over the scores of some rows of tiles at a time: (rows, columns, C, 32, 32)."""
         framed = np.pad(coarse, ((0, 0), (1, 1), (1, 1)))
         corners = [framed[:, :-1, :-1], framed[:, :-1, 1:], framed[:, 1:, :-1], framed[:, 1:, 1:]]
         cells = np.concatenate(corners).transpose(1, 2, 0)  # (rows, columns, 4 C)
@@ -88,7 +88,7 @@ class NumpyHead:
 
 
 def argmax(scores: Floats) -> Array:
-    """The index of the largest along the first axis, uint8; of equals, the first.
+    """The index of the largest value along the first axis, uint8; of equal ones, the first.
 
     A running maximum over whole planes: several times faster than `np.argmax`, which goes pixel by
     pixel.

@@ -127,7 +127,7 @@ def choose_device(name: str) -> torch.device:
     if device.type != "cuda":
         raise EngineError(f"device {name!r} is not supported: choose auto, cpu, cuda or cuda:N")
     if not available:
-        raise EngineError(f"device {name!r} was asked for, but PyTorch finds no CUDA GPU here")
+        raise EngineError(f"device {name!r} is not available: PyTorch finds no CUDA GPU here")
     if (device.index or 0) >= torch.cuda.device_count():
         raise EngineError(f"device {name!r} is not there: {torch.cuda.device_count()} GPUs found")
     return torch.device("cuda", device.index or 0)

@@ -18,7 +18,7 @@ def synchronise_batch_norms(network: FCN, recipe: Recipe, group: Group) -> None:
     if not recipe.sync_batch_norm or group.world_size == 1:
         return
     if group.device.type == "cpu":
-        raise RecipeError("--sync-batch-norm works on GPUs alone; leave it out on the CPU")
+        raise RecipeError("--sync-batch-norm works on GPUs only: omit it on the CPU")
     convert = nn.SyncBatchNorm.convert_sync_batchnorm
     network.backbone = convert(network.backbone)  # type: ignore[no-untyped-call]
 

@@ -37,16 +37,16 @@ def add_data_options(parser: argparse.ArgumentParser, *, image_set: str) -> None
     add = parser.add_argument_group("images and masks, named in one of three ways").add_argument
     add("--data", type=Path, metavar="DIR", help="folder that holds VOCdevkit/VOC2012")
     add("--image-set", default=image_set, help="VOC's list of images (default: %(default)s)")
-    add("--images", type=Path, metavar="DIR", help="folder of images, and with it")
-    add("--masks", type=Path, metavar="DIR", help="the folder of their masks, of the same stems")
-    add("--pairs", type=Path, metavar="FILE", help="list of an image and a mask a line")
+    add("--images", type=Path, metavar="DIR", help="folder of images")
+    add("--masks", type=Path, metavar="DIR", help="folder of their masks, with the same names")
+    add("--pairs", type=Path, metavar="FILE", help="list with one pair per line")
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Which images are held out, and what masks mean."""
     add = parser.add_argument
-    add("--val-share", type=float, help="hold this share of the images out of training")
-    add("--val-seed", type=int, default=0, help="what chooses them (default: 0)")
+    add("--val-share", type=float, help="share of the images to validate on")
+    add("--val-seed", type=int, default=0, help="seed that chooses these images (default: 0)")
     add("--classes", type=Path, metavar="FILE", help="your own classes and colours: TOML, JSON")
 
 
@@ -56,9 +56,9 @@ def add_validation_options(parser: argparse.ArgumentParser) -> None:
         f"images to validate on; of your own data {100 * DEFAULT_SHARE:.0f} %% unless named"
     ).add_argument
     add("--val-image-set", help=f'VOC\'s list, or "{NO_VALIDATION}" (default: val)')
-    add("--val-images", type=Path, metavar="DIR", help="folder of images, and with it")
-    add("--val-masks", type=Path, metavar="DIR", help="the folder of their masks")
-    add("--val-pairs", type=Path, metavar="FILE", help="list of an image and a mask a line")
+    add("--val-images", type=Path, metavar="DIR", help="folder of images")
+    add("--val-masks", type=Path, metavar="DIR", help="folder of their masks")
+    add("--val-pairs", type=Path, metavar="FILE", help="list with one pair per line")
 
 
 def list_images_of(options: argparse.Namespace) -> Listing:
@@ -67,7 +67,7 @@ def list_images_of(options: argparse.Namespace) -> Listing:
     if len(given) != 1:
         found = " and ".join(f"--{name}" for name in given) or "none of them"
         raise DatasetError(
-            "which images? Name them by --data DIR (VOC's folders), --images DIR --masks DIR, or "
+            "name the images by --data DIR (VOC's folders), --images DIR --masks DIR, or "
             f"--pairs FILE; found {found}"
         )
     if options.data:
@@ -169,7 +169,7 @@ def _tell_unpaired(
     samples = listing.samples + (held_out.samples if held_out else [])
     number = count_unpaired(masks, samples)
     if number:
-        say(f"{number} masks in {masks} have no image and are left out")
+        say(f"{number} masks in {masks} have no image and are ignored")
 
 
 def _require_foreground(images: SegmentationDataset, say: Say) -> None:

@@ -29,8 +29,8 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.train", description=description)
     _add_data_options(parser)
     _add_run_options(parser)
-    overrides = parser.add_argument_group("instead of the preset's own")
-    overrides.add_argument("--recipe", type=Path, metavar="FILE", help="TOML file of such values")
+    overrides = parser.add_argument_group("options that override the preset")
+    overrides.add_argument("--recipe", type=Path, metavar="FILE", help="TOML file of these options")
     hints = get_type_hints(Recipe)
     for entry in fields(Recipe):
         if entry.name in TRAINED:
@@ -74,7 +74,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--download", action="store_true", help="fetch VOC2012 into --data, if it is not there")
     add("--val-every", type=int, default=1, help="epochs between validations; 0: only at the end")
-    add("--soft-labels", type=Path, help="folder of a teacher's soft labels to learn from, too")
+    add("--soft-labels", type=Path, help="folder of a teacher's soft labels")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -89,22 +89,27 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         default=Path("runs/fcn_resnet18.safetensors"),
-        help="weights file to write; everything else lies beside it (default: %(default)s)",
+        help="weights file to write; other files are written beside it (default: %(default)s)",
     )
     add("--resume", action="store_true", help="continue from the checkpoint beside --output")
-    add("--overwrite", action="store_true", help="give up the earlier run at --output")
-    add("--seed", type=int, default=0, help="same seed, same run (default: 0)")
+    add("--overwrite", action="store_true", help="replace the results of an earlier run")
+    add("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     workers = max(1, min(8, (os.cpu_count() or 1) // 2))
-    add("--workers", type=int, default=workers, help="loader processes (here: %(default)s)")
-    add("--checkpoint-steps", type=int, default=0, help="save every N steps, too")
+    add(
+        "--workers",
+        type=int,
+        default=workers,
+        help="number of loader processes (here: %(default)s)",
+    )
+    add("--checkpoint-steps", type=int, default=0, help="also save a checkpoint every N steps")
     add(
         "--feature-cache",
         type=Path,
         metavar="DIR",
-        help="keep what --frozen layers make of the --views here, and run only the others",
+        help="store the outputs of the --frozen layers for all --views here, and read them",
     )
-    add("--tensorboard", action="store_true", help="write TensorBoard events, too")
+    add("--tensorboard", action="store_true", help="also write TensorBoard events")
     add("--half", action="store_true", help="store kernels as float16: about half the file")
 
 

@@ -49,7 +49,7 @@ def _index_by_stem(folder: Path) -> dict[str, Path]:
         name = relative.with_suffix("").as_posix()
         if name in found:
             raise DatasetError(
-                f"{found[name]} and {path} have the same name but for its end: which is it? "
+                f"{found[name]} and {path} have the same name except for the suffix. "
                 "Rename one, or name the pairs in a list with --pairs FILE"
             )
         found[name] = path

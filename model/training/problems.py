@@ -1,4 +1,4 @@
-"""What is wrong with the files of an image set: each mistake, and what puts it right.
+"""Problems with the files of an image set, each with its remedy.
 
 Knows nothing of how files are read.
 """
@@ -14,7 +14,7 @@ MAX_PROBLEMS_SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake; those that the same `remedy` puts right are told together."""
+    """One problem. Problems with the same `remedy` are listed together."""
 
     text: str
     remedy: str

@@ -1,4 +1,4 @@
-"""Everything that a training run leaves behind and shows: files, curves and a progress bar.
+"""The results of a training run while it goes on: files, curves and a progress bar.
 
 Follows a training; never changes it. In data parallel only the main process records.
 """
@@ -60,12 +60,12 @@ class Files:
         for path in (self.weights, self.best, self.checkpoint):
             if path.exists():
                 raise OutputError(
-                    f"{path} is there already, of an earlier run: choose another --output, "
-                    "continue that run with --resume, or give it up with --overwrite"
+                    f"{path} belongs to an earlier run: choose another --output, "
+                    "continue that run with --resume, or replace it with --overwrite"
                 )
 
     def remove(self) -> None:
-        """Results of an earlier run would be taken for those of this one."""
+        """Remove the results of an earlier run, which could be mistaken for those of this run."""
         for path in (self.weights, self.best, self.checkpoint):
             path.unlink(missing_ok=True)
 
@@ -74,7 +74,7 @@ class Files:
 
 
 class Recorder:
-    """A context manager: what it opened is closed at the end, however that comes."""
+    """Writes the results of a run. A context manager that closes its files on every exit."""
 
     def __init__(self, training: Training, files: Files, *, tensorboard: bool) -> None:
         self._training = training
@@ -108,7 +108,7 @@ class Recorder:
             self._board.close()
 
     def step(self, loss: float) -> None:
-        """After each step: a row, and the bar moves on."""
+        """Record a step: write its row, advance the progress bar."""
         training = self._training
         if self._steps:
             epoch = training.epoch + 1
@@ -123,7 +123,7 @@ class Recorder:
         self._bar.update()
 
     def epoch(self, row: EpochRow) -> None:
-        """After each epoch: history, curves, a line on the terminal."""
+        """Record an epoch: write the history, draw the curves, print a line."""
         if self._silent:
             return
         write_history(self._files.history, self._training.history)
@@ -135,7 +135,7 @@ class Recorder:
                     self._board.add_scalar(name, value, self._training.step)
 
     def validated(self, measured: Measured, pairs: Sequence[tuple[Array, Array]]) -> None:
-        """After each validation: the best weights so far are kept, and some pairs drawn."""
+        """Record a validation: keep the weights if they are the best so far, draw some pairs."""
         if self._board:
             self._show(measured, pairs)
         best = find_best(self._training.history)
@@ -151,7 +151,7 @@ class Recorder:
             self._board.add_scalar(f"iou/{name}", iou, step)
 
     def checkpoint(self) -> None:
-        """The state as it is now, for --resume."""
+        """Save the present state, for --resume."""
         state = self._training.state()
         if not self._silent:
             write_checkpoint(self._files.checkpoint, state)

@@ -1,7 +1,7 @@
-"""Losses of whole regions instead of single pixels, beside cross entropy: Dice and Lovász.
+"""Losses of regions instead of single pixels, used in addition to cross entropy: Dice and Lovász.
 
-They need all pixels of an image at once, so they look at the middle of each cell of 8 x 8 pixels.
-Know nothing of the network.
+They need all pixels of an image at once, so they are computed at the centre of each cell of 8 x 8
+pixels. Knows nothing of the network.
 """
 
 import torch

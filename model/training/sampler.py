@@ -1,6 +1,6 @@
-"""Which image is drawn at each place of an epoch: a function of seed and epoch alone.
+"""The order of the images in an epoch, which depends on the seed and the epoch only.
 
-Knows nothing of what is in the images but the classes.
+Of the images it knows only which classes they contain.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from model.training.dataset import SegmentationDataset
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One place in one epoch, and the image that is seen there: all that a sample depends on."""
+    """One place in one epoch and the index of its image. A sample depends on nothing else."""
 
     epoch: int
     place: int
@@ -24,8 +24,8 @@ class Draw:
 class EpochSampler:
     """The `Draw`s of one epoch for one of `world_size` processes, from batch `first_batch` on.
 
-    The order is a function of seed and epoch alone, so an interrupted epoch continues where it
-    stopped, and processes share an epoch without talking. The last incomplete batch is dropped.
+    The order depends on the seed and the epoch only, so an interrupted epoch can be continued, and
+    processes share an epoch without communication. The last incomplete batch is dropped.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One image and its mask as files: read together, and held against each other.
+"""One image and its mask as files: read together, and compared.
 
 Knows nothing of lists, of folders or of networks.
 """

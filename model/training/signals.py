@@ -11,7 +11,7 @@ from model.training.distributed import Group
 
 @contextmanager
 def collect_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them in the middle of a step."""
+    """Collect SIGINT and SIGTERM, so that they do not end the process in the middle of a step."""
     received: list[int] = []
 
     def collect(number: int, _: object) -> None:

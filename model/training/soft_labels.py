@@ -1,4 +1,4 @@
-"""Soft labels: what another network, a teacher, says of each image, to be learnt beside the masks.
+"""Soft labels: the class probabilities of another network, a teacher, to learn beside the masks.
 
 A folder with one `NAME.npz` for each image `NAME` of the list. Its array `probabilities` is uint8,
 (ceil(height / 8), ceil(width / 8), classes): the teacher's softmax, averaged over cells of 8 x 8
@@ -32,7 +32,7 @@ whole of it, (h, w, classes), at whatever size.
 
 
 class SoftLabels:
-    """Those of an image set, read once: a hundredth of the images' bytes."""
+    """The soft labels of an image set, read into memory: a hundredth of the images' bytes."""
 
     def __init__(self, folder: Path, sizes: dict[str, Size], *, num_classes: int) -> None:
         """`sizes`: height and width of each image by its name. Raises DatasetError."""
@@ -64,7 +64,7 @@ def _read(path: Path, size: Size, num_classes: int) -> Array:
 
 
 def label_images(images: Mapping[str, Path], teacher: Teacher, output: Path) -> None:
-    """Write what the teacher says of each image, by its name, into the folder `output`.
+    """Write the teacher's soft labels of each image, by its name, into the folder `output`.
 
     Raises DatasetError for an image that cannot be read, and for answers that are no logits.
     """
@@ -80,7 +80,7 @@ def label_images(images: Mapping[str, Path], teacher: Teacher, output: Path) -> 
 
 
 def write_soft_labels(path: Path, probabilities: Array) -> None:
-    """A file of the format above; it appears complete or not at all."""
+    """Write a file of the format above, completely or not at all."""
     with write_atomically(path) as file:
         np.savez_compressed(file, probabilities=probabilities)
 

@@ -29,7 +29,7 @@ KEPT_METADATA = ("classes", "palette", "mean", "std", "recipe", "data")
 
 
 class Training:
-    """One run: created at its start or restored in its middle, moved on by `train_step`."""
+    """One run: created at its start or restored from a checkpoint; `train_step` advances it."""
 
     def __init__(
         self,
@@ -83,17 +83,17 @@ class Training:
 
     @property
     def measured_network(self) -> FCN:
-        """What is validated and saved: the running average where the recipe wants one."""
+        """The network that is validated and saved: the moving average if the recipe has one."""
         return self._average.network if self._average else self.network
 
     @property
     def epoch(self) -> int:
-        """The epoch that is open, from 0; `end_epoch` closes it."""
+        """The number of the present epoch, from 0; `end_epoch` ends it."""
         return len(self.history)
 
     @property
     def lr(self) -> float:
-        """Of the last step, for what started at random."""
+        """The learning rate of the last step, for tensors that started at random."""
         return float(self.optimiser.param_groups[0]["lr"])
 
     @property
@@ -103,7 +103,7 @@ class Training:
 
     @property
     def running_images_per_s(self) -> float:
-        """Of the epoch so far, by all processes."""
+        """Images per second of the epoch so far, by all processes."""
         return self._sums.images_per_s * self.group.world_size
 
     def train_step(
@@ -112,9 +112,9 @@ class Training:
         """One batch: images (N, H, W, 3) and target (N, H, W), both uint8, and soft labels.
 
         Instead of images it may have their features, (N, h, w, channels), from a `FeatureCache`.
-        Returns its loss: per image for "image_sum" as the notebook reports it, else per pixel; of
-        several processes, the mean over them is that of the batch. Raises RecipeError when it is no
-        number any more.
+        Returns the loss: per image for "image_sum" as the notebook reports it, else per pixel; of
+        several processes, the mean over them is that of the batch. Raises RecipeError unless it is
+        finite.
         """
         start_learning(self.network, self.recipe)
         factor = compute_lr_factor(self.step, self.total_steps, self.recipe)
@@ -141,7 +141,7 @@ class Training:
 
     @torch.no_grad()
     def count_hits(self, images: Tensor, target: Tensor) -> tuple[int, int]:
-        """Pixels predicted right, and pixels that are not void, of a batch; nothing is learnt.
+        """Count the correct pixels and the pixels that are not void in a batch, without learning.
 
         In data parallel one process may call it alone.
         """
@@ -159,7 +159,7 @@ class Training:
         return normalise(images, self.metadata.mean, self.metadata.std), target
 
     def end_epoch(self, validation: Validation) -> EpochRow:
-        """Close the epoch: its figures, over all processes, become a row of the history."""
+        """End the epoch: its figures, over all processes, become a row of the history."""
         own = self._sums
         loss, images, hits, known = self._sum_over_processes(own)
         row = EpochRow(
@@ -181,7 +181,7 @@ class Training:
         return [float(value) for value in self.group.sum(own.to(self.group.device))]
 
     def state(self) -> dict[str, Any]:
-        """Everything that a continued run needs; tensors, numbers and strings only.
+        """Everything that is needed to continue the run, as tensors, numbers and strings.
 
         Every process must call it.
         """
@@ -198,7 +198,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state`. Raises CheckpointError if it is of another run."""
+        """Continue from `state`. Raises CheckpointError if it belongs to another run."""
         found, own = state.get("run", {}), self._describe_run()
         for name, value in own.items():
             if found.get(name) != value:
@@ -217,7 +217,7 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
 
     def _describe_run(self) -> dict[str, Any]:
-        """What must be the same for a run to be the same."""
+        """The values that must be equal to continue a run."""
         return {
             "recipe": self.recipe.as_dict(),
             "seed": self.seed,

@@ -13,7 +13,7 @@ from model.classes import IGNORE_INDEX
 
 
 def weigh_pixels(target: Tensor, class_weights: Tensor | None) -> Tensor:
-    """1 for each known pixel, or its class' weight; 0 for void."""
+    """Weigh each known pixel 1, or by its class, and void 0."""
     known = target != IGNORE_INDEX
     if class_weights is None:
         return known
@@ -21,7 +21,7 @@ def weigh_pixels(target: Tensor, class_weights: Tensor | None) -> Tensor:
 
 
 def keep_hardest(weight: Tensor, losses: Tensor, share: float) -> Tensor:
-    """The weights of one image's pixels, 0 but for the `share` of the known that has most loss.
+    """Set the weights of one image's pixels to 0, except the `share` with the largest losses.
 
     Online hard example mining (Shrivastava et al., 2016), of pixels.
     """
@@ -35,10 +35,11 @@ def keep_hardest(weight: Tensor, losses: Tensor, share: float) -> Tensor:
 
 
 class TiledCrossEntropy(torch.autograd.Function):
-    """Cross entropy of all pixels, weighted and summed, the weights' sum, and how many are right.
+    """The weighted sum of all pixels' cross entropy, the sum of weights, and the correct pixels.
 
-    An image's scores are made, turned into their gradient where they lie, and overwritten by the
-    next image's: what `backward` needs is done in `forward`, and the logits of a batch never exist.
+    `forward` computes the scores of one image, replaces them by their gradient, and reuses their
+    memory for the next image. So it also does the work of `backward`, and the logits of a batch
+    never exist.
     """
 
     @staticmethod
@@ -110,9 +111,9 @@ class _Gradients:
 
 
 def _measure(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each pixel's loss (tiles, pixels), its softmax' divisor, and how many pixels are right.
+    """Each pixel's loss (tiles, pixels), the softmax's denominator, and the correct pixels.
 
-    Scores (tiles, C, pixels) become the softmax' numerators where they lie.
+    The scores (tiles, C, pixels) are replaced by the softmax's numerators.
     """
     known = labels != IGNORE_INDEX
     label = labels.long().where(known, 0)[:, None]
@@ -126,7 +127,7 @@ def _measure(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _turn_into_gradient(scores: Tensor, norm: Tensor, labels: Tensor, weight: Tensor) -> None:
-    """Numerators of the softmax become softmax minus one-hot, nothing where void."""
+    """Replace the softmax's numerators by softmax minus one-hot, and by 0 where void."""
     label = labels.long().where(labels != IGNORE_INDEX, 0)[:, None]
     weight = weight[:, None].to(scores.dtype)
     scores.mul_(weight / norm).scatter_add_(1, label, -weight)

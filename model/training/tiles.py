@@ -1,4 +1,4 @@
-"""The last step of the network tile by tile, for the loss on the CPU; gradients pass.
+"""The last step of the network tile by tile, for the loss on the CPU, with gradients.
 
 The geometry is that of `model.engines.tiles`: a tile of 32 x 32 pixels depends on the four coarse
 cells around it. Knows nothing of losses.

@@ -1,7 +1,7 @@
-"""Random views of an image and its maps: the same window of each.
+"""Random views of an image and its mask: the same window of both.
 
-Images are (H, W, 3) uint8 RGB, targets (H, W) uint8 class indices. What is random draws from the
-generator that it is given and from nothing else. Knows nothing of files or of networks.
+Images are (H, W, 3) uint8 RGB, targets (H, W) uint8 class indices. Everything random comes
+from the generator that is passed. Knows nothing of files or of networks.
 """
 
 import math

@@ -1,6 +1,6 @@
-"""How good a network is: on whole images, through the predictor that serves, or on random crops.
+"""Validation on whole images, with the predictor that serves, or on random crops.
 
-Never changes the network.
+It never changes the network.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ def evaluate(predictor: Segmenter, pairs: Iterable[tuple[Array, Array]]) -> Scor
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured, and the weights that were, as a file stores them."""
+    """A validation's results, and the weights that were measured, as a file stores them."""
 
     validation: Validation
     weights: Weights
@@ -41,7 +41,7 @@ class Measured:
 def validate(
     training: Training, images: SegmentationDataset | None, *, half: bool
 ) -> Measured | None:
-    """As the recipe says; nothing is measured without images, or outside the main process."""
+    """Validate as the recipe says; None without images, or outside the main process."""
     if images is None or not training.group.is_main:
         return None
     if not training.recipe.validate_crops:
@@ -52,7 +52,7 @@ def validate(
 
 
 def measure(training: Training, images: SegmentationDataset, *, half: bool) -> Measured:
-    """The weights as they are stored, on whole images; their metadata says what came out."""
+    """Measure the weights as they are stored, on whole images; the metadata has the scores."""
     weights = export(training, half=half)
     predictor = start_predictor(training, weights)
     scores = score(predictor, images)
@@ -73,7 +73,7 @@ def start_predictor(training: Training, stored: Weights) -> Predictor:
 
 
 def score(predictor: Segmenter, images: SegmentationDataset) -> Scores:
-    """Every image whole, at its own size."""
+    """Compute the scores on whole images at their own sizes."""
     pairs = map(images.read, range(len(images)))
     return evaluate(predictor, tqdm(pairs, total=len(images), desc="validate", leave=False))
 

@@ -52,7 +52,7 @@ def list_samples(folder: Path, image_set: str) -> list[Sample]:
 
 
 def _image_path(root: Path, name: str) -> Path:
-    """A JPEG as in VOC, or of the other kinds the one that is there."""
+    """The path of a JPEG as in VOC, or of an image of another format that exists."""
     jpeg = root / "JPEGImages" / f"{name}.jpg"
     if jpeg.is_file():
         return jpeg

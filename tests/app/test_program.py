@@ -85,7 +85,7 @@ def test_it_serves_logs_json_and_drains_on_sigterm(weights_file):
         pytest.param(
             {"device": "cuda"},
             1,
-            "error: cannot start: device 'cuda' was asked for, but PyTorch finds no CUDA GPU here",
+            "error: cannot start: device 'cuda' is not available: PyTorch finds no CUDA GPU here",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without"),
         ),
         ({"weights": "/nothing"}, 1, "error: cannot start: /nothing: expected a weights file"),

@@ -59,7 +59,7 @@ def test_wrong_input_ends_with_one_line(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(SystemExit, match=r"error: .*not a safetensors file"):
         convert.main([str(tmp_path / "x.safetensors"), "--output", str(tmp_path / "w")])
-    with pytest.raises(SystemExit, match="which state dict"):
+    with pytest.raises(SystemExit, match="give the path of a state dict"):
         convert.main(["--output", str(tmp_path / "w")])
 
 

@@ -221,7 +221,7 @@ def test_bfloat16_is_close_and_the_same_in_any_company(kind, weights, notebook_n
 
 def test_only_the_native_engine_has_a_choice_of_precision(weights):
     for engine in ("ncnn", "torch"):
-        with pytest.raises(EngineError, match=f"engine '{engine}' computes in float32"):
+        with pytest.raises(EngineError, match=f"engine '{engine}' cannot compute in 'bfloat16'"):
             choice.start_engine(weights, engine=engine, device="cpu", precision="bfloat16")
 
 

@@ -44,7 +44,7 @@ def test_an_engine_with_something_else_does_not(weights):
     bias[0] += 20
     other = Weights({**tensors, "final_conv.bias": bias}, weights.metadata)
     engine = start_engine(other, device="cpu")
-    with pytest.raises(EngineError, match="of a known mask, 98% are required"):
+    with pytest.raises(EngineError, match="of a known mask are equal, 98% are required"):
         golden.require_golden_mask(engine, weights)
 
 

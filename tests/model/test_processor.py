@@ -57,7 +57,7 @@ def test_where_nothing_tells_the_log_says_why_the_slower_engine_computes(
 ):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(processor, "LOADER", loader(tmp_path, text) if text else tmp_path / "no")
-    assert processor.features() is None
+    assert processor.read_features() is None
     assert library.find_library_or_warn() is None
     assert "the native engine is not available: " in caplog.text
     assert "cannot tell what this processor can do" in caplog.text

@@ -1,1 +1,1 @@
-"""The native engine's C sources, its libraries, and how they are built: see `library`."""
+"""The native engine's C sources. `library` compiles and loads them."""

@@ -1,8 +1,9 @@
 """The shared library of the native engine: built by a C compiler, one for each kind of processor.
 
-`python -m model.engines.native.library` builds all kinds of this machine's family, so that what is
-built here runs elsewhere; `prepare` builds only the one that this processor needs, if nobody has,
-beside the sources or else in the user's cache. Knows nothing of what the library does.
+`python -m model.engines.native.library` builds all kinds of this machine's architecture, so that an
+image built here runs on other processors. `prepare` builds only the kind that this processor needs,
+unless it exists: beside the sources or, where those are read-only, in the user's cache. Knows
+nothing of what the library does.
 """
 
 import ctypes
@@ -43,7 +44,7 @@ GCC_FLAGS = ["-fno-predictive-commoning"]
 
 
 def find_library_or_warn() -> Path | None:
-    """See `prepare`; None, and a warning with the reasons, where it raises EngineError."""
+    """Return what `prepare` returns, or None with a warning where it raises EngineError."""
     try:
         return prepare()
     except EngineError as error:
@@ -52,9 +53,9 @@ def find_library_or_warn() -> Path | None:
 
 
 def prepare() -> Path:
-    """A library for this processor, of the best kind that is there or can be built now.
+    """Return a library for this processor, of the best kind that exists or can be built.
 
-    Raises EngineError that says of each kind why not.
+    Raises EngineError with the reason for each kind.
     """
     kinds = list_kinds()
     if not kinds:
@@ -73,7 +74,7 @@ def prepare() -> Path:
 
 
 def prepare_kind(kind: str) -> Path:
-    """The library of one kind, built if need be: the first place that has it or takes it."""
+    """Return the library of one kind. Build it unless one of the two places has it."""
     beside, cached = library_path(kind), cached_path(kind)
     if is_current(beside):
         return beside
@@ -91,7 +92,7 @@ def prepare_kind(kind: str) -> Path:
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """Raises EngineError for a file that is no library of this machine."""
+    """Load a library. Raises EngineError for a file that this machine cannot load."""
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -99,7 +100,7 @@ def load(path: Path) -> ctypes.CDLL:
 
 
 def list_kinds() -> list[str]:
-    """The kinds that this processor runs, the best first; none where there is no Linux to tell."""
+    """List the kinds that this processor runs, the best first; none where Linux cannot tell."""
     listed = read_features()
     if listed is None:
         return []
@@ -124,7 +125,7 @@ def library_path(kind: str) -> Path:
 
 
 def cached_path(kind: str) -> Path:
-    """Where the sources' folder cannot be written to; many versions of the sources share it."""
+    """The path in the user's cache; its name identifies the sources and the flags."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     content = hashlib.sha256(repr((FLAGS, GCC_FLAGS, KINDS, os.environ.get("CC"))).encode())
     for source in sorted(SOURCES.glob("*.[ch]")):
@@ -134,7 +135,7 @@ def cached_path(kind: str) -> Path:
 
 
 def build(kind: str, path: Path) -> None:
-    """Compile the library of one kind. Raises EngineError with what the compiler said."""
+    """Compile the library of one kind. Raises EngineError with the compiler's messages."""
     compiler = shlex.split(os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or "")
     if not compiler:
         raise EngineError("no C compiler (cc) to build it with")
@@ -157,13 +158,13 @@ def build(kind: str, path: Path) -> None:
 
 
 def is_current(path: Path) -> bool:
-    """Whether the library is there and no older than what it is made of."""
+    """Whether the library exists and is no older than its sources."""
     newest = max(source.stat().st_mtime for source in SOURCES.glob("*.[ch]"))
     return path.is_file() and path.stat().st_mtime >= newest
 
 
 class _Unwritable(EngineError):
-    """Another place may take the library."""
+    """The library cannot be written here, but perhaps in another place."""
 
 
 def _join_reasons(failed: dict[str, list[str]]) -> str:
@@ -171,7 +172,7 @@ def _join_reasons(failed: dict[str, list[str]]) -> str:
 
 
 def _make_folder_beside(path: Path) -> "tempfile.TemporaryDirectory[str]":
-    """To build in; raises _Unwritable where there can be none, or where others may write."""
+    """A folder to build in. Raises _Unwritable where none can be made, or others may write."""
     try:
         if path.parent != SOURCES:
             if not path.is_absolute():
@@ -185,7 +186,7 @@ def _make_folder_beside(path: Path) -> "tempfile.TemporaryDirectory[str]":
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether nobody else can put code there that we would run."""
+    """Whether no other user can write to the folder, and so make this process run their code."""
     found = folder.stat()
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 

@@ -1,6 +1,6 @@
-"""What this processor can do, as far as the libraries' kinds are concerned.
+"""The features of this processor that decide which kind of the library it can run.
 
-Knows nothing of how they are built.
+Knows nothing of how a library is built.
 """
 
 import platform
@@ -11,8 +11,8 @@ from pathlib import Path
 CPU_INFO = Path("/proc/cpuinfo")
 
 LOADER = Path("/lib64/ld-linux-x86-64.so.2")
-"""glibc's, under the name that the x86-64 ABI gives it. From 2.33 on it tells the levels that it
-loads libraries for.
+"""The loader of glibc, at the path of the x86-64 ABI. From version 2.33 on, its --help lists the
+levels that the processor supports.
 """
 
 # The levels of the x86-64 psABI, as /proc/cpuinfo calls what they add that we build for.
@@ -23,9 +23,9 @@ LEVELS = {
 
 
 def read_features() -> set[str] | None:
-    """Their names in /proc/cpuinfo; None where nothing tells.
+    """Return the features' names in /proc/cpuinfo, or None if they are unknown.
 
-    A service manager may hide that file (systemd's ProcSubset=pid); the loader is asked then.
+    A service manager may hide that file (systemd's ProcSubset=pid). The loader is asked then.
     """
     try:
         return _parse_features(CPU_INFO.read_text())

@@ -189,7 +189,7 @@ def test_vocs_folders_may_hold_out_a_share_too(voc_folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "which images"),
+        ([], "name the images"),
         (["--data", "a", "--images", "b"], "found --data and --images"),
         (["--images", "a"], "--images DIR and --masks DIR belong together"),
         (["--images", "a", "--masks", "b"], "b is not there, or no folder"),

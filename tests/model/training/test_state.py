@@ -89,7 +89,7 @@ def test_batch_norms_are_synchronised_between_gpus_alone():
     alone = FCN(num_classes=2)
     synchronise_batch_norms(alone, recipe, Group(torch.device("cuda")))
     assert not isinstance(alone.backbone.bn1, nn.SyncBatchNorm)
-    with pytest.raises(RecipeError, match="works on GPUs alone"):
+    with pytest.raises(RecipeError, match="works on GPUs only"):
         synchronise_batch_norms(alone, recipe, Group(torch.device("cpu"), world_size=2))
 
 
