@@ -109,8 +109,8 @@ def list_neighbours(kind: str, choices: Choices, rng: random.Random) -> Iterator
 
 
 def measure(data: bytes, side: int) -> Cost:
-    limits = Settings()
-    if len(data) > limits.max_body_bytes:
+    settings = Settings()
+    if len(data) > settings.max_body_bytes:
         return Cost(len(data), 0, 0, "BodyTooLarge", 0)
     process, size = DecoderProcess(), (0, 0)
 
@@ -119,14 +119,14 @@ def measure(data: bytes, side: int) -> Cost:
         size = stored
         return content_size(stored, side)
 
-    process.decode(saved(picture(), "PNG"), max_pixels=limits.max_pixels, plan=lambda size: size)
+    process.decode(saved(picture(), "PNG"), max_pixels=settings.max_pixels, plan=lambda size: size)
     tree = ProcessTree(process._popen.pid)
     tree.reset_peak()
     cpu_s, held_bytes = tree.measure_cpu_s(), tree.measure_peak_bytes()
     ended_s = measure_ended_children_s()
     received = 0
     try:
-        decoded = process.decode(data, max_pixels=limits.max_pixels, plan=plan)
+        decoded = process.decode(data, max_pixels=settings.max_pixels, plan=plan)
         received, outcome = decoded.pixels.nbytes, "{} x {}".format(*decoded.size)
     except RequestError as problem:
         outcome = type(problem).__name__

@@ -51,7 +51,7 @@ MODEL = (
     {"weights", "confusion", "class_list"},
     {"metadata"},
     {"classes"},
-    {"errors", "extras"},
+    {"errors", "extras", "pictures"},
 )
 
 
@@ -86,7 +86,10 @@ def test_model_never_imports_app():
 
 
 def test_app_knows_only_the_predictor_its_contract_classes_and_weights():
-    allowed = {f"model.{name}" for name in ("predictor", "scaling", "classes", "weights", "errors")}
+    allowed = {
+        f"model.{name}"
+        for name in ("predictor", "scaling", "pictures", "classes", "weights", "errors")
+    }
     allowed.add("model.engines.base")
     used = {name for _, name in imports("app") if name.split(".")[0] == "model"}
     assert used <= allowed

@@ -12,8 +12,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from app.codecs.containers import strip_container
 from app.codecs.costs import require_modest
-from app.codecs.pictures import UPRIGHT, Picture, Upload, open_upload
+from app.codecs.pictures import Picture, Upload, open_upload
 from model.engines.base import Array, Size
+from model.pictures import UPRIGHT
 from model.scaling import content_size
 
 

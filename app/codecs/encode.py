@@ -4,7 +4,6 @@ Knows nothing of HTTP, nor of how an answer is sent.
 """
 
 import io
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.lib import format as npy
@@ -48,8 +47,3 @@ def encode_json(mask: Array, metadata: Metadata) -> bytes:
     head, tail = jsonmask.make_ends(size, jsonmask.count(mask), metadata)
     texts = (jsonmask.format_part(mask[part], *part, size[1]) for part in jsonmask.split(size))
     return b"".join((head, *texts, tail))
-
-
-def list_classes(mask: Array, classes: Sequence[str]) -> list[dict[str, object]]:
-    """Return the classes in the mask, in index order, with their numbers of pixels."""
-    return jsonmask.list_present(jsonmask.count(mask), classes)

@@ -25,20 +25,9 @@ from app.codecs.rgb import (
 from app.codecs.webp import read_webp_size
 from app.errors import BrokenImage, UnsupportedType
 from app.formats import SUPPORTED
+from model.pictures import FORMATS, UPRIGHT
 from model.scaling import GAP, Size, scale_down
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-
-# The transposition that turns an image of this EXIF orientation upright (Exif 2.32, tag 0x0112).
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 ON_ITS_SIDE = {5, 6, 7, 8}
 """The orientations that swap height and width."""
 

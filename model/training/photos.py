@@ -12,24 +12,14 @@ import numpy as np
 from PIL import Image
 
 from model.engines.base import Array, Size
+from model.pictures import FORMATS, UPRIGHT
 from model.training.problems import BrokenSample, Problem
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 MISSING = "Copy the missing files, or take these images out of the set"
 UNDECODABLE = f"Copy these files again, or save them anew as one of {', '.join(FORMATS)}"
 
-# What turns a picture of that EXIF orientation upright (Exif 2.32, tag 0x0112).
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 ORIENTATION = 0x0112
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from app.codecs.decode import decode_image
 from app.codecs.encode import encode_mask
-from app.codecs.pictures import UPRIGHT
 from app.codecs.pillow import prepare_pillow
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
 from app.formats import AnswerFormat
+from model.pictures import UPRIGHT
 from model.scaling import content_size
 from model.weights import Metadata, colormap
 from tests.app.corpus import damaged, ordinary, saved

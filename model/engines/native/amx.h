@@ -1,7 +1,7 @@
 /* AMX, which multiplies bfloat16 matrices in registers of 16 rows, and conversions to and from bfloat16.
 
-   Include it after the other headers: the functions behind it are compiled for AMX. A file that includes it
-   ends with `#pragma clang attribute pop` for Clang. */
+   Include it after the other headers, because the functions after it are compiled for AMX, and include
+   amx_end.h at the end of the file. */
 #ifndef AMX_H
 #define AMX_H
 

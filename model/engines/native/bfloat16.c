@@ -114,9 +114,7 @@ void bfloat16_free(struct bfloat16_network *network)
     free(network);
 }
 
-#ifdef __clang__
-#pragma clang attribute pop
-#endif
+#include "amx_end.h"
 
 #else /* no AMX in this kind of processor */
 

@@ -145,8 +145,6 @@ void bfloat16_convolution_free(struct bfloat16_convolution *convolution)
     free(convolution->bias);
 }
 
-#ifdef __clang__
-#pragma clang attribute pop
-#endif
+#include "amx_end.h"
 
 #endif

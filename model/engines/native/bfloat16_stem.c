@@ -163,8 +163,6 @@ void bfloat16_stem_free(struct bfloat16_stem *stem)
     free(stem->bias);
 }
 
-#ifdef __clang__
-#pragma clang attribute pop
-#endif
+#include "amx_end.h"
 
 #endif

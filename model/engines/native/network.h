@@ -4,9 +4,8 @@
 
 #define RESIDUAL_BLOCKS 8
 #define STAGES 4 /* of ResNet: canvas / 4, / 8, / 16 and / 32, with 64 to 512 channels */
-#define FEATURE_MAPS                                                                                         \
-    2 /* of each stage: a residual block's input, which becomes its output, and its middle                   \
-       */
+/* Feature maps of each stage: a residual block's input, which becomes its output, and its middle. */
+#define FEATURE_MAPS 2
 
 static inline int stage_of(int block) { return block / 2; }
 static inline int has_shortcut(int block) { return block > 0 && block % 2 == 0; }

@@ -46,7 +46,7 @@ def test_the_json_of_parts_is_the_json_of_the_whole(shape):
     whole = {
         "height": shape[0],
         "width": shape[1],
-        "classes": encode.list_classes(mask, metadata.classes),
+        "classes": jsonmask.list_present(jsonmask.count(mask), metadata.classes),
         "mask": mask,
         "weights": metadata.digest,
     }

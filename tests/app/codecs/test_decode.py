@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from app.codecs import jsonmask
 from app.codecs.costs import MAX_RUN_LENGTH_PIXELS
 from app.codecs.decode import decode_image
-from app.codecs.encode import encode_mask, encode_png, list_classes
+from app.codecs.encode import encode_mask, encode_png
 from app.codecs.jpegs import MAX_SCANS, SCAN, count_component_samples, is_ordinary
-from app.codecs.pictures import DRAFT_MARGIN, FORMATS, UPRIGHT
+from app.codecs.pictures import DRAFT_MARGIN
 from app.codecs.pillow import prepare_pillow
 from app.codecs.webp import read_webp_size
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
 from app.formats import AnswerFormat
+from model.pictures import FORMATS, UPRIGHT
 from model.scaling import content_size, scale_down
 from model.weights import Metadata, colormap
 from tests.app.corpus import bmp, more_scans, taller, tiff, webp_canvas
@@ -509,7 +511,7 @@ def test_a_json_is_the_mask(mask, step):
 
 def test_present_classes_are_counted():
     mask = np.array([[0, 8, 8], [8, 0, 15]], np.uint8)
-    assert list_classes(mask, Metadata().classes) == [
+    assert jsonmask.list_present(jsonmask.count(mask), Metadata().classes) == [
         {"index": 0, "name": "background", "pixels": 2},
         {"index": 8, "name": "cat", "pixels": 3},
         {"index": 15, "name": "person", "pixels": 1},
@@ -519,6 +521,7 @@ def test_present_classes_are_counted():
 def test_the_classes_of_a_large_mask_are_counted_in_pieces():
     mask = np.random.default_rng(0).integers(0, 21, (701, 353), dtype=np.uint8)
     mask[mask == 7] = 0
-    counted = {entry["index"]: entry["pixels"] for entry in list_classes(mask, range(21))}
+    present = jsonmask.list_present(jsonmask.count(mask), range(21))
+    counted = {entry["index"]: entry["pixels"] for entry in present}
     values, pixels = np.unique(mask, return_counts=True)
     assert counted == dict(zip(values.tolist(), pixels.tolist(), strict=True))
