@@ -70,5 +70,5 @@ $(VENV)/%.done: $(REQUIREMENTS)/%.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { echo "$$NO_ENVIRONMENT" >&2; exit 1; }
 	@echo "Installing $< into $(VENV)$(if $(filter base,$*),,: some minutes and 5 GB, for PyTorch brings CUDA along)"
-	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(RUN) -m pip install --disable-pip-version-check --require-hashes -r $<
 	@touch $@

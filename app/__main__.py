@@ -10,25 +10,33 @@ if __name__ == "__main__":
 import os
 import sys
 from concurrent.futures import Future
+from pathlib import Path
 
 import structlog
 
 from app.access.keys import KeysError
 from app.arguments import parse_arguments
+from app.environment import load_env_file
 from app.process.sockets import ListenError
 from app.process.startup import load_settings
 from app.settings import Settings, unknown_variables
 from model.errors import ModelError
 from model.weights import read_metadata
 
-EXAMPLE_PHOTO = "docs/images/cat.jpg"
+EXAMPLE_PHOTOS = (Path("docs/images/cat.jpg"), Path(__file__).parent / "web" / "sample.jpg")
+"""The repository's photo for those who are in its folder, and the page's for everyone else."""
 
 log = structlog.get_logger("segmentation")
 
 
 def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    os.environ.update(parse_arguments(sys.argv[1:]))
+    options, env_file = parse_arguments(sys.argv[1:], prog=name_program())
+    os.environ.update(options)
+    try:
+        load_env_file(env_file)
+    except (OSError, UnicodeDecodeError) as error:
+        sys.exit(f"error: {env_file}: {error}")
     settings = load_settings()
     for name in unknown_variables(os.environ):
         log.warning("unknown setting, ignored", variable=name)
@@ -46,6 +54,16 @@ def main() -> None:
         sys.exit(f"error: cannot start: {error}")
 
 
+def name_program() -> str:
+    """Return how the program was started, for its messages."""
+    return sys.argv[0] if sys.argv[0] == "fcn serve" else f"python -m {__package__}"
+
+
+def find_photo() -> Path:
+    """Return a photo to try the server with."""
+    return next((photo for photo in EXAMPLE_PHOTOS if photo.is_file()), Path("PHOTO.jpg"))
+
+
 def serve_alone(settings: Settings) -> int:
     """Serve in this process; returns the exit status."""
     from app.process.server import Server, serve
@@ -55,7 +73,7 @@ def serve_alone(settings: Settings) -> int:
     def greet(started: Future[None]) -> None:
         if started.exception() is None and not server.should_exit:
             print(
-                f"\nServing on {server.address}\nTry:  curl -F file=@{EXAMPLE_PHOTO} "
+                f"\nServing on {server.address}\nTry:  curl -F file=@{find_photo()} "
                 f"{server.address}/v1/segment -o mask.png\n",
                 flush=True,
             )

@@ -6,32 +6,44 @@ Knows the names and descriptions of the settings; `app.settings` validates the v
 import argparse
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from app import __version__
 from app.settings import PREFIX, Settings
 
 
-def parse_arguments(arguments: Sequence[str]) -> Mapping[str, str]:
+def parse_arguments(
+    arguments: Sequence[str], *, prog: str = "python -m app"
+) -> tuple[Mapping[str, str], Path | None]:
     """Return the options as environment variables, which worker processes inherit.
 
-    Exits for --help, --version and invalid options.
+    Also returns the file of variables, if one is named. Exits for --help, --version and invalid
+    options.
     """
-    given = _build_parser().parse_args(arguments)
-    return {name: value for name, value in vars(given).items() if value is not None}
+    given = vars(_build_parser(prog).parse_args(arguments))
+    env_file: Path | None = given.pop("env_file")
+    return {name: value for name, value in given.items() if value is not None}, env_file
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def _build_parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m app",
+        prog=prog,
         usage="%(prog)s [--OPTION VALUE ...]",
         description="Serve the segmentation of images over HTTP, until SIGTERM or Ctrl-C.",
         epilog=f"Each option overrides an environment variable: --max-side overrides {PREFIX}"
-        "MAX_SIDE, and so on. Exit status: 0 after a drain, 1 what keeps it from starting, 2 a "
+        "MAX_SIDE, and so on. A variable overrides its line of the file .env. "
+        "Exit status: 0 after a drain, 1 what keeps it from starting, 2 a "
         "wrong option or value, 70 a stuck engine.",
         allow_abbrev=False,
         formatter_class=_Formatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="FILE",
+        help="File of variables, one NAME=VALUE a line, instead of .env in the current folder.",
+    )
     for name, field in Settings.model_fields.items():
         assert field.description
         parser.add_argument(

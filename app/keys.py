@@ -13,7 +13,9 @@ from app.access.keys import NAME, format_line, make_key
 def main() -> None:
     """Print the key to the terminal, once, and its line of the keys file to standard output."""
     parser = argparse.ArgumentParser(
-        prog="python -m app.keys", description=main.__doc__, allow_abbrev=False
+        prog=sys.argv[0] if sys.argv[0] == "fcn keys" else "python -m app.keys",
+        description=main.__doc__,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("name", metavar="NAME", help="who gets the key; shown in the log")

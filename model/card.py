@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from model.errors import ModelError
+from model.extras import name_program
 from model.weights import Metadata, read_metadata
 
 
@@ -44,7 +45,7 @@ def _format_value(value: object) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m model.card", description=__doc__)
+    parser = argparse.ArgumentParser(prog=name_program("python -m model.card"), description=__doc__)
     parser.add_argument("weights", type=Path, help="weights file")
     options = parser.parse_args(arguments)
     try:

@@ -23,6 +23,7 @@ from model.comparison import CONFIDENCE, Counts, Difference, compare_counts
 from model.confusion import count_pixels
 from model.engines.base import EngineName, Precision
 from model.errors import ModelError, WeightsError
+from model.extras import name_program
 from model.predictor import Predictor, open_predictor
 from model.training.data import (
     add_data_options,
@@ -128,7 +129,9 @@ def _open(path: Path, options: argparse.Namespace) -> Predictor:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model.compare", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=name_program("python -m model.compare"), description=__doc__
+    )
     add = parser.add_argument
     add("first", type=Path, metavar="A", help="weights file, such as the one that is served")
     add("second", type=Path, metavar="B", help="weights file that may take its place")

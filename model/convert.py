@@ -17,6 +17,7 @@ from pathlib import Path
 
 from model.class_list import VOC, ClassList, read_classes
 from model.errors import ModelError, NetworkError
+from model.extras import name_program
 from model.state_dict import (
     convert_notebook_state,
     list_tensors,
@@ -70,7 +71,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model.convert", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=name_program("python -m model.convert"), description=__doc__
+    )
     parser.add_argument(
         "state_dict", type=Path, nargs="?", help="the notebook's state dict, or a checkpoint"
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, get_args
 
 from model.engines.base import EngineName, Precision
 from model.errors import ModelError
-from model.extras import require_packages
+from model.extras import name_program, require_packages
 from model.predictor import Predictor, open_predictor
 from model.training.data import (
     add_data_options,
@@ -97,7 +97,9 @@ def scale_factor(text: str) -> float:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=name_program("python -m model.evaluate"), description=__doc__
+    )
     add_data_options(parser, image_set="val")
     add_reading_options(parser)
     parser.add_argument(

@@ -17,3 +17,8 @@ def require_packages(*names: str, extra: str = "train") -> None:
             f"error: not installed here: {', '.join(missing)}. What serves does not need them; "
             f"install them with: {remedy}"
         )
+
+
+def name_program(otherwise: str) -> str:
+    """How the program was started, for its help: as `fcn train`, or else as a module."""
+    return sys.argv[0] if sys.argv[0].startswith("fcn ") else otherwise

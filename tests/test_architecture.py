@@ -22,6 +22,7 @@ def imports(package):
 
 
 APP = (
+    {"cli"},
     {"__main__", "keys", "openapi"},
     {"process"},
     {"main"},
@@ -32,14 +33,14 @@ APP = (
     {"http"},
     {"scheduling"},
     {"observability"},
-    {"arguments", "schemas"},
+    {"arguments", "schemas", "environment"},
     {"settings"},
     {"errors", "formats"},
 )
 """The rooms of app/, from the top to the bottom floor."""
 
 MODEL = (
-    {"measured_card"},
+    {"measured_card", "installation"},
     {"train", "evaluate", "compare", "convert", "export", "card", "soft_labels", "shapes"},
     {"quality_figures"},
     {"training"},

@@ -27,7 +27,7 @@ from app.errors import (
 )
 from model.engines.base import Size
 
-PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from app.codecs.decoder import main; main()"
+PROGRAM = f"import sys; sys.path[:] = sys.argv[1:]; from {decoder.__name__} import main; main()"
 """The program skips the start-up files of site-packages, which halves its start."""
 
 ENVIRONMENT = {
@@ -62,7 +62,7 @@ class DecoderProcess:
 
     def __init__(self) -> None:
         """Start the process. Raises Overloaded if the system has no more processes or memory."""
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[__name__.count(".")])
         command = [sys.executable, "-I", "-S", "-c", PROGRAM, root, *sys.path]
         try:
             self._popen = subprocess.Popen(  # noqa: S603, nothing of it is a caller's

@@ -14,12 +14,14 @@ from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, ExcInfo
 
+from app.observability.console import is_coloured
+
 MAX_CHARACTERS = 500
 """The limit of one value, or of one line of a traceback."""
 MAX_LINES = 200
 """The limit of a traceback, whose middle is left out."""
 
-OURS = ("segmentation", "app", "model")
+OURS = ("segmentation", "app", "model", "fcn_service")
 
 
 def configure_logging(*, level: str, log_format: str) -> None:
@@ -69,7 +71,7 @@ def _choose_renderers(log_format: str) -> list[Any]:
     return [
         make_event_printable,
         structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=write_indented_traceback
+            colors=is_coloured(sys.stderr), exception_formatter=write_indented_traceback
         ),
     ]
 

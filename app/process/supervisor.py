@@ -27,7 +27,7 @@ from model.engines.base import usable_cores
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
-WORKER = "app.process.worker"
+WORKER = f"{__package__}.worker"
 """The module that each worker runs."""
 
 CANNOT_START = {1, 2}

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from model.errors import RecipeError
+from model.extras import name_program
 from model.training.data import (
     add_data_options,
     add_reading_options,
@@ -26,7 +27,9 @@ TRAINED = frozenset(Recipe.__slots__) - {"name"}
 
 
 def build_parser(description: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model.train", description=description)
+    parser = argparse.ArgumentParser(
+        prog=name_program("python -m model.train"), description=description
+    )
     _add_data_options(parser)
     _add_run_options(parser)
     overrides = parser.add_argument_group("options that override the preset")

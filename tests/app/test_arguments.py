@@ -58,9 +58,9 @@ def test_what_it_does_not_know_is_an_error(command, message):
 
 def test_every_setting_is_an_option():
     options = [f"--{name.replace('_', '-')}" for name in Settings.model_fields]
-    given = parse_arguments([word for option in options for word in (option, "7")])
+    given, _ = parse_arguments([word for option in options for word in (option, "7")])
     assert given == {PREFIX + name.upper(): "7" for name in Settings.model_fields}
-    assert parse_arguments([]) == {}
+    assert parse_arguments([]) == ({}, None)
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')} VALUE" in run_help()
         assert " ".join(field.description.split()) in " ".join(run_help().split())

@@ -142,6 +142,8 @@ def build(kind: str, path: Path) -> None:
     (march,) = [flags for name, flags, _ in KINDS[platform.machine()] if name == kind]
     gcc = GCC_FLAGS if "clang" not in _read_version(compiler) else []
     sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]
+    if not sources:
+        raise EngineError("this installation was built for other processors, and has no sources")
     log.info("compiling the native engine for %s, once", kind)
     try:
         with _make_folder_beside(path) as folder:
@@ -158,8 +160,8 @@ def build(kind: str, path: Path) -> None:
 
 
 def is_current(path: Path) -> bool:
-    """Whether the library exists and is no older than its sources."""
-    newest = max(source.stat().st_mtime for source in SOURCES.glob("*.[ch]"))
+    """Whether the library exists and is no older than its sources, which wheels leave out."""
+    newest = max((source.stat().st_mtime for source in SOURCES.glob("*.[ch]")), default=0.0)
     return path.is_file() and path.stat().st_mtime >= newest
 
 
@@ -207,6 +209,7 @@ def main() -> None:
     for kind in kinds:
         try:
             if not is_current(library_path(kind)):
+                print(f"compiling the native engine for {kind}", flush=True)
                 build(kind, library_path(kind))
             print(library_path(kind).name)
         except EngineError as error:

@@ -1,0 +1,142 @@
+"""`fcn check`: look at this installation, and say what is wrong with it and how to mend it.
+
+Looks at Python, settings, ports, keys and the page itself. `model.installation` looks at engine,
+GPU and weights, in a process of its own: what it tries may end a process.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from app import __version__
+from app.access.keys import Keyring, KeysError
+from app.cli import ROOT
+from app.environment import load_env_file
+from app.observability.console import GREEN, RED, YELLOW, paint
+from app.process.sockets import ListenError, bind
+from app.settings import PREFIX, Settings, unknown_variables
+
+TIMEOUT_S = 300
+"""Of the look at the network's side: it may compile the engine, and imports torch."""
+
+MARKS = {"ok": ("ok", GREEN), "note": ("note", YELLOW), "wrong": ("WRONG", RED)}
+
+PAGE = Path(__file__).parents[1] / "web" / "index.html"
+
+Finding = tuple[str, str, str, str]
+"""Status, what was looked at, what was found, and the remedy; see `model.installation`."""
+
+
+def main() -> None:
+    """Print one line for each finding. Exits with 0 if nothing is wrong, or else with 1."""
+    parser = argparse.ArgumentParser(
+        prog="fcn check",
+        description="Look at this installation with the settings of the environment, and say what "
+        "is wrong with it and how to mend it.",
+        epilog="Exit status: 0 nothing is wrong, 1 something is.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="instead of .env")
+    options = parser.parse_args()
+    try:
+        load_env_file(options.env_file)
+    except OSError as error:
+        parser.error(str(error))
+    is_wrong = False
+    for finding in check_all():
+        _show(finding)
+        is_wrong = is_wrong or finding[0] == "wrong"
+    sys.exit(is_wrong)
+
+
+def _show(finding: Finding) -> None:
+    status, what, found, remedy = finding
+    mark, colour = MARKS[status]
+    print(f"{paint(f'{mark:<6}', colour, sys.stdout)}{what}: {found}", flush=True)
+    if remedy:
+        print(f"      {remedy}", flush=True)
+
+
+def check_all() -> Iterator[Finding]:
+    """Look at everything; without valid settings, at what does not depend on them."""
+    python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield "ok", "version", f"{__version__}, Python {python}", ""
+    yield _check_page()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for invalid in error.errors():
+            name = PREFIX + "_".join(map(str, invalid["loc"])).upper()
+            yield "wrong", "settings", f"{name}={invalid['input']}", invalid["msg"]
+        return
+    yield from check_settings(settings)
+    yield from check_network(settings)
+
+
+def _check_page() -> Finding:
+    if PAGE.is_file():
+        return "ok", "page", "the page at / is here", ""
+    return "note", "page", f"{PAGE} is not here", "the API works without it; install again"
+
+
+def check_settings(settings: Settings) -> Iterator[Finding]:
+    """Look at what the settings name: variables, ports, keys."""
+    for name in unknown_variables(os.environ):
+        yield "note", "settings", f"{name} is no setting, and ignored", "fcn serve --help lists all"
+    try:
+        bound = bind(settings)
+    except ListenError as error:
+        yield (
+            "wrong", "port", f"{error.filename}: {error.strerror}",
+            f"end what listens there, or choose another: {PREFIX}PORT=8001",
+        )  # fmt: skip
+    else:
+        for one in bound:
+            one.close()
+        yield "ok", "port", f"{settings.port} on {settings.host} can be listened on", ""
+    if settings.keys_file is not None:
+        try:
+            Keyring(settings.keys_file)
+        except (OSError, KeysError) as error:
+            yield "wrong", "keys", str(error), "make one with: fcn keys NAME >> FILE"
+        else:
+            yield "ok", "keys", str(settings.keys_file), ""
+    elif settings.host not in ("127.0.0.1", "::1", "localhost"):
+        yield (
+            "note", "keys", f"whoever reaches {settings.host} may use the service without a key",
+            f"set {PREFIX}KEYS_FILE where that is not meant",
+        )  # fmt: skip
+
+
+def check_network(settings: Settings) -> Iterator[Finding]:
+    """Look at engine, GPU and weights; if that ends its process, that is a finding, too."""
+    command = [sys.executable, "-m", f"{ROOT}model.installation"]
+    for name in ("weights", "engine", "device", "precision"):
+        command += [f"--{name}", str(getattr(settings, name))]
+    try:
+        ended = subprocess.run(  # noqa: S603, nothing of it is a caller's
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        yield "wrong", "engine", f"no answer within {TIMEOUT_S} s", "is the GPU stuck? nvidia-smi"
+        return
+    for line in ended.stdout.splitlines():
+        found = json.loads(line)
+        yield found["status"], found["what"], found["finding"], found["remedy"]
+    if ended.returncode:
+        yield "wrong", "engine", _describe_end(ended), "report this, with the lines above"
+
+
+def _describe_end(ended: "subprocess.CompletedProcess[str]") -> str:
+    if ended.returncode < 0:
+        return f"looking at it was ended by {signal.Signals(-ended.returncode).name}"
+    lines = ended.stderr.strip().splitlines()
+    return lines[-1] if lines else f"looking at it ended with status {ended.returncode}"

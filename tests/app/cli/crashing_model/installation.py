@@ -1,0 +1,6 @@
+"""A look at an installation whose libraries end the process."""
+
+import os
+import signal
+
+os.kill(os.getpid(), signal.SIGSEGV)
