@@ -79,7 +79,7 @@ class Comparison:
 
 
 def measure_peak_mib(function: Callable[[Any], object], value: Any, tiny: Any) -> int:
-    """What one call takes at its peak, result included, in a process warmed up by a tiny one."""
+    """The peak memory of one call, result included, in a process warmed up by a tiny one."""
     with start_worker() as call:
         return round(call(_measure_peak_bytes, function, value, tiny) / MIB)
 

@@ -27,7 +27,7 @@ WORKERS = 4
 
 
 def build_notebook_network(classes: int = 21) -> nn.Sequential:
-    """As the chapter builds it; the backbone starts at random."""
+    """Build the chapter's network; the backbone starts at random."""
     network = nn.Sequential(*list(resnet18().children())[:-2])
     network.add_module("final_conv", nn.Conv2d(512, classes, kernel_size=1))
     upsampling = nn.ConvTranspose2d(classes, classes, kernel_size=64, padding=16, stride=32)

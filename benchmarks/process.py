@@ -154,7 +154,7 @@ def _end_with_the_parent() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one call returned, took, and added to the process's memory at its peak."""
+    """The result of one call, its time, and the memory that it added at its peak."""
 
     result: Any
     seconds: float

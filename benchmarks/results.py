@@ -17,7 +17,7 @@ NO_RESPONSE = 0
 
 
 class Outcome(StrEnum):
-    """What became of a request, in the order of the report's columns."""
+    """The outcome of a request, in the order of the report's columns."""
 
     MASK = "mask"
     REFUSED = "refused"
@@ -38,7 +38,7 @@ FAILURES = (Outcome.LOST, Outcome.WRONG)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one request.
+    """The result of one request.
 
     `seconds` count from when the request was due, not from when it was sent; `ended_s` counts from
     the start of the load.
@@ -85,8 +85,8 @@ class Load:
         return self.statuses.get(status, 0) / len(self.results)
 
     def latency_ms(self, quantile: float, *, status: int = HTTPStatus.OK) -> float:
-        """Of the responses with that status, the smallest latency that a part `quantile` of them
-        does not exceed; NaN where there are none.
+        """The latency that a share `quantile` of the responses with that status does not exceed;
+        NaN where there are none.
         """
         seconds = sorted(result.seconds for result in self.results if result.status == status)
         if not seconds:

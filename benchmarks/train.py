@@ -77,7 +77,7 @@ class Plan(report.Plan):
         )
 
     def count_images(self, loop: str) -> int:
-        """Those of whole batches."""
+        """The number of images in whole batches."""
         return self.images - self.images % self.choose_recipe(loop).batch_size
 
 
@@ -85,7 +85,7 @@ QUICK = {"images": 8, "rounds": 1, "batch_size": 4}
 
 
 class OurLoop:
-    """What `python -m model.train` repeats, without what it writes."""
+    """The loop of `python -m model.train`, without its files."""
 
     def __init__(self, network: FCN, samples: Sequence[Sample], recipe: Recipe, workers: int):
         metadata = Metadata(classes=CLASSES)
@@ -125,7 +125,7 @@ def open_loop(name: str, plan: Plan, samples: tuple[Sample, ...]) -> NotebookLoo
 
 
 def train_epoch(name: str, plan: Plan, samples: tuple[Sample, ...]) -> float:
-    """From the start of the loader to the end of the last step; the process's peak in MiB."""
+    """Run one epoch, from the loader's start to the last step; returns the peak memory in MiB."""
     # A spawned process would spawn its loader's, too: seconds of imports in every epoch.
     multiprocessing.set_start_method("fork", force=True)
     open_loop(name, plan, samples).train_epoch()

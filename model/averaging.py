@@ -53,7 +53,7 @@ class AveragingPredictor:
 
     @torch.inference_mode()
     def probabilities(self, image: Array) -> Tensor:
-        """Of each class, (C, H, W) float32: the mean over the views of their softmax."""
+        """The probability of each class, (C, H, W) float32: the mean of the views' softmax."""
         output = image.shape[0], image.shape[1]
         base = content_size(output, self.max_side)
         views = [

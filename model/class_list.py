@@ -19,7 +19,7 @@ Colour = tuple[int, int, int]
 
 VOID_COLOUR: Colour = (224, 224, 192)
 MAX_VALUE = 2**16 - 1
-"""Of a pixel in a 16-bit mask."""
+"""The largest value of a pixel in a 16-bit mask."""
 
 CLASS_KEYS = frozenset({"name", "colour", "value"})
 FILE_KEYS = frozenset({"classes", "void"})

@@ -1,4 +1,4 @@
-"""What a user can put right: every program here ends with its message as one line.
+"""Errors that a user can correct: every program here ends with the message as one line.
 
     ModelError
       DatasetError          a folder, list, image or mask is missing or broken

@@ -89,7 +89,7 @@ def describe_predictor(predictor: "Predictor | AveragingPredictor") -> str:
     )
 
 
-def scale_factor(text: str) -> float:
+def parse_scale(text: str) -> float:
     value = float(text)
     if not 0 < value <= MAX_SCALE:
         raise argparse.ArgumentTypeError(f"{text}: above 0 to {MAX_SCALE} expected")
@@ -113,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--scales",
-        type=scale_factor,
+        type=parse_scale,
         nargs="+",
         default=[1.0],
         help="average PyTorch's probabilities over these scales",

@@ -27,7 +27,7 @@ from model.weights import Metadata, read_weights, write_atomically
 
 OPSET = 17
 IR_VERSION = 10
-"""Of 2024: runtimes from then on read it."""
+"""The version of 2024, which all later runtimes read."""
 
 UPSAMPLING = 32
 
@@ -39,48 +39,48 @@ class Graph:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
-    def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
+    def add_node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         output = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
 
-    def constant(self, values: NDArray[Any]) -> str:
+    def add_constant(self, values: NDArray[Any]) -> str:
         name = f"constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def convolution(self, x: str, convolution: Convolution) -> str:
-        kernel, bias = self.constant(convolution.kernel), self.constant(convolution.bias)
+    def add_convolution(self, x: str, convolution: Convolution) -> str:
+        kernel, bias = self.add_constant(convolution.kernel), self.add_constant(convolution.bias)
         padding = convolution.kernel.shape[-1] // 2
-        return self.add(
+        return self.add_node(
             "Conv", x, kernel, bias, pads=[padding] * 4, strides=[convolution.stride] * 2
         )
 
-    def block(self, x: str, block: Block) -> str:
-        inner = self.add("Relu", self.convolution(x, block.first))
-        inner = self.convolution(inner, block.second)
-        shortcut = self.convolution(x, block.shortcut) if block.shortcut else x
-        return self.add("Relu", self.add("Add", inner, shortcut))
+    def add_block(self, x: str, block: Block) -> str:
+        inner = self.add_node("Relu", self.add_convolution(x, block.first))
+        inner = self.add_convolution(inner, block.second)
+        shortcut = self.add_convolution(x, block.shortcut) if block.shortcut else x
+        return self.add_node("Relu", self.add_node("Add", inner, shortcut))
 
 
 def build_model(network: FoldedNetwork, metadata: Metadata) -> Any:
     """The ONNX model. Its metadata are those of the weights file, as JSON."""
     graph = Graph()
-    x = graph.add("Cast", "images", to=TensorProto.FLOAT)
-    x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
-    x = graph.add("Div", x, graph.constant(np.array(255, np.float32)))
-    x = graph.add("Sub", x, graph.constant(_shape_per_channel(metadata.mean)))
-    x = graph.add("Div", x, graph.constant(_shape_per_channel(metadata.std)))
-    x = graph.add("Relu", graph.convolution(x, network.stem))
-    x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    x = graph.add_node("Cast", "images", to=TensorProto.FLOAT)
+    x = graph.add_node("Transpose", x, perm=[0, 3, 1, 2])
+    x = graph.add_node("Div", x, graph.add_constant(np.array(255, np.float32)))
+    x = graph.add_node("Sub", x, graph.add_constant(_shape_per_channel(metadata.mean)))
+    x = graph.add_node("Div", x, graph.add_constant(_shape_per_channel(metadata.std)))
+    x = graph.add_node("Relu", graph.add_convolution(x, network.stem))
+    x = graph.add_node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     for block in network.blocks:
-        x = graph.block(x, block)
-    x = graph.convolution(x, network.classifier)
-    kernel = graph.constant(network.upsampling_kernel)
-    bias = graph.constant(network.upsampling_bias)
+        x = graph.add_block(x, block)
+    x = graph.add_convolution(x, network.classifier)
+    kernel = graph.add_constant(network.upsampling_kernel)
+    bias = graph.add_constant(network.upsampling_bias)
     stride, pads = [UPSAMPLING] * 2, [UPSAMPLING // 2] * 4
-    x = graph.add("ConvTranspose", x, kernel, bias, strides=stride, pads=pads)
-    x = graph.add("ArgMax", x, axis=1, keepdims=0)
+    x = graph.add_node("ConvTranspose", x, kernel, bias, strides=stride, pads=pads)
+    x = graph.add_node("ArgMax", x, axis=1, keepdims=0)
     graph.nodes.append(helper.make_node("Cast", [x], ["masks"], to=TensorProto.UINT8))
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", "H", "W", 3])
     masks = helper.make_tensor_value_info("masks", TensorProto.UINT8, ["N", "H", "W"])

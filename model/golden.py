@@ -1,6 +1,6 @@
-"""A known answer for any weights: a small picture through the network, computed plainly by numpy.
+"""A known answer for any weights: the mask of a small picture, computed with plain numpy.
 
-What an engine makes of the picture has to agree, before it serves. Knows no engine.
+An engine's mask of the picture must agree before the engine serves. Knows no engine.
 """
 
 import numpy as np
@@ -17,13 +17,13 @@ from model.weights import Weights
 SIZE = (96, 128)
 
 SEEDS = (3031, 419, 2887, 199)
-"""Of 4000, those in which the shipped weights divide the picture most evenly."""
+"""The seeds, of 4000, whose pictures the shipped weights divide most evenly."""
 
 MAX_SHARE = 0.9
-"""Of one class in the mask: a mask of one class only would prove little."""
+"""The largest share of one class: a mask of one class would prove little."""
 
 MIN_AGREEMENT = 0.98
-"""Of the picture's pixels. Float32 engines reach 1, bfloat16 loses some at the classes' borders."""
+"""The share of equal pixels. Float32 engines reach 1; bfloat16 differs at borders of classes."""
 
 
 def require_golden_mask(engine: Engine, weights: Weights) -> None:

@@ -1,4 +1,4 @@
-"""What a weights file says of itself: its classes, their colours, how images are normalised.
+"""The metadata of a weights file: its classes, their colours, how images are normalised.
 
 A `Metadata` that exists is sound; whoever uses one need not check it. Knows nothing of files.
 """
@@ -24,13 +24,13 @@ MIN_CLASSES = 2
 
 MAX_NAME_CHARACTERS = 100
 MAX_TEXT_CHARACTERS = 2**20
-"""Of one entry of the file's header; `/v1/model` answers with most of them."""
+"""The largest size of one entry of the header; `/v1/model` answers with most entries."""
 
 STD_RANGE = 1e-3, 1e3
 """Beyond that, float32 has no room for the normalised image's squares."""
 
 MAX_DEPTH = 16
-"""Of lists and objects in each other; JSON's readers and writers differ in how many they take."""
+"""The deepest nesting of lists and objects; JSON libraries differ in what they accept."""
 
 MAX_SHOWN_CHARACTERS = 80
 REMEDY = "Train, convert or copy the weights again"
@@ -71,7 +71,7 @@ class Metadata:
 
 
 def parse_metadata(header: Mapping[str, str]) -> Metadata:
-    """From the strings of a file's header. Raises WeightsError."""
+    """Parse the strings of a file's header. Raises WeightsError."""
     version = header.get("format_version")
     if version != FORMAT_VERSION:
         raise WeightsError(

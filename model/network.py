@@ -94,7 +94,7 @@ class FCN(nn.Module):
 
 
 def upsample_bilinear(coarse: Tensor, factor: int = STRIDE) -> Tensor:
-    """What `transpose_conv` does while its kernel is exactly bilinear and its bias zero, faster.
+    """Compute what `transpose_conv` does with an exactly bilinear kernel and no bias, but faster.
 
     (N, C, h, w) to (N, C, factor * h, factor * w). The transposed convolution fades to zero at the
     border, so a frame of zeros takes part in the interpolation; plain `F.interpolate` would clamp

@@ -1,4 +1,4 @@
-"""What a network gets right and wrong on an image set: classes, boundaries, confidence, images.
+"""The quality of a network on an image set: classes, boundaries, confidence, images.
 
 Counts and shares in, figures out; knows nothing of files or of how images are predicted.
 """
@@ -16,7 +16,7 @@ from model.engines.base import Array
 
 BINS = 15
 BOUNDARY_SHARE = 0.0075
-"""Of the image's diagonal: how far off a boundary may lie (Csurka et al., 2013, section 3.2)."""
+"""The allowed error of a boundary, in image diagonals (Csurka et al., 2013, section 3.2)."""
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class Quality:
         return float(np.abs(confident - right).sum() / max(pixels.sum(), 1))
 
     def confusions(self, number: int) -> list[tuple[str, str, float]]:
-        """What is most often taken for what: target, prediction, share of the target's pixels."""
+        """The most frequent confusions: target, prediction, share of the target's pixels."""
         counts = self.confusion
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         np.fill_diagonal(shares, 0)
@@ -118,14 +118,14 @@ def count_boundaries(target: NDArray[np.bool_], mask: NDArray[np.bool_]) -> Sequ
 
 
 def find_boundary(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Its pixels that have one of the four neighbours outside; the picture's edge is none."""
+    """The pixels with one of their four neighbours outside; the image's edge does not count."""
     framed = np.pad(region, 1, mode="edge")
     inside = framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]
     return region & ~inside
 
 
 def dilate(pixels: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Those within `radius` rows and columns."""
+    """The pixels within `radius` rows and columns of a pixel of the mask."""
     for axis in (0, 1):
         grown = pixels.copy()
         for step in range(1, radius + 1):

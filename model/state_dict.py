@@ -25,7 +25,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def read_saved(path: Path) -> Any:
-    """What `torch.save` or safetensors wrote, of tensors and plain values. Raises NetworkError."""
+    """Read what `torch.save` or safetensors wrote: tensors, plain values. Raises NetworkError."""
     if not path.is_file():
         raise NetworkError(f"{path}: no such file")
     if path.suffix == ".safetensors":

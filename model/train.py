@@ -124,9 +124,9 @@ def train(
     ):
         while training.epoch < training.recipe.epochs and not has_converged(training):
             for batch in iterate_epoch(training, sampler, loader):
-                recorder.step(training.train_step(*batch))
+                recorder.record_step(training.train_step(*batch))
                 if should_stop(received, group):
-                    recorder.checkpoint()
+                    recorder.save_checkpoint()
                     if group.is_main:
                         print(
                             f"interrupted after step {training.step}, saved {files.checkpoint}: "
@@ -134,13 +134,15 @@ def train(
                         )
                     return EXIT_INTERRUPTED
                 if options.checkpoint_steps and training.step % options.checkpoint_steps == 0:
-                    recorder.checkpoint()
+                    recorder.save_checkpoint()
             to_measure = val_images if should_validate(training, options.val_every) else None
             measured = validate(training, to_measure, half=options.half)
-            recorder.epoch(training.end_epoch(measured.validation if measured else Validation()))
+            recorder.record_epoch(
+                training.end_epoch(measured.validation if measured else Validation())
+            )
             if measured:
-                recorder.validated(measured, first_pairs(val_images))
-            recorder.checkpoint()
+                recorder.record_validation(measured, first_pairs(val_images))
+            recorder.save_checkpoint()
     return 0
 
 
@@ -210,7 +212,7 @@ def should_validate(training: Training, val_every: int) -> bool:
 
 
 def first_pairs(images: SegmentationDataset | None) -> list[tuple[Array, Array]]:
-    """What figures show."""
+    """Read the pairs that figures show."""
     return [images.read(index) for index in range(min(4, len(images)))] if images else []
 
 

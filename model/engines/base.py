@@ -10,21 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
-"""Of a container: microseconds of processor time, in microseconds (cgroup v2)."""
+"""The file of a container's limit: processor time per period, in microseconds (cgroup v2)."""
 
 Array = NDArray[np.uint8]
 Size = tuple[int, int]
 """(height, width)"""
 
 Precision = Literal["float32", "bfloat16"]
-"""What convolutions multiply in. Masks of float32 are exact up to near-ties, others are not."""
+"""The precision of convolutions. float32 masks are exact up to near-ties, others are not."""
 
 EngineName = Literal["auto", "native", "ncnn", "torch"]
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Of one canvas: `content`, its top left part that is picture, and the mask's size `output`.
+    """A canvas' top left part that is picture, `content`, and the size of its mask, `output`.
 
     Where the two differ, the picture was scaled down, and the mask is read at the original size.
     """
@@ -37,7 +37,7 @@ class Engine(Protocol):
     """Runs the network, for the batcher or a loop over a data set."""
 
     description: str
-    """What runs where, for logs and `/v1/model`, e.g. "torch 2.15.0 on cpu, 2 threads"."""
+    """The engine and device, for logs and `/v1/model`, e.g. "torch 2.15.0 on cpu, 2 threads"."""
 
     device: str
     """"cpu" or "cuda:0"."""

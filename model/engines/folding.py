@@ -55,37 +55,39 @@ class FoldedNetwork:
 def fold(weights: Weights) -> FoldedNetwork:
     """The tensors of a weights file, every one used. Raises WeightsError that names the others."""
     classes = len(weights.metadata.classes)
-    taken = _Taken(weights.tensors)
+    reader = _TensorReader(weights.tensors)
     blocks = []
     in_channels = 64
     for layer, channels in enumerate((64, 128, 256, 512), start=1):
         for position in range(2):
             stride = 2 if layer > 1 and position == 0 else 1
             name = f"backbone.layer{layer}.{position}"
-            first = taken.convolution(
+            first = reader.read_convolution(
                 f"{name}.conv1", f"{name}.bn1", (channels, in_channels, 3, 3), stride
             )
-            second = taken.convolution(f"{name}.conv2", f"{name}.bn2", (channels, channels, 3, 3))
+            second = reader.read_convolution(
+                f"{name}.conv2", f"{name}.bn2", (channels, channels, 3, 3)
+            )
             shortcut = None
             if stride == 2:
                 down = f"{name}.downsample"
-                shortcut = taken.convolution(
+                shortcut = reader.read_convolution(
                     f"{down}.0", f"{down}.1", (channels, in_channels, 1, 1), stride
                 )
             blocks.append(Block(first, second, shortcut))
             in_channels = channels
     network = FoldedNetwork(
-        stem=taken.convolution("backbone.conv1", "backbone.bn1", (64, 3, 7, 7), 2),
+        stem=reader.read_convolution("backbone.conv1", "backbone.bn1", (64, 3, 7, 7), 2),
         blocks=tuple(blocks),
         classifier=Convolution(
-            taken.tensor("final_conv.weight", (classes, in_channels, 1, 1)),
-            taken.tensor("final_conv.bias", (classes,)),
+            reader.read("final_conv.weight", (classes, in_channels, 1, 1)),
+            reader.read("final_conv.bias", (classes,)),
             stride=1,
         ),
-        upsampling_kernel=taken.tensor("transpose_conv.weight", (classes, classes, 64, 64)),
-        upsampling_bias=taken.tensor("transpose_conv.bias", (classes,)),
+        upsampling_kernel=reader.read("transpose_conv.weight", (classes, classes, 64, 64)),
+        upsampling_bias=reader.read("transpose_conv.bias", (classes,)),
     )
-    taken.check(weights.source)
+    reader.check(weights.source)
     return network
 
 
@@ -97,7 +99,7 @@ def normalise_levels(metadata: Metadata) -> Floats:
     return normalised
 
 
-class _Taken:
+class _TensorReader:
     """Reads tensors by name and collects what is wrong with them."""
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -105,7 +107,7 @@ class _Taken:
         self._used: set[str] = set()
         self._problems: list[str] = []
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> Floats:
+    def read(self, name: str, shape: tuple[int, ...]) -> Floats:
         self._used.add(name)
         found = self.tensors.get(name)
         if found is None:
@@ -116,13 +118,13 @@ class _Taken:
             return found.astype(np.float32)
         return np.ones(shape, np.float32)
 
-    def convolution(
+    def read_convolution(
         self, name: str, norm: str, shape: tuple[int, int, int, int], stride: int = 1
     ) -> Convolution:
         """A convolution without bias and the batch norm behind it, as one convolution."""
-        kernel = self.tensor(f"{name}.weight", shape).astype(np.float64)
+        kernel = self.read(f"{name}.weight", shape).astype(np.float64)
         scale, shift, mean, variance = (
-            self.tensor(f"{norm}.{part}", shape[:1]).astype(np.float64)
+            self.read(f"{norm}.{part}", shape[:1]).astype(np.float64)
             for part in ("weight", "bias", "running_mean", "running_var")
         )
         self._used.add(f"{norm}.num_batches_tracked")

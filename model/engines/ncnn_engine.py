@@ -23,7 +23,7 @@ from model.weights import Weights
 INPUT, OUTPUT = "images", "coarse_logits"
 PARAM_MAGIC = "7767517"
 FLOAT32_TAG = b"\0\0\0\0"
-"""In front of a layer's weights: they follow as plain float32."""
+"""The tag in front of a layer's weights: plain float32 follows."""
 
 
 class NcnnEngine:

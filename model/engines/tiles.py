@@ -60,7 +60,7 @@ class Neighbours:
 
     @classmethod
     def between(cls, source: int, output: int) -> Self:
-        """From `source` pixels to `output` pixels."""
+        """Interpolate from `source` pixels to `output` pixels."""
         positions = np.maximum((np.arange(output) + 0.5) * source / output - 0.5, 0)
         first = np.minimum(positions.astype(np.int64), source - 1)
         second = np.minimum(first + 1, source - 1)

@@ -17,7 +17,7 @@ from model.state_dict import list_some
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What `load_backbone` found: the names of tensors, in the network's own order."""
+    """The names of the tensors that `load_backbone` found, in the network's order."""
 
     source: str
     loaded: tuple[str, ...] = ()

@@ -33,7 +33,7 @@ class Listing:
 
 
 def add_data_options(parser: argparse.ArgumentParser, *, image_set: str) -> None:
-    """Where images and masks are."""
+    """Add the options that name images and masks."""
     add = parser.add_argument_group("images and masks, named in one of three ways").add_argument
     add("--data", type=Path, metavar="DIR", help="folder that holds VOCdevkit/VOC2012")
     add("--image-set", default=image_set, help="VOC's list of images (default: %(default)s)")
@@ -62,7 +62,7 @@ def add_validation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def list_images_of(options: argparse.Namespace) -> Listing:
-    """What --data, --images and --masks, or --pairs name. Raises DatasetError."""
+    """List the images of --data, of --images and --masks, or of --pairs. Raises DatasetError."""
     given = [name for name in ("data", "images", "pairs") if getattr(options, name)]
     if len(given) != 1:
         found = " and ".join(f"--{name}" for name in given) or "none of them"

@@ -118,7 +118,7 @@ class SegmentationDataset:
 
 
 def _available_memory_bytes() -> int:
-    """What is free, or what a container's limit leaves; 0 where the system does not tell."""
+    """The free memory, of a container what its limit leaves; 0 if the system does not report it."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):

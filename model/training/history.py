@@ -12,7 +12,7 @@ from model.weights import write_atomically
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What was measured after an epoch, each in 0..1; None where it was not."""
+    """The scores after an epoch, each in 0..1; None if it was not measured."""
 
     accuracy: float | None = None
     mean_iou: float | None = None
@@ -44,7 +44,7 @@ def find_best(rows: Sequence[EpochRow]) -> EpochRow | None:
 
 
 def count_worse(rows: Sequence[EpochRow]) -> int:
-    """How many validations there were since the best."""
+    """Count the validations since the best one."""
     best = find_best(rows)
     later = [row for row in rows if best and row.epoch > best.epoch]
     return sum(row.val_accuracy is not None for row in later)
@@ -55,7 +55,7 @@ class EpochSums:
     """The running epoch's figures in one process; the time counts from its first batch on."""
 
     loss: float = 0.0
-    """Of each image, or of each batch's images the batch's mean, summed."""
+    """The sum of the images' losses; each image of a batch counts the batch's mean."""
     images: int = 0
     hits: int = 0
     known: int = 0

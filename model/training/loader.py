@@ -121,7 +121,7 @@ def create_sampler(
 def create_loader(
     samples: TrainingSamples, sampler: EpochSampler, *, workers: int, device: torch.device
 ) -> DataLoader[Any]:
-    """What reads the batches of every epoch, as the sampler stands: to be made once in a run.
+    """Create the loader of a run's batches, which follows the sampler. Create it once in a run.
 
     Its processes start with the first epoch and stay. Started again, they would share all that
     training has grown to, and every page of it would be copied when it is next written to.

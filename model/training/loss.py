@@ -77,7 +77,7 @@ class PixelLoss(nn.Module):
         return loss, torch.stack([hits, known])
 
     def _share(self, count: Tensor) -> Tensor:
-        """What a process divides its sum by: the batch's count over the number of processes.
+        """The divisor of a process' sum: the batch's count divided by the number of processes.
 
         Its own count would give the pixels of a share with much void more weight than others.
         Without gradients nothing is shared: one process may measure alone.

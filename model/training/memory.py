@@ -1,4 +1,4 @@
-"""How training's memory is kept. Knows nothing of what lies in it."""
+"""Settings of the allocator for training. Knows nothing of what the memory holds."""
 
 import ctypes
 

@@ -23,7 +23,7 @@ from model.training.data import (
 from model.training.recipe import PRESETS, Recipe
 
 TRAINED = frozenset(Recipe.__slots__) - {"name"}
-"""What the command line and a recipe file may set."""
+"""The fields that the command line and a recipe file may set."""
 
 
 def build_parser(description: str | None) -> argparse.ArgumentParser:
@@ -117,7 +117,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _describe_flag(name: str, hint: Any) -> dict[str, Any]:
-    """What argparse wants to know of a recipe's field of this type."""
+    """The arguments of argparse for a recipe's field of this type."""
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(hint) is Literal:

@@ -28,7 +28,7 @@ def pair_folders(images: Path, masks: Path) -> list[Sample]:
 
 
 def count_unpaired(masks: Path, samples: Iterable[Sample]) -> int:
-    """How many masks of a folder have no image."""
+    """Count the masks of a folder that have no image."""
     return len(_index_by_stem(masks).keys() - {sample.name for sample in samples})
 
 
@@ -96,7 +96,7 @@ def read_pairs(path: Path) -> list[Sample]:
 
 
 def _read_name(path: Path) -> str:
-    """As written, without its suffix; of a path that leads elsewhere only its last part."""
+    """The path without its suffix; only its last part if it leads out of the folder."""
     stays = not path.is_absolute() and ".." not in path.parts
     return (path if stays else Path(path.name)).with_suffix("").as_posix()
 

@@ -1,4 +1,4 @@
-"""What training multiplies in, float32 or bfloat16. Knows nothing of networks."""
+"""The precision of training, float32 or bfloat16. Knows nothing of networks."""
 
 import torch
 

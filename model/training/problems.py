@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from model.errors import DatasetError
 
 MAX_PROBLEMS_SHOWN = 10
-"""Of one kind."""
+"""At most so many problems of one kind are listed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Recipe:
     views: int
     """Random views of each image, seen again and again; 0 makes a new one each time."""
     cutmix: float
-    """Of the samples, so many get a window of another image (Yun et al., "CutMix", 2019)."""
+    """The share of samples that get a window of another image (Yun et al., "CutMix", 2019)."""
     rarity: float
     """0 takes every image once an epoch; above, images are drawn with a weight of the mean, over
     their classes, of (1 / images with that class) ** rarity."""
@@ -61,9 +61,9 @@ class Recipe:
     """Above 1 the cross entropy is of every so many pixels in each direction. Logits that are
     interpolated are then computed for these alone, at the middle of their squares."""
     class_weights: tuple[float, ...]
-    """Of each class' pixels in the cross entropy and its mean; none: all the same."""
+    """The weight of each class in the cross entropy and its mean; empty: all are equal."""
     hard_share: float
-    """Of each image's pixels, so many count: those of the highest loss. 1 counts all."""
+    """The share of each image's pixels that counts: those with the highest loss. 1 counts all."""
     region_loss: RegionLoss
     """Beside the cross entropy: Dice or Lovasz-Softmax, of every eighth pixel, which is times
     `region_weight`."""
@@ -80,9 +80,9 @@ class Recipe:
     sync_batch_norm: bool
     """Statistics of the whole batch where several GPUs share it, not of each GPU's images."""
     ema_decay: float
-    """Above 0, an exponential moving average of the weights is what is validated and saved."""
+    """Above 0, an exponential moving average of the weights is validated and saved."""
     soft_weight: float
-    """Of the loss against soft labels, where there are any; the true masks have the rest."""
+    """The weight of the loss against soft labels, if there are any; the masks have the rest."""
     temperature: float
     """Softens both distributions (Hinton et al., "Distilling the Knowledge", 2015, section 2)."""
     precision: TrainingPrecision

@@ -107,7 +107,7 @@ class Recorder:
         if self._board:
             self._board.close()
 
-    def step(self, loss: float) -> None:
+    def record_step(self, loss: float) -> None:
         """Record a step: write its row, advance the progress bar."""
         training = self._training
         if self._steps:
@@ -122,7 +122,7 @@ class Recorder:
             )
         self._bar.update()
 
-    def epoch(self, row: EpochRow) -> None:
+    def record_epoch(self, row: EpochRow) -> None:
         """Record an epoch: write the history, draw the curves, print a line."""
         if self._silent:
             return
@@ -134,7 +134,7 @@ class Recorder:
                 if value is not None:
                     self._board.add_scalar(name, value, self._training.step)
 
-    def validated(self, measured: Measured, pairs: Sequence[tuple[Array, Array]]) -> None:
+    def record_validation(self, measured: Measured, pairs: Sequence[tuple[Array, Array]]) -> None:
         """Record a validation: keep the weights if they are the best so far, draw some pairs."""
         if self._board:
             self._show(measured, pairs)
@@ -150,7 +150,7 @@ class Recorder:
         for name, iou in (measured.scores.iou if measured.scores else {}).items():
             self._board.add_scalar(f"iou/{name}", iou, step)
 
-    def checkpoint(self) -> None:
+    def save_checkpoint(self) -> None:
         """Save the present state, for --resume."""
         state = self._training.state()
         if not self._silent:

@@ -18,7 +18,7 @@ SAME_SIZE = "Make these masks anew at the size that their images have when they 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Where one image and its mask are."""
+    """The paths of one image and its mask."""
 
     name: str
     image_path: Path

@@ -41,7 +41,7 @@ class SoftLabels:
         }
 
     def read(self, name: str) -> Array:
-        """Of one image, (h, w, classes) uint8: probabilities times 255."""
+        """The soft labels of one image, (h, w, classes) uint8: probabilities times 255."""
         return self._probabilities[name]
 
 

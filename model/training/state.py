@@ -25,7 +25,7 @@ from model.training.recipe import Recipe
 from model.weights import Metadata
 
 KEPT_METADATA = ("classes", "palette", "mean", "std", "recipe", "data")
-"""What a checkpoint says of the weights in it, so that they can be exported at any time."""
+"""The metadata of a checkpoint's weights, so that they can be exported at any time."""
 
 
 class Training:
