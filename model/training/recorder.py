@@ -60,7 +60,7 @@ class Files:
         for path in (self.weights, self.best, self.checkpoint):
             if path.exists():
                 raise OutputError(
-                    f"{path} belongs to an earlier run: choose another --output, "
+                    f"{path} is there already, from an earlier run: choose another --output, "
                     "continue that run with --resume, or replace it with --overwrite"
                 )
 
