@@ -21,10 +21,10 @@ test: $(VENV)/dev.done native  ## run the tests
 
 training: $(VENV)/dev.done native  ## install what training and evaluation need
 
-# PyTorch and oneDNN then add up in another order, and every pool has one thread. TESTS: all, or some files.
+# The native engine, PyTorch and oneDNN then add up in another order, and every pool has one thread. TESTS: all, or some files.
 test-avx2: $(VENV)/dev.done native  ## run the tests as on one core of a processor without AVX-512
 	core=$$($(RUN) -c 'import os; print(max(os.sched_getaffinity(0)))') && \
-	taskset -c $$core env ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+	taskset -c $$core env NATIVE_MAX_KIND=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
 		$(RUN) -m pytest -p no:cacheprovider $(TESTS)
 
 fuzz: $(VENV)/dev.done  ## look for uploads that break the decoding, for ten minutes (needs atheris)

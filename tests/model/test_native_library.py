@@ -137,6 +137,7 @@ def test_clang_builds_every_kind(kind, only_the_cache, monkeypatch):
 
 
 def test_a_processor_has_the_kinds_whose_features_it_lists(monkeypatch, caplog):
+    monkeypatch.delenv(library.MAX_KIND, raising=False)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(library, "read_features", lambda: {"fpu", "sse2"})
     assert library.list_kinds() == []
@@ -148,3 +149,26 @@ def test_a_processor_has_the_kinds_whose_features_it_lists(monkeypatch, caplog):
     assert library.list_kinds() == []
     assert library.find_library_or_warn() is None
     assert "no kind of it runs on this processor (riscv64)" in caplog.text
+
+
+def test_the_environment_names_the_best_kind_to_use(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(library, "read_features", lambda: X86_64["avx2"] | X86_64["avx512"])
+    for value, kinds in (
+        ("avx512", ["avx512", "avx2"]),
+        ("avx2", ["avx2"]),
+        ("", ["avx512", "avx2"]),
+    ):
+        monkeypatch.setenv(library.MAX_KIND, value)
+        assert library.list_kinds() == kinds
+    monkeypatch.setenv(library.MAX_KIND, "sse2")
+    with pytest.raises(EngineError, match="NATIVE_MAX_KIND=sse2: the kinds are avx512, avx2"):
+        library.prepare()
+
+
+@needs_compiler
+@pytest.mark.skipif("avx2" not in library.list_kinds(), reason="needs AVX2")
+def test_the_engine_runs_the_kind_that_the_environment_names(weights_file, monkeypatch):
+    monkeypatch.setenv(library.MAX_KIND, "avx2")
+    engine = choice.start_engine(read_weights(weights_file), engine="native")
+    assert "libsegment-avx2" in engine._library._name

@@ -46,6 +46,7 @@ def test_the_loader_tells_the_same_kind_as_cpuinfo(hidden, monkeypatch):
 def test_the_levels_that_the_loader_tells_are_the_kinds(
     hidden, monkeypatch, tmp_path, v4, v3, kinds
 ):
+    monkeypatch.delenv(library.MAX_KIND, raising=False)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(processor, "LOADER", loader(tmp_path, TOLD.format(v4=v4, v3=v3)))
     assert library.list_kinds() == kinds
@@ -64,5 +65,6 @@ def test_where_nothing_tells_the_log_says_why_the_slower_engine_computes(
 
 
 def test_arm_needs_nothing_told(hidden, monkeypatch):
+    monkeypatch.delenv(library.MAX_KIND, raising=False)
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert library.list_kinds() == ["neon"]

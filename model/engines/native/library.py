@@ -36,6 +36,11 @@ KINDS: dict[str, list[tuple[str, list[str], str]]] = {
     "aarch64": [("neon", [], "")],
 }
 
+MAX_KIND = "NATIVE_MAX_KIND"
+"""The environment variable that names the best kind to use, as oneDNN's ONEDNN_MAX_CPU_ISA does: a
+processor with AVX-512 then runs what one without it would.
+"""
+
 FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Wno-psabi"]
 
 # GCC would carry the inputs of overlapping windows from step to step, through memory: the first
@@ -100,15 +105,24 @@ def load(path: Path) -> ctypes.CDLL:
 
 
 def list_kinds() -> list[str]:
-    """List the kinds that this processor runs, the best first; none where Linux cannot tell."""
+    """List the kinds that this processor runs, the best first, of those that NATIVE_MAX_KIND allows.
+
+    None where Linux cannot tell. Raises EngineError for a kind that does not exist.
+    """
     listed = read_features()
     if listed is None:
         return []
-    return [
-        name
-        for name, _, features in KINDS.get(platform.machine(), [])
-        if listed.issuperset(features.split())
-    ]
+    return [name for name, _, features in _list_allowed_kinds() if listed.issuperset(features.split())]
+
+
+def _list_allowed_kinds() -> list[tuple[str, list[str], str]]:
+    kinds = KINDS.get(platform.machine(), [])
+    best, names = os.environ.get(MAX_KIND), [name for name, _, _ in kinds]
+    if not best:
+        return kinds
+    if best not in names:
+        raise EngineError(f"{MAX_KIND}={best}: the kinds are {', '.join(names) or 'none here'}")
+    return kinds[names.index(best) :]
 
 
 def _explain_absence() -> str:
