@@ -11,22 +11,35 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from tests.app.corpus import PNG_KINDS, PNG_SAMPLES, bmp, more_scans, png, saved, tiff
+from tests.app.corpus import (
+    PNG_KINDS,
+    PNG_SAMPLES,
+    TIFF_COMPRESSIONS,
+    blocks,
+    bmp,
+    more_scans,
+    png_of,
+    saved,
+    tiff,
+)
 
 Choices = dict[str, int]
 SHAPES = ((5000, 5000), (25_000_000, 1), (1, 25_000_000), (381, 65_500), (65_500, 381), (16, 16))
 """Height and width; sizes that a format does not allow are reduced."""
 KNOBS: dict[str, dict[str, int]] = {
     "JPEG": {
-        "shape": 6, "mode": 3, "progressive": 2, "sampling": 3, "scans": 3, "noise": 2, "side": 2,
+        "shape": 6, "mode": 3, "progressive": 2, "sampling": 3, "scans": 3, "restarts": 2,
+        "noise": 2, "side": 2,
     },
-    "PNG": {"shape": 6, "kind": 15, "interlaced": 2, "filter": 5, "noise": 2, "side": 2},
+    "PNG": {
+        "shape": 6, "kind": 15, "interlaced": 2, "filter": 5, "chunks": 3, "noise": 2, "side": 2,
+    },
     "WEBP": {"shape": 6, "lossless": 2, "alpha": 2, "noise": 2, "side": 2},
     "GIF": {"shape": 6, "interlaced": 2, "noise": 2, "side": 2},
     "BMP": {"shape": 6, "bits": 6, "side": 2},
     "TIFF": {
-        "shape": 6, "compression": 12, "strips": 5, "bits": 5, "samples": 4, "planar": 2,
-        "predictor": 3, "junk": 3, "side": 2,
+        "shape": 6, "compression": 14, "strips": 5, "tiled": 2, "shared": 2, "bits": 5,
+        "samples": 4, "planar": 2, "predictor": 3, "junk": 3, "side": 2,
     },
 }  # fmt: skip
 """The number of positions of each knob."""
@@ -49,7 +62,10 @@ def make_jpeg(choices: Choices, height: int, width: int) -> bytes:
     mode = ("L", "RGB", "CMYK")[choices["mode"]]
     image = draw_picture(mode, height, width, noise=bool(choices["noise"]), limit=65_500)
     progressive = bool(choices["progressive"])
-    data = saved(image, "JPEG", progressive=progressive, subsampling=choices["sampling"])
+    data = saved(
+        image, "JPEG", progressive=progressive, subsampling=choices["sampling"],
+        restart_marker_blocks=choices["restarts"],
+    )  # fmt: skip
     return more_scans(data, (0, 30, 99)[choices["scans"]]) if progressive else data
 
 
@@ -59,10 +75,20 @@ def make_png(choices: Choices, height: int, width: int) -> bytes:
     row = bytes((choices["filter"],)) + (bytes(range(251)) * (row_bytes // 251 + 1))[:row_bytes]
     if not choices["noise"]:
         row = row[:1] + bytes(row_bytes)
-    return png(
-        width, height, depth=depth, colour=colour, interlaced=bool(choices["interlaced"]),
-        pixels=row * height,
-    )  # fmt: skip
+    packed = zlib.compress(row * height)
+    chunk_bytes = max(1, len(packed) // (1, 4000, 60_000)[choices["chunks"]])
+    starts = range(0, len(packed), chunk_bytes)
+    palette = [(b"PLTE", bytes(768))] if colour == 3 else []
+    parts = [(b"IDAT", packed[start : start + chunk_bytes]) for start in starts]
+    return png_of(
+        width,
+        height,
+        *palette,
+        *parts,
+        depth=depth,
+        colour=colour,
+        interlaced=choices["interlaced"],
+    )
 
 
 def make_webp(choices: Choices, height: int, width: int) -> bytes:
@@ -85,28 +111,30 @@ def make_bmp(choices: Choices, height: int, width: int) -> bytes:
     return bmp(width, height, bits=bits, compression=compression, pixels=bytes(size))
 
 
-TIFF_COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 34925, 50000, 50001)
-
-
 def make_tiff(choices: Choices, height: int, width: int) -> bytes:
     compression = TIFF_COMPRESSIONS[choices["compression"]]
-    strips = min((1, 16, 1000, 30_000, 2**16)[choices["strips"]], height)
-    rows = -(-height // strips)
-    strips = -(-height // rows)
+    count = min((1, 16, 1000, 30_000, 2**16)[choices["strips"]], height)
+    rows = -(-height // count)
     bits, samples = (1, 8, 16, 32, 64)[choices["bits"]], choices["samples"] + 1
-    pixels = make_tiff_strip(
+    block = make_tiff_strip(
         choices, compression, rows, width, (width * bits * samples + 7) // 8 * rows
     )
-    tags = {
+    count = -(-height // rows)
+    planes = samples if choices["planar"] else 1
+    shared = bool(choices["shared"]) or len(block) * count * planes > 32_000_000
+    offsets, lengths, pixels = blocks(block, count * planes, shared=shared)
+    tags: dict[int, int | list[int] | None] = {
         256: width, 257: height, 258: [bits] * samples, 259: compression,
-        262: 2 if samples >= 3 else 1, 273: [8] * strips, 277: samples, 278: rows,
-        279: [len(pixels)] * strips, 284: 1 + choices["planar"], 317: 1 + choices["predictor"],
+        262: 2 if samples >= 3 else 1, 273: offsets, 277: samples, 278: rows, 279: lengths,
+        284: 1 + choices["planar"], 317: 1 + choices["predictor"],
     }  # fmt: skip
+    if choices["tiled"]:
+        tags |= {273: None, 278: None, 279: None, 322: width, 323: rows, 324: offsets, 325: lengths}
     return tiff(tags, pixels=pixels)
 
 
 def make_tiff_strip(choices: Choices, compression: int, rows: int, width: int, size: int) -> bytes:
-    """The bytes that all strips share: valid data where that is easy, else noise or zeros."""
+    """Valid where it is easy, or else junk or zeros."""
     if compression == 8 and choices["junk"] == 0:
         return zlib.compress(bytes(min(size, 200_000_000)), 9)
     if compression in (6, 7) and choices["junk"] == 0:
@@ -114,7 +142,8 @@ def make_tiff_strip(choices: Choices, compression: int, rows: int, width: int, s
         file = io.BytesIO()
         jpeg.save(file, "JPEG", progressive=bool(choices["predictor"]))
         return more_scans(file.getvalue(), 90) if choices["predictor"] else file.getvalue()
-    return bytes(4000) if choices["junk"] == 1 else random.Random(1).randbytes(4000)
+    size = 4000 if choices["shared"] else max(8, min(4000, rows // 4))
+    return bytes(size) if choices["junk"] == 1 else random.Random(1).randbytes(size)
 
 
 MAKERS: dict[str, Callable[[Choices, int, int], bytes]] = {

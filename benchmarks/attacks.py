@@ -1,26 +1,31 @@
-"""The most that an upload can cost, found by hill climbing over the fields of each format's header.
+"""The most that an upload can cost, found by search: each format's knobs are turned uphill.
 
-A fresh decoder process decodes each file, as in the server, with the default limits. Its processor
-time and memory are measured. Knows nothing of the server.
+Each try is decoded by a fresh decoder process, as the server does it, with the default limits, and
+costs processor time, memory and lines of log. Also measures every file of the tests' corpus. Knows
+nothing of the server.
 """
 
+import os
 import random
 import resource
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated
 
 from app.codecs.decoder_process import DecoderProcess
-from app.errors import RequestError
+from app.errors import BodyTooLarge, RequestError
+from app.http.problems import PROBLEMS
 from app.settings import Settings
 from benchmarks import report
 from benchmarks.attack_files import KNOBS, Choices, make
 from benchmarks.report import Row, publish, read_plan
 from benchmarks.watch import ProcessTree
 from model.scaling import content_size
-from tests.app.corpus import picture, saved
+from tests.app.corpus import corpus, picture, saved
 
 SIDES = (512, 0)
 """Values of max_side; 0 does not scale."""
@@ -31,6 +36,7 @@ class Cost:
     bytes: int
     seconds: float
     memory_bytes: int
+    log_lines: int
     outcome: str
     pixels: int
 
@@ -41,6 +47,12 @@ class Plan(report.Plan):
     seed: Annotated[int, "of the search"] = 0
 
 
+QUICK_FILES = 20
+
+CORPUS_SHOWN = 5
+"""This many files of the corpus are shown for each goal."""
+
+
 def main() -> None:
     plan = read_plan(Plan, "attacks", __doc__, quick={"seconds": 0.0})
     rows, tries = [], 0
@@ -48,26 +60,45 @@ def main() -> None:
         for goal in GOALS:
             (choices, cost), count = climb(kind, GOALS[goal], seconds=plan.seconds, seed=plan.seed)
             tries += count
-            rows.append(describe(kind, goal, choices, cost))
+            rows.append(describe(kind, goal, name_choices(choices), cost))
             print(rows[-1], flush=True)
-    publish("attacks", "The most that an upload can cost", rows, plan=plan, tries=tries)
+    files = list(corpus().items())[: QUICK_FILES if plan.quick else None]
+    costs = {name: measure(data, 0) for name, data in files}
+    tables = {
+        "rows": rows,
+        "The corpus": [
+            describe("corpus", goal, name, costs[name])
+            for goal, value in GOALS.items()
+            for name in sorted(costs, key=lambda name: -value(costs[name]))[:CORPUS_SHOWN]
+        ],
+    }
+    publish("attacks", TITLE, tables, plan=plan, tries=tries, files=len(files))
+
+
+TITLE = "The most that an upload can cost"
 
 
 GOALS: dict[str, Callable[[Cost], float]] = {
     "seconds": lambda cost: cost.seconds,
     "memory": lambda cost: cost.memory_bytes,
+    "log lines": lambda cost: cost.log_lines,
 }
 
 
-def describe(kind: str, goal: str, choices: Choices, cost: Cost) -> Row:
+def name_choices(choices: Choices) -> str:
+    return " ".join(f"{name}={value}" for name, value in choices.items())
+
+
+def describe(kind: str, goal: str, file: str, cost: Cost) -> Row:
     return {
         "format": kind,
         "goal": goal,
-        "file": " ".join(f"{name}={value}" for name, value in choices.items()),
+        "file": file,
         "bytes": cost.bytes,
         "processor, s": round(cost.seconds, 2),
         "ms a byte": round(1000 * cost.seconds / cost.bytes, 3),
         "memory, bytes a pixel": round(cost.memory_bytes / cost.pixels, 1) if cost.pixels else "",
+        "log lines": cost.log_lines,
         "outcome": cost.outcome,
     }
 
@@ -75,7 +106,7 @@ def describe(kind: str, goal: str, choices: Choices, cost: Cost) -> Row:
 def climb(
     kind: str, goal: Callable[[Cost], float], *, seconds: float, seed: int
 ) -> tuple[tuple[Choices, Cost], int]:
-    """Find the worst file; also returns the number of tries. Restarts at random from a summit."""
+    """The worst that was found, and the number of tries. From a summit it starts elsewhere."""
     rng, ends = random.Random(seed), time.monotonic() + seconds
     worst: tuple[Choices, Cost] | None = None
     tries = 0
@@ -96,7 +127,7 @@ def climb(
 
 
 def list_neighbours(kind: str, choices: Choices, rng: random.Random) -> Iterator[Choices]:
-    """All choices that differ in one knob, in random order."""
+    """Each differs in one knob, in random order."""
     turns = [
         (knob, value)
         for knob, count in KNOBS[kind].items()
@@ -109,38 +140,78 @@ def list_neighbours(kind: str, choices: Choices, rng: random.Random) -> Iterator
 
 
 def measure(data: bytes, side: int) -> Cost:
-    settings = Settings()
-    if len(data) > settings.max_body_bytes:
-        return Cost(len(data), 0, 0, "BodyTooLarge", 0)
-    process, size = DecoderProcess(), (0, 0)
+    limits = Settings()
+    if len(data) > limits.max_body_bytes:
+        return Cost(len(data), 0, 0, 0, PROBLEMS[BodyTooLarge].name, 0)
+    size = (0, 0)
 
     def plan(stored: tuple[int, int]) -> tuple[int, int]:
         nonlocal size
         size = stored
         return content_size(stored, side)
 
-    process.decode(saved(picture(), "PNG"), max_pixels=settings.max_pixels, plan=lambda size: size)
-    tree = ProcessTree(process._popen.pid)
-    tree.reset_peak()
-    cpu_s, held_bytes = tree.measure_cpu_s(), tree.measure_peak_bytes()
-    ended_s = measure_ended_children_s()
     received = 0
-    try:
-        decoded = process.decode(data, max_pixels=settings.max_pixels, plan=plan)
-        received, outcome = decoded.pixels.nbytes, "{} x {}".format(*decoded.size)
-    except RequestError as problem:
-        outcome = type(problem).__name__
-    memory_bytes = 0
-    with suppress(OSError, AssertionError):  # it may have ended
-        cpu_s, memory_bytes = (
-            tree.measure_cpu_s() - cpu_s,
-            tree.measure_peak_bytes() - held_bytes + received,
-        )
-    process.end()
-    if process.ended_by is not None:
-        cpu_s = measure_ended_children_s() - ended_s - cpu_s
-    pixels = size[0] * size[1]
-    return Cost(len(data), cpu_s, max(0, memory_bytes - len(data)), outcome, pixels)
+    with counting_lines() as count_lines:
+        process = DecoderProcess()
+        process.decode(saved(picture(), "PNG"), max_pixels=limits.max_pixels, plan=lambda s: s)
+        meter = Meter(process)
+        try:
+            decoded = process.decode(data, max_pixels=limits.max_pixels, plan=plan)
+            received, outcome = decoded.pixels.nbytes, "{} x {}".format(*decoded.size)
+        except RequestError as problem:
+            outcome = PROBLEMS[type(problem)].name
+        seconds, memory_bytes = meter.end()
+        lines = count_lines()
+    memory_bytes = max(0, memory_bytes + received - len(data))
+    return Cost(len(data), seconds, memory_bytes, lines, outcome, size[0] * size[1])
+
+
+class Meter:
+    """Measures what a decoder process uses from now on."""
+
+    def __init__(self, process: DecoderProcess) -> None:
+        self._process = process
+        self._tree = ProcessTree(process._popen.pid)
+        self._tree.reset_peak()
+        self._cpu_s, self._held_bytes = self._tree.measure_cpu_s(), self._tree.measure_peak_bytes()
+        self._ended_s = measure_ended_children_s()
+
+    def end(self) -> tuple[float, int]:
+        """End the process; return its seconds and its bytes, 0 if a file has ended it."""
+        seconds, memory_bytes = 0.0, 0
+        with suppress(OSError, AssertionError):  # it may have ended
+            seconds = self._tree.measure_cpu_s() - self._cpu_s
+            memory_bytes = self._tree.measure_peak_bytes() - self._held_bytes
+        self._process.end()
+        if self._process.ended_by is not None:
+            seconds = measure_ended_children_s() - self._ended_s - self._cpu_s
+        return seconds, memory_bytes
+
+
+@contextmanager
+def counting_lines() -> Iterator[Callable[[], int]]:
+    """Count the lines that this process and its decoders write where a server has its log."""
+    kept = [os.dup(descriptor) for descriptor in LOG_DESCRIPTORS]
+    with tempfile.TemporaryFile() as file:
+
+        def count() -> int:
+            file.seek(0)
+            return sum(1 for _ in file)
+
+        sys.stdout.flush()
+        for descriptor in LOG_DESCRIPTORS:
+            os.dup2(file.fileno(), descriptor)
+        try:
+            yield count
+        finally:
+            sys.stdout.flush()
+            for descriptor, old in zip(LOG_DESCRIPTORS, kept, strict=True):
+                os.dup2(old, descriptor)
+                os.close(old)
+
+
+LOG_DESCRIPTORS = (1, 2)
+"""Standard output and standard error."""
 
 
 def measure_ended_children_s() -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app.codecs.containers import strip_container
-from app.codecs.costs import require_modest
+from app.codecs.costs import compute_max_seconds, require_modest
 from app.codecs.pictures import Picture, open_upload
 from app.codecs.pillow import prepare_pillow
 from app.errors import RequestError
@@ -35,13 +35,10 @@ size of the picture and the upright size of the upload, and is followed by RGB. 
 the length of the JSON or the text that follows.
 """
 
-CPU_S = 1.0
-CPU_S_PER_PIXEL = 120e-9
-"""The limit of CPU time for one file: 4 s for 25 megapixels. The slowest valid files take 20 to 30
-ns per pixel on the machine where this was measured.
+WALL_FACTOR = 30
+"""The limit of wall time, as a multiple of that of CPU time; it ends a decoder that only hangs. A
+good file must pass even if the process gets only a twentieth of a core.
 """
-WALL_FACTOR = 10
-"""The limit of wall time, as a multiple of that of CPU time; it ends a decoder that only hangs."""
 
 MEMORY_BYTES = 48 * 2**20
 MEMORY_BYTES_PER_PIXEL = 16
@@ -140,7 +137,7 @@ def limit_time(pixels: int | None) -> None:
 
     At the limit, a signal ends the process.
     """
-    seconds = 0 if pixels is None else CPU_S + CPU_S_PER_PIXEL * pixels
+    seconds = 0 if pixels is None else compute_max_seconds(pixels)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, WALL_FACTOR * seconds)
 

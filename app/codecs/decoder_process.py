@@ -45,7 +45,9 @@ F_SETPIPE_SZ = 1031
 MAX_FILES = 1000
 """A process is replaced after this many files, because decoders in C may leak memory."""
 
-ERRORS = {error.__name__: error for error in (BrokenImage, TooManyPixels, UnsupportedType)}
+ERRORS = {
+    error.__name__: error for error in (BrokenImage, TooCostly, TooManyPixels, UnsupportedType)
+}
 """The errors that a decoder reports for a file, by name."""
 
 SIMPLER = "Save it again, as a baseline JPEG or as PNG, or scale it down."

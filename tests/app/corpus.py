@@ -481,9 +481,205 @@ def jpegs() -> Iterator[Entry]:
     yield "no-lines.jpeg", data[: frame + 5] + b"\0\0" + data[frame + 7 :]
 
 
+def strips() -> Iterator[Entry]:
+    """A TIFF's strips and tiles: how many, how high, where, how long, in every compression."""
+    yield "ccitt-shared.tiff", ccitt_strips()
+    yield "jpeg-scans-shared.tiff", jpeg_strips()
+    yield "jpeg-scans.tiff", jpeg_strips(strips=100, shared=False)
+    for compression in (2, 3, 4, 32771):
+        data = ccitt_strips(rows=20_000, strips=100, compression=compression, shared=False)
+        yield f"fax-{compression}.tiff", data
+    for compression in TIFF_COMPRESSIONS:
+        for name, block in (("zeros", bytes(50)), ("noise", random.Random(6).randbytes(50))):
+            for count in (1, 500):
+                offsets, lengths, pixels = blocks(block, count)
+                rows = 500 // count
+                tags = GREY_TIFF | {
+                    256: 20, 257: 500, 259: compression, 278: rows, 273: offsets, 279: lengths,
+                }  # fmt: skip
+                yield f"{name}-{compression}-{count}.tiff", tiff(tags, pixels=pixels)
+    packed = zlib.compress(bytes(256))
+    offsets, lengths, pixels = blocks(packed, 16)
+    for name, tags in (
+        ("no-lengths", {279: None}),
+        ("lengths-of-0", {279: [0] * 16}),
+        ("lengths-of-1", {279: [1] * 16}),
+        ("endless", {279: [2**31] * 16}),
+        ("few-lengths", {279: lengths[:3]}),
+        ("few-offsets", {273: offsets[:3]}),
+        ("one-offset", {273: [8], 279: [len(packed)], 278: 1}),
+        ("backwards", {273: offsets[::-1]}),
+        ("shared", {273: [8] * 16}),
+        ("overlapping", {279: [len(packed) + 1] * 16}),
+        ("rows-0", {278: 0}),
+        ("rows-endless", {278: 2**32 - 1}),
+        ("strips-and-tiles", {322: 16, 323: 16, 324: offsets, 325: lengths}),
+        ("planes", {284: 2, 277: 4, 258: [8] * 4, 262: 5}),
+        ("fill-order", {266: 2}),
+    ):
+        tags = GREY_TIFF | {
+            256: 16, 257: 256, 259: 8, 278: 16, 273: offsets, 279: lengths,
+        } | tags  # fmt: skip
+        yield f"{name}.tiff", tiff(tags, pixels=pixels)
+    for side in (1, 15, 16, 4096):
+        tags = {322: side, 323: side, 324: offsets, 325: lengths, 273: None, 279: None, 278: None}
+        size = {256: 64, 257: 64, 259: 8}
+        yield f"tiles-of-{side}.tiff", tiff(GREY_TIFF | size | tags, pixels=pixels)
+
+
+def chunks() -> Iterator[Entry]:
+    """A PNG's chunks: how many, in which order, of what lengths; and what deflate can say."""
+    rows = png_rows(40, 30, 24, interlaced=False)
+    packed = zlib.compress(rows)
+    for size in (1, 100):
+        parts = [(b"IDAT", packed[at : at + size]) for at in range(0, len(packed), size)]
+        yield f"idat-of-{size}.png", png_of(40, 30, *parts)
+    yield "idats-empty.png", png_of(40, 30, *[(b"IDAT", b"")] * 30_000, (b"IDAT", packed))
+    yield (
+        "idat-interrupted.png",
+        png_of(40, 30, (b"IDAT", packed[:90]), (b"tEXt", b"k\0v"), (b"IDAT", packed[90:])),
+    )
+    yield "idat-missing.png", png_of(40, 30)
+    yield "two-headers.png", png_of(40, 30, (b"IHDR", png_header(9, 9)), (b"IDAT", packed))
+    yield "huge-chunk.png", png_of(40, 30)[:-12] + struct.pack(">I4s", 2**31 - 1, b"IDAT") + packed
+    for count in (0, 1, 255, 256, 257, 30_000):
+        palette = (b"PLTE", bytes(3 * count))
+        pixels = (b"IDAT", zlib.compress(bytes(30 * 41)))
+        yield f"palette-of-{count}.png", png_of(40, 30, palette, pixels, colour=3)
+        if count:
+            transparency = (b"tRNS", bytes(count))
+            palette = (b"PLTE", bytes(768))
+            yield f"trns-{count}.png", png_of(40, 30, palette, transparency, pixels, colour=3)
+    for depth in (0, 3, 8, 16, 32):
+        for colour in (0, 1, 2, 3, 5, 6, 7):
+            data = png_of(40, 30, (b"IDAT", packed), depth=depth, colour=colour)
+            yield f"depth-{depth}-colour-{colour}.png", data
+    for field in ("compression", "filtering", "interlaced"):
+        yield f"{field}-2.png", png_of(40, 30, (b"IDAT", packed), **{field: 2})
+    for number in (*range(6), 255):
+        filtered = b"".join(
+            bytes((number,)) + rows[at + 1 : at + 121] for at in range(0, 3630, 121)
+        )
+        yield f"filter-{number}.png", png_of(40, 30, (b"IDAT", zlib.compress(filtered)))
+    stored, nothing = zlib.compress(rows, 0), b"\0\0\0\xff\xff"
+    for name, stream in (
+        ("stored", stored),
+        ("stored-of-nothing", stored[:2] + nothing * 100_000 + stored[2:]),
+        ("dictionary", b"\x78\xbb" + packed[2:]),
+        ("large-window", b"\xf8" + packed[1:]),
+        ("other-method", b"\x79" + packed[1:]),
+        ("wrong-sum", packed[:-1] + bytes((packed[-1] ^ 1,))),
+        ("twice", packed + packed),
+    ):
+        yield f"deflate-{name}.png", png_of(40, 30, (b"IDAT", stream))
+
+
+def frames() -> Iterator[Entry]:
+    """A GIF's and a WebP's frames, and what codes them."""
+    for bits in (0, 1, 2, 8, 11, 12, 255):
+        for name, codes in (("noise", random.Random(7).randbytes(600)), ("zeros", bytes(600))):
+            yield f"{bits}-bits-{name}.gif", gif_of(bits, codes)
+    yield "clear-codes.gif", gif_of(2, b"\x24\x49\x92" * 30_000)
+    yield "no-codes.gif", gif_of(2, b"")
+    for flags in (0x40, 0x80, 0x87, 0xC7):
+        yield f"flags-{flags:x}.gif", gif_of(2, b"\x4c\1", flags=flags)
+    usual = saved(picture(), "GIF")
+    yield "many.gif", usual[:-1] + usual[usual.index(b",", 781) : -1] * 200 + b";"
+    lossy, lossless = (saved(picture(16, 16), "WEBP", lossless=way) for way in (False, True))
+    alpha = saved(picture(16, 16).convert("RGBA"), "WEBP", lossless=False, exact=True)
+    extended = b"%c\0\0\0\x0f\0\0\x0f\0\0"
+    for name, data in (("lossy", lossy), ("lossless", lossless)):
+        frame = (data[12:16], data[20:])
+        for flags in (0, 2, 8, 16, 62, 255):
+            yield f"{name}-flags-{flags}.webp", riff((b"VP8X", extended % flags), frame)
+        yield f"{name}-twice.webp", riff(frame, frame)
+        yield f"{name}-last.webp", riff((b"VP8X", extended % 0), *[(b"prVt", b"")] * 9_000, frame)
+        for at in range(20, 34):
+            yield f"{name}-byte-{at}.webp", data[:at] + b"\xff" + data[at + 1 :]
+    for method in range(4):
+        for filtering in (0, 4, 12, 0x30):
+            layer = (b"ALPH", bytes((method | filtering,)) + bytes(256))
+            frame = (lossy[12:16], lossy[20:])
+            data = riff((b"VP8X", extended % 16), layer, frame)
+            yield f"alpha-{method}-{filtering:x}.webp", data
+    yield "alpha.webp", alpha
+    size, canvas = b"\x0f\0\0\x0f\0\0", extended % 2
+    for count in (1, 500):
+        part = (b"ANMF", bytes(6) + size + bytes(4) + lossy[12:])
+        yield f"{count}-frames.webp", riff((b"VP8X", canvas), (b"ANIM", bytes(6)), *[part] * count)
+
+
+def palettes() -> Iterator[Entry]:
+    """A BMP's headers, palettes and run lengths."""
+    for size in (0, 12, 16, 40, 52, 56, 64, 108, 124, 125, 2**31):
+        yield f"header-of-{size}.bmp", bmp_of(struct.pack("<I", size))
+    for colours in (1, 256, 257, 2**20, 2**32 - 1):
+        yield f"{colours}-colours.bmp", bmp_of(struct.pack("<I", colours), at=46)
+    for compression in (*range(7), 11, 13, 255):
+        for bits in (1, 4, 8, 16, 24, 32):
+            data = bmp(30, 20, bits=bits, compression=compression, pixels=bytes(2400))
+            yield f"compression-{compression}-{bits}.bmp", data
+    for bits in (0, 2, 3, 5, 12, 48, 64):
+        yield f"{bits}-bits.bmp", bmp_of(struct.pack("<H", bits), at=28)
+    for planes in (0, 2, 65535):
+        yield f"{planes}-planes.bmp", bmp_of(struct.pack("<H", planes), at=26)
+    for offset in (0, 14, 53, 10_000, 2**32 - 1):
+        yield f"pixels-at-{offset}.bmp", bmp_of(struct.pack("<I", offset), at=10)
+    for masks in ((0, 0, 0), (1, 2, 4), (0xFF, 0xFF, 0xFF), (2**32 - 1,) * 3):
+        for bits in (16, 32):
+            name = "-".join(f"{mask:x}" for mask in masks)
+            data = bmp(30, 20, bits=bits, compression=3, masks=masks, pixels=bytes(2400))
+            yield f"masks-{name}-{bits}.bmp", data
+    for compression in (1, 2):
+        for name, runs in (
+            ("one-by-one", b"\1\7" * 5_000),
+            ("ends", b"\0\0" * 5_000),
+            ("far", b"\0\2\xff\xff" * 5_000),
+            ("literal", b"\0\xff" + bytes(20)),
+            ("no-end", b"\xff\7" * 100),
+            ("nothing", b"\0\7" * 5_000),
+        ):
+            data = bmp(300, 200, bits=8, compression=compression, pixels=runs)
+            yield f"runs-{name}-{compression}.bmp", data
+
+
+def scans() -> Iterator[Entry]:
+    """A JPEG's scans and tables."""
+    baseline = saved(picture(), "JPEG")
+    progressive = saved(picture(), "JPEG", progressive=True)
+    for name, data in (("baseline", baseline), ("progressive", progressive)):
+        scan = data.index(b"\xff\xda\0")
+        spectral = scan + 5 + 2 * data[scan + 4]
+        for first, last, bits in (
+            (0, 0, 0), (0, 63, 0), (1, 63, 0), (63, 1, 0), (0, 255, 0), (0, 0, 0x21), (0, 0, 0xFF),
+            (1, 63, 0xD), (64, 64, 0),
+        ):  # fmt: skip
+            changed = data[:spectral] + bytes((first, last, bits)) + data[spectral + 3 :]
+            yield f"{name}-{first}-{last}-{bits}.jpeg", changed
+        for count in (0, 1, 2, 4, 5, 255):
+            yield f"{name}-of-{count}.jpeg", data[: scan + 4] + bytes((count,)) + data[scan + 5 :]
+        for component in (0, 9):
+            changed = data[: scan + 5] + bytes((component,)) + data[scan + 6 :]
+            yield f"{name}-component-{component}.jpeg", changed
+        tables = data[data.index(b"\xff\xc4") : scan]
+        yield f"{name}-many-tables.jpeg", data[:scan] + tables * 100 + data[scan:]
+        for quantum in (0, 255):
+            at = data.index(b"\xff\xdb") + 5
+            changed = data[:at] + bytes((quantum,)) * 64 + data[at + 64 :]
+            yield f"{name}-quantum-{quantum}.jpeg", changed
+        for interval in (1, 7, 65535):
+            every = jpeg_segment(0xDD, struct.pack(">H", interval))
+            yield f"{name}-restart-{interval}.jpeg", data[:scan] + every + data[scan:]
+        yield f"{name}-scan-missing.jpeg", data[:scan] + data[-2:]
+        yield f"{name}-tables-missing.jpeg", data.replace(b"\xff\xc4", b"\xff\xfe")
+        yield f"{name}-noise.jpeg", data[: spectral + 3] + random.Random(8).randbytes(3000)
+        yield f"{name}-ones.jpeg", data[: spectral + 3] + b"\xff\0" * 3000 + b"\xff\xd9"
+        yield f"{name}-flat.jpeg", data[: spectral + 3] + bytes(3000) + b"\xff\xd9"
+
+
 FAMILIES = (
     ordinary, modes, orientations, animated, truncated, damaged, polyglots, foreign, sizes,
-    metadata, tiffs, jpegs,
+    metadata, tiffs, jpegs, strips, chunks, frames, palettes, scans,
 )  # fmt: skip
 
 
@@ -507,6 +703,10 @@ ADAM7 = (
 Chunks = Iterable[tuple[bytes, bytes]]
 
 
+TIFF_COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32946, 34925, 50000, 50001)
+GREY_TIFF: dict[int, int | list[int] | None] = {258: 8, 262: 1, 277: 1}
+
+
 def png_chunk(name: bytes, content: bytes) -> bytes:
     crc = struct.pack(">I", zlib.crc32(name + content))
     return struct.pack(">I", len(content)) + name + content + crc
@@ -526,12 +726,31 @@ def png(
     """With noise for its pixels; `before` and `after` the pixels, other chunks."""
     if pixels is None:
         pixels = png_rows(width, height, PNG_SAMPLES[colour] * depth, interlaced=interlaced)
-    header = struct.pack(">IIBBBBB", width % 2**32, height % 2**32, depth, colour, 0, 0, interlaced)
     palette = [(b"PLTE", bytes(range(256)) * 3)] if colour == 3 else []
-    chunks = [(b"IHDR", header), *before, *palette, (b"IDAT", zlib.compress(pixels)), *after]
+    parts = (*before, *palette, (b"IDAT", zlib.compress(pixels)), *after)
+    return png_of(width, height, *parts, depth=depth, colour=colour, interlaced=interlaced)
+
+
+def png_of(width: int, height: int, *parts: tuple[bytes, bytes], **fields: int) -> bytes:
+    """Of these chunks between the header and the end."""
+    ends = (b"IHDR", png_header(width, height, **fields)), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        png_chunk(name, content) for name, content in (*chunks, (b"IEND", b""))
+        png_chunk(name, content) for name, content in (ends[0], *parts, ends[1])
     )
+
+
+def png_header(
+    width: int,
+    height: int,
+    *,
+    depth: int = 8,
+    colour: int = 2,
+    compression: int = 0,
+    filtering: int = 0,
+    interlaced: int = 0,
+) -> bytes:
+    size = struct.pack(">II", width % 2**32, height % 2**32)
+    return size + bytes((depth, colour, compression, filtering, interlaced))
 
 
 def png_rows(width: int, height: int, bits: int, *, interlaced: bool) -> bytes:
@@ -600,6 +819,21 @@ def bmp(
     return struct.pack("<2sIHHI", b"BM", offset + len(pixels), 0, 0, offset) + body + pixels
 
 
+def bmp_of(field: bytes, *, at: int = 14) -> bytes:
+    """Of 30 x 20 pixels, with other bytes at one place of its header."""
+    data = bmp(30, 20)
+    return data[:at] + field + data[at + len(field) :]
+
+
+def gif_of(bits: int, codes: bytes, *, flags: int = 0) -> bytes:
+    """Of 30 x 20 pixels: the least length of a code, and the codes."""
+    screen = b"GIF89a" + struct.pack("<HHBBB", 30, 20, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    blocks = (codes[at : at + 255] for at in range(0, len(codes), 255))
+    packed = b"".join(bytes((len(block),)) + block for block in blocks)
+    image = b"," + struct.pack("<HHHHB", 0, 0, 30, 20, flags)
+    return screen + image + bytes((bits,)) + packed + b"\0;"
+
+
 def gif(
     screen: tuple[int, int],
     frame: tuple[int, int],
@@ -659,26 +893,39 @@ def tiff(
     return header + directory + body + count + b"".join(entries) + bytes(inline)
 
 
-def ccitt_strips(*, rows: int = 25_000_000, strips: int = 2**16, compression: int = 2) -> bytes:
-    """Of invalid code words, all at one place: each row is an error that libtiff reports."""
-    words = random.Random(1).randbytes(4000)
+def blocks(data: bytes, count: int, *, shared: bool = False) -> tuple[list[int], list[int], bytes]:
+    """Offsets and lengths of strips or tiles of a classic TIFF, and their bytes.
+
+    Each holds the data; with `shared`, all are at one place.
+    """
+    offsets = [8 + (0 if shared else number * len(data)) for number in range(count)]
+    return offsets, [len(data)] * count, data if shared else data * count
+
+
+def ccitt_strips(
+    *, rows: int = 25_000_000, strips: int = 2**16, compression: int = 2, shared: bool = True
+) -> bytes:
+    """Of invalid code words: each row is an error that libtiff reports."""
     of_strip = -(-rows // strips)
-    count = -(-rows // of_strip)
+    words = random.Random(1).randbytes(4000 if shared else max(8, of_strip // 4))
+    offsets, lengths, pixels = blocks(words, -(-rows // of_strip), shared=shared)
     tags = {
-        256: 1, 257: rows, 258: 1, 259: compression, 262: 1, 277: 1, 278: of_strip,
-        273: [8] * count, 279: [len(words)] * count,
+        256: 1, 257: rows, 258: 1, 259: compression, 262: 1, 277: 1, 278: of_strip, 273: offsets,
+        279: lengths,
     }  # fmt: skip
-    return tiff(tags, pixels=words)
+    return tiff(tags, pixels=pixels)
 
 
-def jpeg_strips(*, strips: int = 2**16, height: int = 380, scans: int = 90) -> bytes:
+def jpeg_strips(
+    *, strips: int = 2**16, height: int = 380, scans: int = 90, shared: bool = True
+) -> bytes:
     """One pixel wide, in blocks of eight, and each goes over its blocks many times."""
     jpeg = more_scans(saved(Image.new("RGB", (1, height)), "JPEG", progressive=True), scans)
+    offsets, lengths, pixels = blocks(jpeg, strips, shared=shared)
     tags = {
-        256: 1, 257: height * strips, 259: 7, 262: 6, 278: height,
-        273: [8] * strips, 279: [len(jpeg)] * strips,
+        256: 1, 257: height * strips, 259: 7, 262: 6, 278: height, 273: offsets, 279: lengths,
     }  # fmt: skip
-    return tiff(tags, pixels=jpeg)
+    return tiff(tags, pixels=pixels)
 
 
 def more_scans(jpeg: bytes, count: int) -> bytes:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.codecs import decoder_process
 from benchmarks import attack_files, attacks
 from tests.app.corpus import ccitt_strips, picture, saved
 
@@ -35,10 +36,28 @@ def test_the_cost_is_the_files():
     assert 3 * large.pixels < large.memory_bytes < 20 * large.pixels
 
 
-def test_a_decoder_that_was_ended_has_cost_what_it_may():
+def test_a_decoder_that_was_ended_has_cost_what_it_may(monkeypatch):
+    """The estimate refuses what is known to take so long, so there is none here."""
+    path = "import sys; sys.path[:] = sys.argv[1:]; from app.codecs import decoder"
+    no_estimate = "decoder.require_modest, decoder.WALL_FACTOR = lambda *_, **__: None, 1000"
+    monkeypatch.setattr(decoder_process, "PROGRAM", f"{path}; {no_estimate}; decoder.main()")
     cost = attacks.measure(ccitt_strips(rows=2_000_000, strips=2**12), 512)  # 1.24 s
-    assert cost.outcome == "TooCostly"
-    assert 1 < cost.seconds < 2
+    assert cost.outcome == "too-costly"
+    assert cost.seconds > 1
+    assert cost.log_lines == 0
+
+
+def test_lines_of_a_decoder_would_be_counted(monkeypatch):
+    """They are where they reach the server's log, which they do not."""
+    assert attacks.measure(fax(), 0).log_lines == 0
+    monkeypatch.setattr(decoder_process.subprocess, "DEVNULL", None)
+    cost = attacks.measure(fax(), 0)
+    assert cost.outcome == "1000 x 1"
+    assert cost.log_lines > 100
+
+
+def fax():
+    return ccitt_strips(rows=1000, strips=1, shared=False)
 
 
 def test_the_search_keeps_the_worst(monkeypatch):
@@ -47,7 +66,7 @@ def test_the_search_keeps_the_worst(monkeypatch):
 
     def measure(data, side):
         costs.append(len(data))
-        return attacks.Cost(len(data), len(data), 0, "", 1)
+        return attacks.Cost(len(data), len(data), 0, 0, "", 1)
 
     monkeypatch.setattr(attacks, "measure", measure)
     (_, worst), tries = attacks.climb("GIF", attacks.GOALS["seconds"], seconds=0, seed=1)

@@ -105,14 +105,16 @@ def load(path: Path) -> ctypes.CDLL:
 
 
 def list_kinds() -> list[str]:
-    """List the kinds that this processor runs, the best first, of those that NATIVE_MAX_KIND allows.
+    """List the kinds that this processor runs and NATIVE_MAX_KIND allows, the best first.
 
     None where Linux cannot tell. Raises EngineError for a kind that does not exist.
     """
     listed = read_features()
     if listed is None:
         return []
-    return [name for name, _, features in _list_allowed_kinds() if listed.issuperset(features.split())]
+    return [
+        name for name, _, features in _list_allowed_kinds() if listed.issuperset(features.split())
+    ]
 
 
 def _list_allowed_kinds() -> list[tuple[str, list[str], str]]:

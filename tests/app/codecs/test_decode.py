@@ -24,7 +24,7 @@ from app.formats import AnswerFormat
 from model.pictures import FORMATS, UPRIGHT
 from model.scaling import content_size, scale_down
 from model.weights import Metadata, colormap
-from tests.app.corpus import bmp, more_scans, taller, tiff, webp_canvas
+from tests.app.corpus import blocks, bmp, more_scans, taller, tiff, webp_canvas
 
 LIMIT = 1_000_000
 
@@ -273,14 +273,14 @@ def test_a_large_run_length_coded_bmp_is_refused():
 
 
 def cut_tiles(width, height, *, side):
-    tile = zlib.compress(bytes(side * side))
     tiles = -(-width // side) * -(-height // side)
+    offsets, lengths, pixels = blocks(zlib.compress(bytes(side * side)), tiles)
     return tiff(
         {
             256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1, 273: None, 279: None,
-            322: side, 323: side, 324: [8] * tiles, 325: [len(tile)] * tiles,
+            322: side, 323: side, 324: offsets, 325: lengths,
         },
-        pixels=tile,
+        pixels=pixels,
     )  # fmt: skip
 
 

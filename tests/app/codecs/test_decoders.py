@@ -14,14 +14,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.codecs import decoder_process
+from app.codecs import decoder_process, jpegs
 from app.codecs.decode import decode_image
 from app.codecs.decoders import Decoders
 from app.errors import BrokenImage, Overloaded, TooCostly, TooManyPixels, UnsupportedType
 from app.observability.metrics import Metrics
 from model.scaling import content_size
 from tests.app.conftest import metric, serving
-from tests.app.corpus import ccitt_strips, jpeg_strips, ordinary, picture, saved, tall_png
+from tests.app.corpus import (
+    ccitt_strips,
+    jpeg_strips,
+    more_scans,
+    ordinary,
+    picture,
+    saved,
+    tall_png,
+)
 from tests.conftest import PHOTO, REPOSITORY
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux' kernel")
@@ -55,12 +63,11 @@ def misbehave(monkeypatch, code):
 
 IN_A_DECODER = """
 import os, time
-from app.codecs import decoder
-from app.codecs import pictures
+from app.codecs import costs, decoder, pictures
 original_limit = decoder.limit_time
 def limit_time(pixels):
     is_faulty = pixels == 60 * 80
-    decoder.CPU_S = 0.2 if is_faulty else 5
+    costs.CPU_S = 0.2 if is_faulty else 5
     decoder.WALL_FACTOR = {factor} if is_faulty else 1000
     original_limit(pixels)
 decoder.limit_time = limit_time
@@ -263,21 +270,33 @@ def test_a_decoder_dies_with_its_parent_in_the_middle_of_a_file(monkeypatch):
 
 
 @pytest.mark.parametrize("attack", [ccitt_strips, jpeg_strips])
-def test_tiffs_that_took_a_minute_are_ended(monkeypatch, attack):
-    misbehave(
-        monkeypatch,
-        "from app.codecs import decoder; decoder.CPU_S, decoder.CPU_S_PER_PIXEL = 0.3, 0",
-    )
-
+def test_tiffs_that_took_a_minute_are_refused_and_their_decoder_goes_on(attack):
     async def run():
         async with pool_of() as pool:
-            with pytest.raises((TooCostly, TooManyPixels, BrokenImage)):
+            with pytest.raises(BrokenImage, match="lie over each other"):
                 await decoded(pool, attack())
+            assert len(pool._idle) == 1
 
     asyncio.run(run())
 
 
-def test_jpegs_need_no_process_and_others_get_one(settings):
+@pytest.mark.parametrize("attack", [ccitt_strips, jpeg_strips])
+def test_the_time_ends_what_no_estimate_has_refused(monkeypatch, attack):
+    limits = "costs.CPU_S, costs.CPU_S_PER_PIXEL = 0.3, 0"
+    no_estimate = "decoder.require_modest, decoder.WALL_FACTOR = lambda *_, **__: None, 1000"
+    misbehave(monkeypatch, f"from app.codecs import costs, decoder; {limits}; {no_estimate}")
+
+    async def run():
+        async with pool_of() as pool:
+            with pytest.raises(TooCostly):
+                await decoded(pool, attack())
+            assert ended(pool, "time") == 1
+
+    asyncio.run(run())
+
+
+def test_jpegs_need_no_process_and_others_get_one(settings, monkeypatch):
+    monkeypatch.setattr(jpegs, "MAX_ORDINARY_SAMPLES", 2_000_000)  # the photo has 0.3 million
     with serving(settings) as (client, server):
         pool = server.service.codecs._decoders
         assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
@@ -285,11 +304,9 @@ def test_jpegs_need_no_process_and_others_get_one(settings):
         assert not pool._idle
         assert client.post("/v1/segment", content=PNG).status_code == 200
         assert len(pool._idle) == 1
-        many = saved(Image.new("RGB", (1500, 1500)), "JPEG", progressive=True, subsampling=0)
-        last = many.rindex(b"\xff\xda\0")
-        costly = many[:-2] + many[last:-2] * 88 + many[-2:]
+        many = saved(Image.new("RGB", (160, 160)), "JPEG", progressive=True, subsampling=0)
         pool._idle[0]._files = 0
-        assert client.post("/v1/segment", content=costly).status_code == 200
+        assert client.post("/v1/segment", content=more_scans(many, 90)).status_code == 200
         assert pool._idle[0]._files == 1
 
 
