@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 REQUIREMENTS := deploy/requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test training test-avx2 fuzz sanitize native lint types openapi lock clean
+.PHONY: help serve test training test-avx2 fuzz sanitize native lint types openapi docs lock clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -49,10 +49,17 @@ types: $(VENV)/dev.done  ## check types
 openapi: $(VENV)/dev.done  ## write docs/openapi.json anew
 	$(RUN) -m app.openapi > docs/openapi.json
 
+docs: $(VENV)/docs.done  ## build the documentation as a website in build/site
+	$(RUN) deploy/site/stage.py build/pages
+	@# Not with --quiet: warnings would no longer fail the build.
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --config-file deploy/site/mkdocs.yml
+	@echo "The website is in build/site: open build/site/index.html"
+
 lock:  ## pin the newest versions of everything, with hashes (needs uv)
 	uv pip compile pyproject.toml $(LOCK) -o $(REQUIREMENTS)/base.txt
 	uv pip compile pyproject.toml $(LOCK) --extra torch -o $(REQUIREMENTS)/serve.txt
 	uv pip compile pyproject.toml $(LOCK) --extra dev -o $(REQUIREMENTS)/dev.txt
+	uv pip compile pyproject.toml $(LOCK) --extra docs -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/docs.txt
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 clean:  ## remove the environment and caches
@@ -69,6 +76,6 @@ export NO_ENVIRONMENT
 $(VENV)/%.done: $(REQUIREMENTS)/%.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { echo "$$NO_ENVIRONMENT" >&2; exit 1; }
-	@echo "Installing $< into $(VENV)$(if $(filter base,$*),,: some minutes and 5 GB, for PyTorch brings CUDA along)"
+	@echo "Installing $< into $(VENV)$(if $(filter base docs,$*),,: some minutes and 5 GB, for PyTorch brings CUDA along)"
 	$(RUN) -m pip install --disable-pip-version-check --require-hashes -r $<
 	@touch $@
