@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from app.access.keys import KeysError
+from app.access.shared_counts import RateStorageError
 from app.arguments import parse_arguments
 from app.environment import load_env_file
 from app.process.sockets import ListenError
@@ -50,7 +51,7 @@ def main() -> None:
         sys.exit(serve_with_workers(settings) if settings.workers > 1 else serve_alone(settings))
     except ListenError as error:
         sys.exit(f"error: cannot listen on {error.filename}: {error.strerror}")
-    except (OSError, KeysError) as error:
+    except (OSError, KeysError, RateStorageError) as error:
         sys.exit(f"error: cannot start: {error}")
 
 

@@ -1,15 +1,17 @@
 """create_app: the wiring of settings, service, middleware and routes. Nothing else."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 
 from app import __version__
 from app.access.check import KeyCheck, describe_keys
+from app.access.counts import Counts, OwnCounts
 from app.access.keys import Keyring
 from app.access.rates import RateLimit
+from app.access.shared_counts import SharedCounts
 from app.codecs.pillow import prepare_pillow
 from app.http import problems
 from app.http.description import list_examples
@@ -44,14 +46,15 @@ def create_app(settings: Settings, peers: Peers | None = None) -> FastAPI:
     """Return the application; its service, `app.state.service`, starts with the lifespan.
 
     `peers` are the other workers, if there are any. Raises KeysError if the keys file cannot be
-    used.
+    used, and RateStorageError if the package for the rate storage is missing.
     """
     prepare_pillow()
     service = Service(settings, peers)
+    counts = _choose_counts(settings, service)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with service.running():
+        async with aclosing(counts), service.running():
             yield
 
     app = Application(
@@ -64,7 +67,7 @@ def create_app(settings: Settings, peers: Peers | None = None) -> FastAPI:
         redoc_url=None,
     )
     _add_routes(app, settings)
-    _add_limits(app, settings, service)
+    _add_limits(app, settings, service, counts)
     if settings.cors_origins:
         allow_origins(app, parse_origins(settings.cors_origins))
     return _observe(app, service)
@@ -93,7 +96,7 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
         app.include_router(operations.router)
 
 
-def _add_limits(app: FastAPI, settings: Settings, service: Service) -> None:
+def _add_limits(app: FastAPI, settings: Settings, service: Service, counts: Counts) -> None:
     """Add the middleware from the innermost to the outermost; unconfigured ones are left out."""
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, held=service.uploads)
     app.add_middleware(AnswerLimit, path=SEGMENT_PATH, held=service.answers)
@@ -104,8 +107,15 @@ def _add_limits(app: FastAPI, settings: Settings, service: Service) -> None:
         deadline_s=settings.deadline_s,
     )
     if settings.rate_limit:
-        app.add_middleware(RateLimit, rates=parse_rates(settings.rate_limit))
+        app.add_middleware(RateLimit, counts=counts)
     if settings.keys_file is not None:
         app.add_middleware(KeyCheck, keyring=Keyring(settings.keys_file))
         describe_keys(app)
     app.add_middleware(DrainLimit, drain=service.ending)
+
+
+def _choose_counts(settings: Settings, service: Service) -> Counts:
+    rates = parse_rates(settings.rate_limit) if settings.rate_limit else []
+    if not (rates and settings.rate_storage):
+        return OwnCounts(rates)
+    return SharedCounts(settings.rate_storage, rates, fallbacks=service.metrics.rate_fallbacks)

@@ -18,6 +18,9 @@ from model.weights import SHIPPED_WEIGHTS
 PREFIX = "SEG_"
 
 ORIGIN = re.compile(r"\*|https?://[^\s/,;*]+")
+STORAGE = re.compile(
+    r"rediss?://(?:[^\s/@]*@)?(?:[^\s/@?#:\[\]]+|\[[\da-fA-F:.]+\])(?::\d+)?(?:/\d*)?(?:\?\S+)?"
+)
 
 
 class Settings(BaseSettings):
@@ -159,6 +162,12 @@ class Settings(BaseSettings):
         description="Number of requests per key, or per address if there are no keys, such as "
         "10/second or 600/minute;20/second. Empty means no limit.",
     )
+    rate_storage: str = Field(
+        "",
+        description="Redis server that counts the requests at all servers together, such as "
+        "redis://host:6379/0, or rediss://... with TLS. Empty means that each process counts "
+        "its own.",
+    )
     cors_origins: str = Field(
         "",
         description="Origins of the web pages that may use the API, such as "
@@ -179,6 +188,13 @@ class Settings(BaseSettings):
     def _holds_rates(cls, value: str) -> str:
         if value:
             parse_rates(value)
+        return value
+
+    @field_validator("rate_storage")
+    @classmethod
+    def _names_a_storage(cls, value: str) -> str:
+        if value and not STORAGE.fullmatch(value):
+            raise ValueError("expected something like redis://host:6379/0")
         return value
 
     @field_validator("cors_origins")

@@ -44,6 +44,7 @@ METRICS = {
     "seg_connections": ("gauge", set()),
     "seg_rejections_total": ("counter", {"reason"}),
     "seg_connections_refused_total": ("counter", set()),
+    "seg_rate_fallbacks_total": ("counter", set()),
     "seg_dropped_total": ("counter", {"stage"}),
     "seg_engine_failures_total": ("counter", set()),
     "seg_engine_restarts_total": ("counter", set()),

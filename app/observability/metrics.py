@@ -92,6 +92,9 @@ class Metrics:
             "connections_refused", "Connections refused because there were too many"
         )
         self.rejections = self._counter("rejections", "Requests answered with a problem", "reason")
+        self.rate_fallbacks = self._counter(
+            "rate_fallbacks", "Requests counted by this process alone, without the rate storage"
+        )
         self.dropped = self._counter("dropped", "Requests whose caller left, by stage", "stage")
 
     def _add_failures(self) -> None:

@@ -1,5 +1,6 @@
 """The first step of every process of the service: read the settings and configure the log."""
 
+import re
 import sys
 
 from pydantic import ValidationError
@@ -20,7 +21,13 @@ def load_settings() -> Settings:
     except ValidationError as error:
         for invalid in error.errors():
             name = PREFIX + "_".join(str(part) for part in invalid["loc"]).upper()
-            print(f"error: {name}={invalid['input']}: {invalid['msg']}", file=sys.stderr)
+            value = hide_password(str(invalid["input"]))
+            print(f"error: {name}={value}: {invalid['msg']}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     return settings
+
+
+def hide_password(text: str) -> str:
+    """Replace the user and the password of a URL."""
+    return re.sub(r"//.*@", "//***@", text)

@@ -14,6 +14,7 @@ from pathlib import Path
 from socket import socket
 
 from app.access.keys import KeysError
+from app.access.shared_counts import RateStorageError
 from app.observability.peers import Peers
 from app.process.listener import Listener
 from app.process.server import Server, make_protocol, serve
@@ -75,7 +76,7 @@ def main() -> None:
     try:
         sockets = [socket(fileno=int(descriptor)) for descriptor in descriptors]
         worker = Worker(settings, sockets, Peers(Path(folder), int(number)))
-    except (OSError, KeysError) as error:
+    except (OSError, KeysError, RateStorageError) as error:
         sys.exit(f"error: cannot start: {error}")
     sys.exit(serve(worker))
 

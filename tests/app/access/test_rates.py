@@ -5,8 +5,9 @@ import socket
 
 import pytest
 
+from app.access.counts import MAX_WINDOWS, Windows
 from app.access.keys import format_line, make_key
-from app.access.rates import MAX_WINDOWS, Windows, identify_caller
+from app.access.rates import identify_caller
 from app.settings import Settings, parse_rates
 from tests.app.access.test_keys import bearer
 from tests.app.conftest import serving
@@ -24,7 +25,7 @@ def clock(monkeypatch):
             return self.seconds
 
     clock = Clock()
-    monkeypatch.setattr("app.access.rates.time", clock)
+    monkeypatch.setattr("app.access.counts.time", clock)
     return clock
 
 
