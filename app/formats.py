@@ -1,5 +1,6 @@
 """The formats that the service reads and writes. Knows nothing of how they are made or read."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 SUPPORTED = "JPEG, PNG, WebP, BMP, TIFF or GIF (its first frame)"
@@ -13,16 +14,45 @@ class AnswerFormat(StrEnum):
     JSON = "json"
     NPY = "npy"
     RAW = "raw"
+    OVERLAY = "overlay"
+    RLE = "rle"
+    POLYGONS = "polygons"
+    CONFIDENCE = "confidence"
 
     @property
-    def media_type(self) -> str:
-        """The Content-Type of an answer in this format."""
+    def media_types(self) -> tuple[str, ...]:
+        """The Content-Type of an answer in this format; the caller may choose if there are two."""
         return MEDIA_TYPES[self]
 
 
-MEDIA_TYPES = {
-    AnswerFormat.PNG: "image/png",
-    AnswerFormat.JSON: "application/json",
-    AnswerFormat.NPY: "application/x-npy",
-    AnswerFormat.RAW: "application/octet-stream",
+PNG, JPEG, JSON = "image/png", "image/jpeg", "application/json"
+
+MEDIA_TYPES: dict[AnswerFormat, tuple[str, ...]] = {
+    AnswerFormat.PNG: (PNG,),
+    AnswerFormat.JSON: (JSON,),
+    AnswerFormat.NPY: ("application/x-npy",),
+    AnswerFormat.RAW: ("application/octet-stream",),
+    AnswerFormat.OVERLAY: (PNG, JPEG),
+    AnswerFormat.RLE: (JSON,),
+    AnswerFormat.POLYGONS: (JSON,),
+    AnswerFormat.CONFIDENCE: (PNG,),
 }
+
+MASK_FORMATS = (AnswerFormat.PNG, AnswerFormat.JSON, AnswerFormat.NPY, AnswerFormat.RAW)
+"""Each has a media type of its own, so the Accept header alone may choose among them."""
+
+ALPHA = 0.5
+"""The default share of the classes' colours in an overlay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerOptions:
+    """The answer that a caller wants."""
+
+    format: AnswerFormat = AnswerFormat.PNG
+    media_type: str = PNG
+    accepts_gzip: bool = False
+    alpha: float = ALPHA
+    """Of an overlay: 0 shows the photo only, 1 the classes' colours only."""
+    kept: tuple[int, ...] | None = None
+    """The class indices to keep; pixels of others become index 0. None keeps all."""

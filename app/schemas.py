@@ -1,6 +1,6 @@
 """The JSON answers' fields, as the OpenAPI document under /docs shows them."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -38,6 +38,100 @@ class Segmentation(BaseModel):
     width: int
     classes: list[PresentClass] = Field(description="The classes that occur, by index")
     mask: list[list[int]] = Field(description="Class index of each pixel, row by row")
+    weights: str = Field(description="Digest of the weights that made it")
+
+
+class RunLength(BaseModel):
+    """COCO's run-length encoding, as pycocotools' `mask.decode` takes it."""
+
+    size: tuple[int, int] = Field(description="Height and width")
+    counts: str
+
+
+class Segment(BaseModel):
+    """The pixels of one class."""
+
+    index: int
+    name: str
+    pixels: int
+    bbox: tuple[int, int, int, int] = Field(description="Left, top, width and height, in pixels")
+    segmentation: RunLength
+
+
+class RunLengths(BaseModel):
+    """A mask as the runs of each class, without index 0."""
+
+    model_config = show(
+        height=2,
+        width=3,
+        segments=[
+            {
+                "index": 8,
+                "name": "cat",
+                "pixels": 4,
+                "bbox": [1, 0, 2, 2],
+                "segmentation": {"size": [2, 3], "counts": "24"},
+            }
+        ],
+        weights=DIGEST,
+    )
+
+    height: int
+    width: int
+    segments: list[Segment]
+    weights: str = Field(description="Digest of the weights that made it")
+
+
+class MultiPolygon(BaseModel):
+    """Polygons, as in GeoJSON: each is its outer ring and the rings of its holes."""
+
+    type: Literal["MultiPolygon"]
+    coordinates: list[list[list[tuple[int, int]]]] = Field(
+        description="x to the right and y down, in pixels from the upper left corner; the last "
+        "corner of a ring is its first"
+    )
+
+
+class FeatureProperties(BaseModel):
+    """Of which class a feature is."""
+
+    index: int
+    name: str
+    pixels: int = Field(description="The area of the polygons without their holes")
+
+
+class Feature(BaseModel):
+    """The outlines of one class, along the edges of its pixels."""
+
+    type: Literal["Feature"]
+    properties: FeatureProperties
+    geometry: MultiPolygon
+
+
+class Polygons(BaseModel):
+    """A mask as polygons, like GeoJSON, without index 0."""
+
+    model_config = show(
+        type="FeatureCollection",
+        height=2,
+        width=3,
+        features=[
+            {
+                "type": "Feature",
+                "properties": {"index": 8, "name": "cat", "pixels": 4},
+                "geometry": {
+                    "type": "MultiPolygon",
+                    "coordinates": [[[[1, 0], [3, 0], [3, 2], [1, 2], [1, 0]]]],
+                },
+            }
+        ],
+        weights=DIGEST,
+    )
+
+    type: Literal["FeatureCollection"]
+    height: int
+    width: int
+    features: list[Feature]
     weights: str = Field(description="Digest of the weights that made it")
 
 

@@ -80,10 +80,15 @@ class Predictor:
 
     def predict(self, canvases: Sequence[Canvas]) -> list[Array]:
         """Masks of canvases that all have the same size."""
-        return self.engine.segment(
-            [canvas.pixels for canvas in canvases],
-            [canvas.region for canvas in canvases],
-        )
+        return self.engine.segment(*_take_apart(canvases))
+
+    def measure_confidence(self, canvases: Sequence[Canvas]) -> list[Array]:
+        """For canvases of the same size: the softmax of each pixel's class, from 0 to 255."""
+        return self.engine.measure_confidence(*_take_apart(canvases))
+
+
+def _take_apart(canvases: Sequence[Canvas]) -> tuple[list[Array], list[Region]]:
+    return [canvas.pixels for canvas in canvases], [canvas.region for canvas in canvases]
 
 
 def canvas_size(content: Size) -> Size:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from app.codecs import encode, jsonmask
-from app.codecs.png import LEVEL
-from app.formats import AnswerFormat
+from app.codecs.png import LEVEL, make_grey_png
+from app.formats import AnswerFormat, AnswerOptions
 from model.engines.base import Array, Size
 from model.weights import Metadata
 
@@ -51,20 +51,41 @@ class Answer:
 
 
 def make_answer(
-    mask: Array, answer: AnswerFormat, metadata: Metadata, *, accepts_gzip: bool = False
+    mask: Array, options: AnswerOptions, metadata: Metadata, *, photo: Array | None = None
 ) -> Answer:
-    """Encode the answer for a mask (H, W) of class indices."""
+    """Encode the answer for a mask (H, W) of class indices.
+
+    An overlay needs the photo (H, W, 3), which is overwritten. For `confidence`, the mask is the
+    confidence instead. Raises TooCostly for too many polygons, InvalidParameter for a JPEG that
+    would be too long.
+    """
+    if options.kept is not None:
+        mask = encode.keep_classes(mask, options.kept)
     size = mask.shape[0], mask.shape[1]
-    return replace(_encode(mask, size, answer, metadata, accepts_gzip), mask_size=size)
+    if options.format is AnswerFormat.CONFIDENCE:
+        made = _make_whole(make_grey_png(mask))
+    elif options.format is AnswerFormat.OVERLAY:
+        assert photo is not None, "an overlay needs the photo"
+        made = _make_whole(encode.encode_overlay(photo, mask, options, metadata))
+    elif options.format in (AnswerFormat.RLE, AnswerFormat.POLYGONS):
+        made = _make_text(encode.encode_mask(mask, options.format, metadata), options)
+    else:
+        made = _encode(mask, size, options, metadata)
+    return replace(made, mask_size=size)
 
 
-def _encode(
-    mask: Array, size: Size, answer: AnswerFormat, metadata: Metadata, accepts_gzip: bool
-) -> Answer:
+def _make_text(text: bytes, options: AnswerOptions) -> Answer:
+    if options.accepts_gzip and len(text) > GZIP_BYTES:
+        return _make_whole(_compress(iter((text,))), encoding="gzip")
+    return _make_whole(text)
+
+
+def _encode(mask: Array, size: Size, options: AnswerOptions, metadata: Metadata) -> Answer:
+    answer = options.format
     if answer is AnswerFormat.PNG or mask.size <= GZIP_BYTES // 8:
         return _make_whole(encode.encode_mask(mask, answer, metadata))
     writer = _make_writer(mask, answer, metadata)
-    if accepts_gzip and writer.size_bytes > GZIP_BYTES:
+    if options.accepts_gzip and writer.size_bytes > GZIP_BYTES:
         return _make_whole(_compress(writer.write(mask)), encoding="gzip")
     if writer.size_bytes <= WHOLE_BYTES:
         return _make_whole(encode.encode_mask(mask, answer, metadata))

@@ -1,4 +1,4 @@
-"""Encodes a mask as an indexed PNG, JSON, a NumPy array or bare bytes.
+"""Encodes a mask in each answer format.
 
 Knows nothing of HTTP, nor of how an answer is sent.
 """
@@ -9,21 +9,52 @@ import numpy as np
 from numpy.lib import format as npy
 
 from app.codecs import jsonmask
-from app.codecs.png import make_indexed_png
-from app.formats import AnswerFormat
+from app.codecs.objects import encode_polygons, encode_rle
+from app.codecs.overlay import blend, encode_jpeg
+from app.codecs.png import make_indexed_png, make_rgb_png
+from app.formats import JPEG, AnswerFormat, AnswerOptions
 from model.engines.base import Array
 from model.weights import Metadata, colormap
 
 
 def encode_mask(mask: Array, answer: AnswerFormat, metadata: Metadata) -> bytes:
-    """Return the answer's body for a mask (H, W) of class indices."""
-    if answer is AnswerFormat.PNG:
-        return encode_png(mask, metadata)
-    if answer is AnswerFormat.NPY:
-        return encode_npy(mask)
-    if answer is AnswerFormat.RAW:
-        return mask.tobytes()
-    return encode_json(mask, metadata)
+    """Return the body of an answer that needs only the mask (H, W) of class indices.
+
+    Raises TooCostly for a mask with too many polygons.
+    """
+    match answer:
+        case AnswerFormat.PNG:
+            return encode_png(mask, metadata)
+        case AnswerFormat.JSON:
+            return encode_json(mask, metadata)
+        case AnswerFormat.NPY:
+            return encode_npy(mask)
+        case AnswerFormat.RAW:
+            return mask.tobytes()
+        case AnswerFormat.RLE:
+            return encode_rle(mask, metadata)
+        case AnswerFormat.POLYGONS:
+            return encode_polygons(mask, metadata)
+    raise AssertionError(f"{answer} needs more than the mask")
+
+
+def encode_overlay(photo: Array, mask: Array, options: AnswerOptions, metadata: Metadata) -> bytes:
+    """Return a photo (H, W, 3), which is overwritten, with the classes' colours, as PNG or JPEG.
+
+    Raises InvalidParameter for a JPEG that would be too long.
+    """
+    pixels = blend(photo, mask, colormap(metadata), options.alpha)
+    return encode_jpeg(pixels) if options.media_type == JPEG else make_rgb_png(pixels)
+
+
+def keep_classes(mask: Array, kept: Sequence[int]) -> Array:
+    """Return the mask with index 0 instead of every class that is not kept."""
+    indices = np.zeros(256, np.uint8)
+    indices[list(kept)] = kept
+    reduced = np.empty_like(mask)
+    for part in jsonmask.split((mask.shape[0], mask.shape[1])):
+        reduced[part] = indices[mask[part]]
+    return reduced
 
 
 def encode_png(mask: Array, metadata: Metadata) -> bytes:

@@ -1,4 +1,4 @@
-"""Encodes indices and a palette as an indexed PNG (ISO/IEC 15948).
+"""Encodes indices with a palette, grey values and RGB pixels as PNG (ISO/IEC 15948).
 
 Knows nothing of classes or HTTP.
 """
@@ -10,9 +10,9 @@ import numpy as np
 from model.engines.base import Array
 
 try:
-    from isal.isal_zlib import compress, crc32
+    from isal.isal_zlib import compress, compressobj, crc32
 except ImportError:  # ISA-L is for x86-64 and ARM; the standard library is slower
-    from zlib import compress, crc32
+    from zlib import compress, compressobj, crc32  # type: ignore[assignment]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -21,37 +21,76 @@ LEVEL = 1
 
 MAX_COLOURS = 256
 
+GREY, RGB, INDEXED = 0, 2, 3
+"""The colour types."""
+
+UNFILTERED, UP = 0, 2
+"""The filters of a row: none, and the difference from the row above."""
+
+BAND_BYTES = 2**20
+
 
 def make_indexed_png(indices: Array, palette: Array) -> bytes:
     """Return a PNG with 8 bits per pixel for indices (H, W) into the palette (N, 3).
 
     It has eight bits even for few colours, so that every reader returns the indices unchanged.
     """
-    height, width = indices.shape
     assert len(palette) <= MAX_COLOURS, f"{len(palette)} colours, {MAX_COLOURS} at most"
-    header = struct.pack(">2I5B", width, height, 8, 3, 0, 0, 0)
+    return _make_png(indices, INDEXED, compress(_begin_rows(indices, UNFILTERED), LEVEL), palette)
+
+
+def make_grey_png(values: Array) -> bytes:
+    """Return a PNG with 8 bits per pixel for grey values (H, W)."""
+    return _make_png(values, GREY, _compress_differences(values))
+
+
+def make_rgb_png(pixels: Array) -> bytes:
+    """Return a PNG for RGB pixels (H, W, 3)."""
+    return _make_png(pixels, RGB, _compress_differences(pixels.reshape(len(pixels), -1)))
+
+
+def _make_png(pixels: Array, colour_type: int, data: bytes, palette: Array | None = None) -> bytes:
+    height, width = pixels.shape[:2]
+    header = struct.pack(">2I5B", width, height, 8, colour_type, 0, 0, 0)
     return b"".join(
         (
             SIGNATURE,
             *_make_chunk(b"IHDR", header),
-            *_make_chunk(b"PLTE", palette.tobytes()),
-            *_make_chunk(b"IDAT", compress(_filter_rows(indices), LEVEL)),
+            *(() if palette is None else _make_chunk(b"PLTE", palette.tobytes())),
+            *_make_chunk(b"IDAT", data),
             *_make_chunk(b"IEND", b""),
         )
     )
 
 
-def _filter_rows(indices: Array) -> Array:
-    """Return each row behind the number of its filter, 0 for none.
+def _begin_rows(rows: Array, filter_type: int) -> Array:
+    """Return each row behind the number of its filter.
 
-    The filters "sub" and "up" enlarge a compressed mask: the compressor finds equal neighbours
-    itself.
+    A mask is not filtered: the compressor finds equal neighbours itself, and the filters "sub" and
+    "up" enlarge it.
     """
-    height, width = indices.shape
-    rows = np.empty((height, 1 + width), np.uint8)
-    rows[:, 0] = 0
-    rows[:, 1:] = indices
-    return rows
+    height, width = rows.shape
+    begun = np.empty((height, 1 + width), np.uint8)
+    begun[:, 0] = filter_type
+    begun[:, 1:] = rows
+    return begun
+
+
+def _compress_differences(rows: Array) -> bytes:
+    """Compress the difference of each row (H, bytes) from the one above, in bands.
+
+    For photos it saves a third; the best filter for each row would save 5 % more, in 20 times the
+    time.
+    """
+    packer = compressobj(LEVEL)
+    count = max(1, BAND_BYTES // rows.shape[1])
+    texts = []
+    for top in range(0, len(rows), count):
+        band = _begin_rows(rows[top : top + count], UP)
+        above = rows[max(0, top - 1) : top + len(band) - 1]
+        band[len(band) - len(above) :, 1:] -= above
+        texts.append(packer.compress(band))
+    return b"".join([*texts, packer.flush()])
 
 
 def _make_chunk(name: bytes, content: bytes) -> tuple[bytes, ...]:

@@ -5,8 +5,8 @@ Runs at the start and at each reload. Knows nothing of HTTP.
 
 import numpy as np
 
-from app.codecs.encode import encode_mask
-from app.formats import AnswerFormat
+from app.codecs.answers import make_answer
+from app.formats import AnswerFormat, AnswerOptions
 from model.engines.base import Array
 from model.predictor import Predictor
 
@@ -15,15 +15,23 @@ WARM_UP_SIZES = ((64, 64), (375, 500))
 
 
 def try_out(predictor: Predictor) -> None:
-    """Raise if the predictor does not work."""
-    classes = len(predictor.metadata.classes)
-    for height, width in WARM_UP_SIZES:
-        mask = predictor(np.zeros((height, width, 3), np.uint8))
-        assert mask.shape == (height, width)
+    """Raise if the predictor does not work, or if an answer cannot be encoded."""
+    metadata = predictor.metadata
+    classes = len(metadata.classes)
+    for size in WARM_UP_SIZES:
+        image = np.zeros((*size, 3), np.uint8)
+        mask = predictor(image)
+        assert mask.shape == size
         assert mask.max() < classes
+        (confidence,) = predictor.measure_confidence([predictor.prepare(image)])
+        assert confidence.shape == size
+    mask = make_mask_of_every_class(classes)
     for answer in AnswerFormat:
-        body = encode_mask(make_mask_of_every_class(classes), answer, predictor.metadata)
-        assert body, f"an empty answer in {answer}"
+        for media_type in answer.media_types:
+            options = AnswerOptions(format=answer, media_type=media_type)
+            photo = np.zeros((*mask.shape, 3), np.uint8)
+            made = make_answer(mask, options, metadata, photo=photo)
+            assert made.whole, f"an empty answer in {answer}"
 
 
 def make_mask_of_every_class(classes: int) -> Array:

@@ -1,25 +1,38 @@
-"""Content negotiation: the answer format for an Accept header (RFC 9110, 12.5.1).
+"""Content negotiation: the answer format and type for an Accept header (RFC 9110, 12.5.1).
 
 Knows the names and media types of the formats, and nothing of how they are encoded.
 """
 
 from app.errors import NotAcceptable
-from app.formats import AnswerFormat
+from app.formats import MASK_FORMATS, AnswerFormat
 
 
 def negotiate(accept: str) -> AnswerFormat:
-    """Return the format that the caller prefers; PNG without a header. Raises NotAcceptable."""
-    ranges = [_parse_range(part) for part in accept.split(",") if part.strip()]
+    """Return the mask's format that the caller prefers; PNG without a header.
+
+    Raises NotAcceptable.
+    """
+    ranges = _parse_ranges(accept)
     if not ranges:
         return AnswerFormat.PNG
-    best = max(AnswerFormat, key=lambda answer: _find_quality(answer.media_type, ranges))
-    if _find_quality(best.media_type, ranges) <= 0:
-        offered = ", ".join(answer.media_type for answer in AnswerFormat)
+    best = max(MASK_FORMATS, key=lambda answer: _find_quality(answer.media_types[0], ranges))
+    if _find_quality(best.media_types[0], ranges) <= 0:
+        offered = ", ".join(answer.media_types[0] for answer in MASK_FORMATS)
         raise NotAcceptable(
             f"Accept: {accept[:200]} allows none of {offered}.",
             remedy=f"Accept one of {offered}, or choose with ?format=.",
         )
     return best
+
+
+def choose_media_type(answer: AnswerFormat, accept: str) -> str:
+    """Return the type of this format that the caller prefers, the first one if none is accepted."""
+    ranges = _parse_ranges(accept)
+    return max(answer.media_types, key=lambda media_type: _find_quality(media_type, ranges))
+
+
+def _parse_ranges(accept: str) -> list[tuple[str, float]]:
+    return [_parse_range(part) for part in accept.split(",") if part.strip()]
 
 
 def _parse_range(text: str) -> tuple[str, float]:

@@ -21,6 +21,9 @@ FIELD = "file"
 # --data-binary by default.
 RAW_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
+JSON_TYPE = "application/json"
+"""The media type of a body that has the image in base64."""
+
 T = TypeVar("T")
 
 
@@ -41,11 +44,16 @@ async def read_upload(request: Request, due: float) -> bytes:
         ) from error
 
 
+def read_content_type(request: Request) -> str:
+    """Return the media type of the body, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def _read(request: Request) -> bytes:
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = read_content_type(request)
     if content_type == "multipart/form-data":
         return await _read_form(request)
-    if content_type in RAW_TYPES or content_type.startswith("image/"):
+    if content_type in (*RAW_TYPES, JSON_TYPE) or content_type.startswith("image/"):
         # Not `body()`, which keeps the bytes for as long as the request lives.
         data = b"".join([chunk async for chunk in request.stream()])
         if not data:
@@ -56,7 +64,7 @@ async def _read(request: Request) -> bytes:
         return data
     raise UnsupportedType(
         f"Content-Type {content_type[:100]!r} is not an image.",
-        remedy=f"Send {SUPPORTED}, as image/... or as multipart/form-data.",
+        remedy=f"Send {SUPPORTED}, as image/..., multipart/form-data or base64 in JSON.",
     )
 
 

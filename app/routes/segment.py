@@ -1,22 +1,35 @@
 """POST /v1/segment: an upload in, its mask out."""
 
 import math
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic.json_schema import SkipJsonSchema
+from fastapi import APIRouter, Request, Response
 
 from app.codecs.answers import Answer
 from app.errors import Forbidden, PreflightRefused, ReloadFailed
-from app.formats import SUPPORTED, AnswerFormat
+from app.formats import ALPHA, SUPPORTED
 from app.http.description import ANSWER_HEADERS, BINARY, describe_problems
-from app.http.negotiation import accepts_gzip, negotiate
 from app.http.problems import PROBLEMS
-from app.http.uploads import FIELD, read_upload, run_while_connected
+from app.http.uploads import (
+    FIELD,
+    JSON_TYPE,
+    read_content_type,
+    read_upload,
+    run_while_connected,
+)
 from app.observability.stages import Stages
+from app.routes.parameters import (
+    AlphaParameter,
+    ClassesParameter,
+    FormatParameter,
+    MaxSideParameter,
+    TimeoutHeader,
+    choose_answer,
+    choose_max_side,
+)
 from app.routes.segmentation import SegmentationTask
 from app.routes.sending import AnswerResponse
-from app.schemas import Segmentation
+from app.schemas import Polygons, RunLengths, Segmentation
 from app.service import Service
 
 router = APIRouter(prefix="/v1", tags=["segmentation"])
@@ -25,6 +38,9 @@ IMAGE = {
     **BINARY,
     "description": f"{SUPPORTED}. If it is the body, its media type may be image/..., too",
 }
+ONE_PIXEL = "Qk06AAAAAAAAADYAAAAoAAAAAQAAAAEAAAABABgAAAAAAAQAAADEDgAAxA4AAAAAAAAAAAAAHmTIAA=="
+"""A BMP of one pixel, in base64."""
+
 REQUEST_BODY = {
     "required": True,
     "content": {
@@ -32,6 +48,21 @@ REQUEST_BODY = {
             "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: IMAGE}}
         },
         "application/octet-stream": {"schema": IMAGE},
+        JSON_TYPE: {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "additionalProperties": False,
+                "properties": {
+                    "image": {
+                        "type": "string",
+                        "contentEncoding": "base64",
+                        "description": "The image file in base64; never a URL",
+                    }
+                },
+            },
+            "example": {"image": ONE_PIXEL},
+        },
     },
 }
 
@@ -40,12 +71,13 @@ OTHERS = (Forbidden, ReloadFailed, PreflightRefused)
 
 MASK: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": Segmentation,
+        "model": Segmentation | RunLengths | Polygons,
         "description": "The mask, at the upload's size",
         # Generators take the first type that they know: the caller then gets the bytes, which is
         # right for each type that the body may have.
         "content": {
             "image/png": {"schema": BINARY},
+            "image/jpeg": {"schema": BINARY},
             "application/octet-stream": {"schema": BINARY},
             "application/json": {},
             "application/x-npy": {"schema": BINARY},
@@ -53,29 +85,6 @@ MASK: dict[int | str, dict[str, Any]] = {
         "headers": ANSWER_HEADERS,
     },
 }
-
-FormatParameter = Annotated[
-    AnswerFormat | SkipJsonSchema[None],
-    Query(description="Answer format; overrides the Accept header"),
-]
-MaxSideParameter = Annotated[
-    int | SkipJsonSchema[None],
-    Query(
-        ge=32,
-        le=65536,
-        description="Scale a longer image down to this, for this request",
-        examples=[512],
-    ),
-]
-TimeoutHeader = Annotated[
-    float | SkipJsonSchema[None],
-    Header(
-        alias="X-Request-Timeout",
-        gt=0,
-        description="Seconds that the caller waits; a mask that would come later is refused",
-        examples=[5.0],
-    ),
-]
 
 
 @router.post(
@@ -88,11 +97,14 @@ async def segment(
     request: Request,
     format: FormatParameter = None,  # the query parameter's name
     max_side: MaxSideParameter = None,
+    classes: ClassesParameter = None,
+    alpha: AlphaParameter = ALPHA,
     timeout: TimeoutHeader = None,
 ) -> Response:
-    """Segment one image: send it as the multipart field `file` or as the raw body."""
+    """Segment one image: as the multipart field `file`, as the body, or in base64 in JSON."""
     service: Service = request.app.state.service
     stages: Stages = request.scope["stages"]
+    known = service.predictor.metadata.classes
     task = SegmentationTask(
         service=service,
         batcher=service.batcher,
@@ -100,8 +112,8 @@ async def segment(
         stages=stages,
         upload=request.scope["upload_share"],
         sent=request.scope["answer_share"],
-        answer=format or negotiate(", ".join(request.headers.getlist("accept"))),
-        accepts_gzip=accepts_gzip(", ".join(request.headers.getlist("accept-encoding"))),
+        options=choose_answer(request, format, classes=classes, alpha=alpha, known=known),
+        is_base64=read_content_type(request) == JSON_TYPE,
         max_side=choose_max_side(max_side, service.predictor.max_side),
         due=stages.started + min(timeout or math.inf, service.settings.deadline_s),
     )
@@ -117,7 +129,7 @@ async def segment(
 def _respond(answer: Answer, task: SegmentationTask) -> Response:
     return AnswerResponse(
         answer,
-        media_type=task.answer.media_type,
+        media_type=task.options.media_type,
         headers={
             "Server-Timing": task.stages.format_server_timing(),
             "X-Weights-Digest": task.predictor.metadata.digest,
@@ -126,10 +138,3 @@ def _respond(answer: Answer, task: SegmentationTask) -> Response:
         },
         next_piece=task.next_piece,
     )
-
-
-def choose_max_side(requested: int | None, limit: int) -> int:
-    """Return the smaller of the requested side and the operator's; 0 means no limit."""
-    if requested is None:
-        return limit
-    return min(requested, limit) if limit else requested

@@ -6,10 +6,11 @@ Knows nothing of the request's headers and parameters; the handler has read them
 from dataclasses import dataclass
 
 from app.codecs.answers import Answer, make_answer
+from app.codecs.base64_image import read_image
 from app.codecs.decode import Decoded
-from app.formats import AnswerFormat
+from app.formats import AnswerFormat, AnswerOptions
 from app.observability.stages import Stages
-from app.scheduling.batcher import Batcher
+from app.scheduling.batcher import Batcher, Predict
 from app.scheduling.budget import Share
 from app.service import Service
 from model.engines.base import Array
@@ -27,9 +28,10 @@ class SegmentationTask:
     upload: Share
     sent: Share
     """The share of the answers' budget: the answer's bytes until the socket has taken them."""
-    answer: AnswerFormat
-    accepts_gzip: bool
+    options: AnswerOptions
     max_side: int
+    is_base64: bool = False
+    """Whether the upload is JSON with the image in base64."""
     due: float
     """A reading of `time.perf_counter`."""
 
@@ -37,18 +39,43 @@ class SegmentationTask:
         """Return the answer to the upload. Raises the errors of each stage, Overloaded at `due`."""
         async with self.service.admission.admit(self.due) as place:
             self.stages.enter("decode")
-            canvas = await self.service.codecs.decode(
-                data,
-                max_side=self.max_side,
-                reserve=place.take,
-                finish=self._prepare,
-                held=(place, self.upload),
-            )
-            mask = await self.batcher.submit(
-                self.predictor.predict, canvas, self.stages, held=place
-            )
+            if self.is_base64:
+                data = await self.service.codecs.run(read_image, data, held=(place, self.upload))
+            canvas = await self._decode(data, place)
+            mask = await self.batcher.submit(self._predict, canvas, self.stages, held=place)
             self.stages.enter("encode")
-            return await self.service.codecs.run(self._encode, mask, held=(place, self.sent))
+            photo = None
+            if self.options.format is AnswerFormat.OVERLAY:
+                photo = await self._show(data, canvas, place)
+            return await self.service.codecs.run(self._encode, mask, photo, held=(place, self.sent))
+
+    async def _decode(self, data: bytes, place: Share) -> Canvas:
+        return await self.service.codecs.decode(
+            data,
+            max_side=self.max_side,
+            reserve=place.take,
+            finish=self._prepare,
+            held=(place, self.upload),
+        )
+
+    @property
+    def _predict(self) -> Predict:
+        if self.options.format is AnswerFormat.CONFIDENCE:
+            return self.predictor.measure_confidence
+        return self.predictor.predict
+
+    async def _show(self, data: bytes, canvas: Canvas, place: Share) -> Array:
+        """Return the photo (H, W, 3) at the upload's size, decoded again if it was scaled."""
+        (height, width), output = canvas.region.content, canvas.region.output
+        if (height, width) == output:
+            return canvas.pixels[:height, :width].copy()
+        return await self.service.codecs.decode(
+            data,
+            max_side=0,
+            reserve=place.take,
+            finish=lambda image: image.pixels,
+            held=(place, self.upload),
+        )
 
     async def next_piece(self, answer: Answer) -> bytes | None:
         """Return the next piece of an answer that is sent in pieces, None after the last."""
@@ -59,9 +86,7 @@ class SegmentationTask:
     def _prepare(self, image: Decoded) -> Canvas:
         return self.predictor.prepare(image.pixels, max_side=self.max_side, size=image.size)
 
-    def _encode(self, mask: Array) -> Answer:
-        made = make_answer(
-            mask, self.answer, self.predictor.metadata, accepts_gzip=self.accepts_gzip
-        )
+    def _encode(self, mask: Array, photo: Array | None) -> Answer:
+        made = make_answer(mask, self.options, self.predictor.metadata, photo=photo)
         self.sent.take(made.held_bytes)
         return made

@@ -58,6 +58,15 @@ class Engine(Protocol):
         """
         ...
 
+    def measure_confidence(
+        self, canvases: Sequence[Array], regions: Sequence[Region]
+    ) -> list[Array]:
+        """As `segment`, but each pixel is the softmax of its largest logit, times 255 and rounded.
+
+        So it is how sure the network is of the class in the mask.
+        """
+        ...
+
 
 def usable_cores() -> int:
     """The cores that this process may use; of a container's share, whole ones."""

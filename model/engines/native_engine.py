@@ -12,14 +12,17 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_int, c_void_p
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import threadpoolctl
 
 from model.engines import folding, tiles
 from model.engines.base import Array, Precision, Region, usable_cores
 from model.engines.folding import Convolution, Floats, FoldedNetwork
 from model.engines.native import library
+from model.engines.numpy_head import NumpyHead
 from model.engines.tiles import TILE
 from model.errors import EngineError
 from model.weights import Weights
@@ -45,6 +48,7 @@ class NativeEngine:
         load, MemoryError.
         """
         network = folding.fold(weights)
+        self._numpy_head = NumpyHead(network)
         self._classes = len(network.upsampling_bias)
         self._library = declare(library.load(path))
         if precision == "bfloat16" and not self._library.engine_has_bfloat16():
@@ -98,13 +102,30 @@ class NativeEngine:
                 _check(segment_single_threaded(self._engine, workspace, *rest))
         return mask
 
+    def measure_confidence(
+        self, canvases: Sequence[Array], regions: Sequence[Region]
+    ) -> list[Array]:
+        """See `Engine.measure_confidence`. Raises MemoryError.
+
+        Few callers ask for it, so its head is numpy's.
+        """
+        _use_one_blas_thread()
+        return [
+            self._numpy_head.measure_confidence(self.coarse_logits(canvas), region)
+            for canvas, region in zip(canvases, regions, strict=True)
+        ]
+
     def coarse_logits(self, canvas: Array) -> Floats:
         """A canvas (H, W, 3) to the logits of every 32nd pixel, (C, H / 32, W / 32)."""
         height, width, _ = canvas.shape
         logits = np.empty((self._classes, height // TILE, width // TILE), np.float32)
         rest = (*_pass_canvas(canvas), _pass_array(logits))
-        with self._workspaces.take_all():
-            _check(self._library.engine_coarse_logits(self._engine, *rest))
+        single_threaded = self._library.engine_coarse_logits_single_threaded
+        with self._workspaces.take() as workspace:
+            if workspace is None:
+                _check(self._library.engine_coarse_logits(self._engine, *rest))
+            else:
+                _check(single_threaded(self._engine, workspace, *rest))
         return logits
 
     def head(self, coarse: Floats, region: Region) -> Array:
@@ -116,6 +137,12 @@ class NativeEngine:
         with self._workspaces.take_all():
             _check(self._library.engine_head(self._engine, *rest))
         return mask
+
+
+@cache
+def _use_one_blas_thread() -> None:
+    """Products are small in the head of numpy, and BLAS' threads would fight the engine's."""
+    threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
 def _stop(native: ctypes.CDLL, engine: int, pid: int) -> None:
@@ -177,6 +204,9 @@ def declare(native: ctypes.CDLL) -> ctypes.CDLL:
         pointer, c_int, pointer, c_int, c_int, pointer, pointer,
     ]  # fmt: skip
     native.engine_coarse_logits.argtypes = [pointer, pointer, c_int, c_int, pointer]
+    native.engine_coarse_logits_single_threaded.argtypes = [
+        pointer, c_int, pointer, c_int, c_int, pointer,
+    ]  # fmt: skip
     native.engine_head.argtypes = [pointer, pointer, c_int, c_int, pointer, pointer]
     return native
 

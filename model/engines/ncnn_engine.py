@@ -51,6 +51,15 @@ class NcnnEngine:
             for canvas, region in zip(canvases, regions, strict=True)
         ]
 
+    def measure_confidence(
+        self, canvases: Sequence[Array], regions: Sequence[Region]
+    ) -> list[Array]:
+        """See `Engine.measure_confidence`."""
+        return [
+            self._head.measure_confidence(self.coarse_logits(canvas), region)
+            for canvas, region in zip(canvases, regions, strict=True)
+        ]
+
     def coarse_logits(self, canvas: Array) -> folding.Floats:
         """A canvas (H, W, 3) to the logits of every 32nd pixel, (C, H / 32, W / 32)."""
         images = np.empty((3, *canvas.shape[:2]), np.float32)

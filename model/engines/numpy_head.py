@@ -1,18 +1,21 @@
-"""Coarse logits to a mask with numpy, exact and small, at any output size (see `tiles`).
+"""Coarse logits to a mask or its confidence with numpy, at any output size (see `tiles`).
 
 For engines without torch. Knows nothing of the backbone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.engines import tiles
-from model.engines.base import Array, Region
+from model.engines.base import Array, Region, Size
 from model.engines.folding import Floats, FoldedNetwork
 from model.engines.tiles import HALF, TILE, Neighbours
+
+Reduce = Callable[[Floats], Array]
+"""Logits (C, ...) to one byte for each pixel."""
 
 Scalar = TypeVar("Scalar", np.float32, np.uint8)
 
@@ -21,7 +24,7 @@ TILES_PER_BLOCK = 32
 
 
 class NumpyHead:
-    """`transpose_conv` and argmax of a network."""
+    """`transpose_conv` of a network, and argmax or softmax."""
 
     def __init__(self, network: FoldedNetwork) -> None:
         self._classes = len(network.upsampling_bias)
@@ -30,10 +33,17 @@ class NumpyHead:
 
     def __call__(self, coarse: Floats, region: Region) -> Array:
         """Coarse logits (C, h, w) of one canvas to its mask, uint8 of shape `region.output`."""
+        return self._reduce(coarse, region, argmax)
+
+    def measure_confidence(self, coarse: Floats, region: Region) -> Array:
+        """Coarse logits (C, h, w) of one canvas to its confidence, uint8 of shape `region.output`."""
+        return self._reduce(coarse, region, measure_softmax)
+
+    def _reduce(self, coarse: Floats, region: Region, reduce: Reduce) -> Array:
         height, width = region.output
         if region.content == region.output:
             labels = [
-                _join_tiles(argmax(np.moveaxis(scores, 2, 0)))
+                _join_tiles(reduce(np.moveaxis(scores, 2, 0)))
                 for scores in self._iterate_blocks(coarse)
             ]
             return np.concatenate(labels)[HALF : HALF + height, HALF : HALF + width]
@@ -41,11 +51,12 @@ class NumpyHead:
         columns = Neighbours.between(region.content[1], width)
         for start in range(0, width, tiles.COLUMNS_AT_ONCE):
             stop = min(start + tiles.COLUMNS_AT_ONCE, width)
-            self._fill(mask[:, start:stop], coarse, region.content, columns.cut(start, stop))
+            part = columns.cut(start, stop)
+            self._fill(mask[:, start:stop], coarse, region.content, part, reduce)
         return mask
 
     def _fill(
-        self, mask: Array, coarse: Floats, content: tuple[int, int], columns: Neighbours
+        self, mask: Array, coarse: Floats, content: Size, columns: Neighbours, reduce: Reduce
     ) -> None:
         """Sweep down over the canvas; write each output row once both of its source rows exist."""
         height, width = mask.shape
@@ -66,7 +77,7 @@ class NumpyHead:
                 part = rows.cut(start, min(start + rows_at_once, ready))
                 upper, lower = kept[:, part.first - kept_from], kept[:, part.second - kept_from]
                 scaled = _blend(upper, lower, part.share[:, None])
-                mask[start : start + len(part.share)] = argmax(scaled)
+                mask[start : start + len(part.share)] = reduce(scaled)
             done = ready
             if done == height:
                 break
@@ -101,6 +112,15 @@ def argmax(scores: Floats) -> Array:
         np.copyto(labels, label, where=larger)
         np.maximum(best, scores[label], out=best)
     return labels
+
+
+def measure_softmax(scores: Floats) -> Array:
+    """The softmax of the largest along the first axis, times 255 and rounded, uint8."""
+    best = scores.max(axis=0)
+    total = np.zeros(best.shape, np.float32)
+    for logits in scores:
+        total += np.exp(logits - best)
+    return np.rint(255 / total).astype(np.uint8)
 
 
 def _blend(first: Floats, second: Floats, share: Floats) -> Floats:

@@ -1,6 +1,6 @@
 """The engine on PyTorch, for CUDA and CPU. Knows nothing of files or HTTP; needs no torchvision."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,9 +53,23 @@ class TorchEngine:
         self._classifier = self._create_convolution(network.classifier)
         self._head = TorchHead(network, self._device)
 
-    @torch.inference_mode()
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
         """See `Engine.segment`."""
+        return self._run(canvases, regions, self._head)
+
+    def measure_confidence(
+        self, canvases: Sequence[Array], regions: Sequence[Region]
+    ) -> list[Array]:
+        """See `Engine.measure_confidence`."""
+        return self._run(canvases, regions, self._head.measure_confidence)
+
+    @torch.inference_mode()
+    def _run(
+        self,
+        canvases: Sequence[Array],
+        regions: Sequence[Region],
+        head: Callable[[Tensor, Region], Tensor],
+    ) -> list[Array]:
         images = torch.from_numpy(np.stack(canvases))
         # One forward pass for the whole batch on a GPU, one for each image on the CPU: there oneDNN
         # sums in an order that depends on the batch size, so an image's logits would depend on its
@@ -64,7 +78,7 @@ class TorchEngine:
         passes = [images.to(self._device)] if self._device.type == "cuda" else images[:, None]
         logits = [coarse for batch in passes for coarse in self.coarse_logits(batch)]
         return [
-            self._head(coarse, region).cpu().numpy()
+            head(coarse, region).cpu().numpy()
             for coarse, region in zip(logits, regions, strict=True)
         ]
 

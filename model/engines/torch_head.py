@@ -1,17 +1,17 @@
-"""Coarse logits to a mask with PyTorch, exact and small, at any output size (see `tiles`).
+"""Coarse logits to a mask or its confidence with PyTorch, at any output size (see `tiles`).
 
 The argmax is written as `max(dim).indices`: the same index, and on the CPU 18 times faster. Knows
 nothing of the backbone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from model.engines import tiles
-from model.engines.base import Region
+from model.engines.base import Region, Size
 from model.engines.folding import FoldedNetwork
 from model.engines.tiles import HALF, TILE, Neighbours
 
@@ -21,8 +21,12 @@ TILES_PER_BLOCK_CPU = 32
 TILES_PER_BLOCK_CUDA = 4096
 
 
+Reduce = Callable[[Tensor, int], Tensor]
+"""Logits and the dimension of their classes to one number for each pixel."""
+
+
 class TorchHead:
-    """`transpose_conv` and argmax of a network."""
+    """`transpose_conv` of a network, and argmax or softmax."""
 
     def __init__(self, network: FoldedNetwork, device: torch.device) -> None:
         bias = torch.from_numpy(network.upsampling_bias).to(device)
@@ -37,22 +41,28 @@ class TorchHead:
 
     def __call__(self, coarse: Tensor, region: Region) -> Tensor:
         """Coarse logits (C, h, w) of one canvas to its mask, uint8 of shape `region.output`."""
+        return self._reduce(coarse, region, argmax)
+
+    def measure_confidence(self, coarse: Tensor, region: Region) -> Tensor:
+        """Coarse logits (C, h, w) of one canvas to its confidence, uint8 of shape `region.output`."""
+        return self._reduce(coarse, region, measure_softmax)
+
+    def _reduce(self, coarse: Tensor, region: Region, reduce: Reduce) -> Tensor:
         height, width = region.output
         if region.content == region.output:
-            labels = [
-                _join_tiles(scores.max(dim=2).indices) for scores in self._iterate_blocks(coarse)
-            ]
-            mask = torch.cat([block.to(torch.uint8) for block in labels])
+            blocks = [_join_tiles(reduce(scores, 2)) for scores in self._iterate_blocks(coarse)]
+            mask = torch.cat([block.to(torch.uint8) for block in blocks])
             return mask[HALF : HALF + height, HALF : HALF + width]
         mask = torch.empty(region.output, dtype=torch.uint8, device=coarse.device)
         columns = Neighbours.between(region.content[1], width)
         for start in range(0, width, tiles.COLUMNS_AT_ONCE):
             stop = min(start + tiles.COLUMNS_AT_ONCE, width)
-            self._fill(mask[:, start:stop], coarse, region.content, columns.cut(start, stop))
+            part = columns.cut(start, stop)
+            self._fill(mask[:, start:stop], coarse, region.content, part, reduce)
         return mask
 
     def _fill(
-        self, mask: Tensor, coarse: Tensor, content: tuple[int, int], columns: Neighbours
+        self, mask: Tensor, coarse: Tensor, content: Size, columns: Neighbours, reduce: Reduce
     ) -> None:
         """Sweep down over the canvas; write each output row once both of its source rows exist."""
         height, width = mask.shape
@@ -81,7 +91,7 @@ class TorchHead:
                     for values in (part.first - kept_from, part.second - kept_from, part.share)
                 )
                 scaled = torch.lerp(kept[:, upper], kept[:, lower], down[:, None])
-                mask[start : start + len(down)] = scaled.max(dim=0).indices
+                mask[start : start + len(down)] = reduce(scaled, 0)
             done = ready
             if done == height:
                 break
@@ -99,6 +109,16 @@ class TorchHead:
             block = cells[start : start + step].reshape(-1, 4 * self._classes)
             scores = torch.addmm(self._bias, block, self._matrix)
             yield scores.view(-1, columns, self._classes, TILE, TILE)
+
+
+def argmax(scores: Tensor, dim: int) -> Tensor:
+    """The index of the largest along `dim`."""
+    return scores.max(dim=dim).indices
+
+
+def measure_softmax(scores: Tensor, dim: int) -> Tensor:
+    """The softmax of the largest along `dim`, times 255 and rounded."""
+    return scores.softmax(dim).amax(dim).mul_(255).round_()
 
 
 def _join_tiles(tiled: Tensor) -> Tensor:

@@ -53,6 +53,9 @@ class FaultyEngine:
         self.computed += len(canvases)
         return self._engine.segment(canvases, regions)
 
+    def measure_confidence(self, canvases, regions):
+        return self._engine.measure_confidence(canvases, regions)
+
 
 def command(colour, size=(64, 64)):
     """A PNG that tells the engine what to do."""

@@ -1,5 +1,6 @@
 """POST /v1/segment and GET /v1/model over real HTTP."""
 
+import base64
 import io
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.routes.segment import choose_max_side
+from app.routes.parameters import choose_max_side
 from model.weights import read_metadata
 from tests.app.codecs.test_decode import png_of_claimed_size, saved
 from tests.app.conftest import serving
@@ -71,6 +72,18 @@ def test_a_320_x_480_photo_gets_the_notebooks_mask(client, notebook_network, pho
 )
 def test_an_upload_may_be_a_form_or_the_body(client, request_):
     assert indices(client.post("/v1/segment", **request_)).shape == (300, 451)
+
+
+def test_an_upload_may_be_base64_in_json(client):
+    text = base64.b64encode(PHOTO.read_bytes()).decode()
+    mask = indices(client.post("/v1/segment", content=PHOTO.read_bytes()))
+    escaped = text.replace("/", r"\/").replace("+", r"\u002b")  # as PHP and .NET write it
+    for body in (f'{{"image": "{text}"}}', f' {{ "image" :"{escaped}" }}\n'):
+        headers = {"Content-Type": "application/json; charset=utf-8"}
+        answer = client.post("/v1/segment", content=body, headers=headers)
+        assert np.array_equal(indices(answer), mask)
+    overlay = client.post("/v1/segment?format=overlay&max_side=64", json={"image": text})
+    assert Image.open(io.BytesIO(overlay.content)).size == (451, 300)
 
 
 def test_the_answers_are_the_same_mask(client):
@@ -177,8 +190,29 @@ PROBLEM_CASES = {
     "unsupported-type, bytes": (415, {"content": b"hello"}),
     "unsupported-type, name": (
         415,
-        {"content": b"{}", "headers": {"Content-Type": "application/json"}},
+        {"content": b"{}", "headers": {"Content-Type": "application/xml"}},
     ),
+    **{
+        f"image-missing, json {number}": (
+            400,
+            {"content": body, "headers": {"Content-Type": "application/json"}},
+        )
+        for number, body in enumerate(
+            [
+                b"{}",
+                b'{"image": 1}',
+                b'{"image": ""}',
+                b'{"image": "a"}',
+                b'{"image": "YQ==YQ=="}',
+                b'{"image": "YWJj", "url": "x"}',
+                b'{"image": "YW"Jj"}',
+                b'{"image": "\xff"}',
+                b"[" * 9999,
+            ]
+        )
+    },
+    "unsupported-type, base64": (415, {"json": {"image": "aGVsbG8="}}),
+    "body-too-large, base64": (413, {"json": {"image": "A" * 8 * 2**20}}),
     "body-too-large, declared": (413, {"content": b"x" * (8 * 2**20 + 1)}),
     "body-too-large, chunked": (413, {"content": (b"x" * 2**20 for _ in range(9))}),
     "body-too-large, in a form": (413, {"files": {"file": b"x" * (8 * 2**20 + 1)}}),

@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["app", "PIL", "python_multipart", "mode
     from app.codecs import decode, encode
     from app.codecs.pillow import prepare_pillow
     from app.errors import BrokenImage, TooManyPixels, UnsupportedType
-    from app.formats import AnswerFormat
+    from app.formats import MASK_FORMATS
     from app.http.forms import FormError, read_file
     from model.predictor import CANVAS_MULTIPLE, Predictor
     from model.scaling import content_size
@@ -71,7 +71,7 @@ def upload(data: bytes) -> None:
     assert canvas.region.output == decoded.size
     mask = np.zeros(decoded.size, np.uint8)
     mask[: decoded.pixels.shape[0], : decoded.pixels.shape[1]] = decoded.pixels[..., 0] % 21
-    for answer in AnswerFormat:
+    for answer in MASK_FORMATS:
         assert encode.encode_mask(mask, answer, METADATA)
 
 

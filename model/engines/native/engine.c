@@ -201,11 +201,12 @@ int engine_segment_single_threaded(struct engine *engine, int workspace, const u
     return segment(engine, engine->single_thread, workspace, canvas, height, width, region, mask);
 }
 
-int engine_coarse_logits(struct engine *engine, const uint8_t *canvas, int height, int width, float *logits)
+static int coarse_logits(struct engine *engine, struct thread_pool *pool, int workspace,
+                         const uint8_t *canvas, int height, int width, float *logits)
 {
     const struct region region = {height, width, height, width};
     struct pass pass;
-    if (begin(&pass, engine, engine->pool, 0, height, width, &region) != 0)
+    if (begin(&pass, engine, pool, workspace, height, width, &region) != 0)
         return -1;
     run_network(&pass, canvas);
     const struct feature_map *coarse = &pass.workspace->coarse;
@@ -215,6 +216,17 @@ int engine_coarse_logits(struct engine *engine, const uint8_t *canvas, int heigh
                 *logits++ = pixel(coarse, class / SIMD_WIDTH, y, x)[class % SIMD_WIDTH];
     end(&pass);
     return 0;
+}
+
+int engine_coarse_logits(struct engine *engine, const uint8_t *canvas, int height, int width, float *logits)
+{
+    return coarse_logits(engine, engine->pool, 0, canvas, height, width, logits);
+}
+
+int engine_coarse_logits_single_threaded(struct engine *engine, int workspace, const uint8_t *canvas,
+                                         int height, int width, float *logits)
+{
+    return coarse_logits(engine, engine->single_thread, workspace, canvas, height, width, logits);
 }
 
 int engine_head(struct engine *engine, const float *logits, int height, int width,

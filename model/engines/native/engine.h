@@ -30,6 +30,10 @@ int engine_segment_single_threaded(struct engine *engine, int workspace, const u
 /* The coarse logits (classes, height / 32, width / 32) of one canvas. 0, or -1 without memory. */
 int engine_coarse_logits(struct engine *engine, const uint8_t *canvas, int height, int width, float *logits);
 
+/* The same on the calling thread alone, as engine_segment_single_threaded. */
+int engine_coarse_logits_single_threaded(struct engine *engine, int workspace, const uint8_t *canvas,
+                                         int height, int width, float *logits);
+
 /* Coarse logits (classes, height, width) to a mask. 0, or -1 without memory. */
 int engine_head(struct engine *engine, const float *logits, int height, int width,
                 const struct region *region, uint8_t *mask);

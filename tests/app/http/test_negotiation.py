@@ -2,7 +2,7 @@ import pytest
 
 from app.errors import NotAcceptable
 from app.formats import AnswerFormat
-from app.http.negotiation import accepts_gzip, negotiate
+from app.http.negotiation import accepts_gzip, choose_media_type, negotiate
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,18 @@ def test_what_nobody_offers_is_not_acceptable(accept):
 )
 def test_gzip_is_for_who_accepts_it(header, expected):
     assert accepts_gzip(header) is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "accept", "expected"),
+    [
+        ("overlay", "", "image/png"),
+        ("overlay", "*/*", "image/png"),
+        ("overlay", "image/jpeg", "image/jpeg"),
+        ("overlay", "image/png;q=0.5, image/jpeg", "image/jpeg"),
+        ("overlay", "text/html", "image/png"),
+        ("rle", "image/jpeg", "application/json"),
+    ],
+)
+def test_of_a_format_with_two_types_the_caller_chooses(answer, accept, expected):
+    assert choose_media_type(AnswerFormat(answer), accept) == expected

@@ -1,0 +1,109 @@
+"""The parameters of a segmentation request, and what they ask for.
+
+Knows nothing of uploads, nor of how answers are made.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Header, Query, Request
+from pydantic.json_schema import SkipJsonSchema
+
+from app.errors import InvalidParameter
+from app.formats import ALPHA, AnswerFormat, AnswerOptions
+from app.http.negotiation import accepts_gzip, choose_media_type, negotiate
+
+# `SkipJsonSchema[None]`: a generated client can leave a parameter out, but cannot send null in it.
+FormatParameter = Annotated[
+    AnswerFormat | SkipJsonSchema[None],
+    Query(description="Answer format; overrides the Accept header"),
+]
+MaxSideParameter = Annotated[
+    int | SkipJsonSchema[None],
+    Query(
+        ge=32,
+        le=65536,
+        description="Scale a longer image down to this, for this request",
+        examples=[512],
+    ),
+]
+ClassesParameter = Annotated[
+    list[str] | SkipJsonSchema[None],
+    Query(
+        max_length=256,
+        description="Names or indices of the classes to keep, separated by commas; pixels of "
+        "others become index 0. Not for format=confidence",
+        examples=[["person", "dog"]],
+    ),
+]
+AlphaParameter = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=1,
+        description="The share of the classes' colours in format=overlay",
+        examples=[ALPHA],
+    ),
+]
+TimeoutHeader = Annotated[
+    float | SkipJsonSchema[None],
+    Header(
+        alias="X-Request-Timeout",
+        gt=0,
+        description="Seconds that the caller waits; a mask that would come later is refused",
+        examples=[5.0],
+    ),
+]
+
+
+def choose_answer(
+    request: Request,
+    answer: AnswerFormat | None,
+    *,
+    classes: Sequence[str] | None,
+    alpha: float,
+    known: Sequence[str],
+) -> AnswerOptions:
+    """Return the answer that the parameters and headers ask for; `known` are the class names.
+
+    Raises NotAcceptable, InvalidParameter.
+    """
+    accept = ", ".join(request.headers.getlist("accept"))
+    answer = answer or negotiate(accept)
+    kept = None if classes is None else choose_classes(classes, known)
+    if kept is not None and answer is AnswerFormat.CONFIDENCE:
+        raise InvalidParameter(
+            "query.classes: the confidence is that of the class that each pixel has.",
+            remedy="Leave out classes, or choose another format.",
+        )
+    return AnswerOptions(
+        format=answer,
+        media_type=choose_media_type(answer, accept),
+        accepts_gzip=accepts_gzip(", ".join(request.headers.getlist("accept-encoding"))),
+        alpha=alpha,
+        kept=kept,
+    )
+
+
+def choose_classes(wanted: Sequence[str], known: Sequence[str]) -> tuple[int, ...]:
+    """Return the indices of the wanted classes, each a name, an index or several with commas.
+
+    Raises InvalidParameter for one that is not known.
+    """
+    indices = {name: index for index, name in enumerate(known)}
+    indices |= {str(index): index for index in range(len(known)) if str(index) not in indices}
+    names = [name.strip() for text in wanted for name in text.split(",")]
+    for name in names:
+        if name not in indices:
+            raise InvalidParameter(
+                f"query.classes: there is no class {name[:50]!r}.",
+                remedy=f"The classes are {', '.join(known)[:1000]}.",
+            )
+    return tuple(sorted({indices[name] for name in names}))
+
+
+def choose_max_side(requested: int | None, limit: int) -> int:
+    """Return the smaller of the requested side and the operator's; 0 means no limit."""
+    if requested is None:
+        return limit
+    return min(requested, limit) if limit else requested
