@@ -15,6 +15,7 @@
       BrokenImage           the image cannot be decoded
       TooCostly             the image takes too long, or too much memory, to decode
       InvalidParameter      a query parameter or header is out of its bounds
+      InvalidTensor         a request of the Open Inference Protocol cannot be read
       HeadTooLarge          the header fields have more bytes than the limit
       TooManyRequests       the caller sends more requests than its rate limit
       ReloadFailed          the new weights do not work
@@ -104,6 +105,10 @@ class TooCostly(RequestError):
 
 
 class InvalidParameter(RequestError):
+    pass
+
+
+class InvalidTensor(RequestError):
     pass
 
 

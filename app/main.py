@@ -19,10 +19,11 @@ from app.http.drain import DrainLimit
 from app.http.gates import AdmissionGate, AnswerLimit, BodyLimit
 from app.http.headers import SecurityHeaders, allow_origins
 from app.http.methods import HeadAsGet
-from app.http.paths import SEGMENT_PATH
+from app.http.paths import IMAGE_PATHS
 from app.http.telemetry import RequestTelemetry
 from app.observability.peers import Peers
-from app.routes import admin, model, operations, pages, segment
+from app.protocol_schemas import ProtocolError
+from app.routes import admin, model, openinference, operations, pages, segment
 from app.schemas import ProblemDetails
 from app.service import Service
 from app.settings import Settings, parse_origins, parse_rates
@@ -37,7 +38,8 @@ class Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if not self.openapi_schema:
             components = super().openapi()["components"]
-            components["schemas"][ProblemDetails.__name__] = ProblemDetails.model_json_schema()
+            for schema in (ProblemDetails, ProtocolError):
+                components["schemas"][schema.__name__] = schema.model_json_schema()
             components["examples"] = list_examples()
         return super().openapi()
 
@@ -90,8 +92,8 @@ def _observe(app: FastAPI, service: Service) -> FastAPI:
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
-    for router in (segment.router, model.router, admin.router, pages.router):
-        app.include_router(router)
+    for part in (segment, model, admin, openinference, pages):
+        app.include_router(part.router)
     if settings.operations_port is None:
         app.include_router(operations.router)
 
@@ -99,10 +101,10 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
 def _add_limits(app: FastAPI, settings: Settings, service: Service, counts: Counts) -> None:
     """Add the middleware from the innermost to the outermost; unconfigured ones are left out."""
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, held=service.uploads)
-    app.add_middleware(AnswerLimit, path=SEGMENT_PATH, held=service.answers)
+    app.add_middleware(AnswerLimit, paths=IMAGE_PATHS, held=service.answers)
     app.add_middleware(
         AdmissionGate,
-        path=SEGMENT_PATH,
+        paths=IMAGE_PATHS,
         admission=service.admission,
         deadline_s=settings.deadline_s,
     )

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel
 
 DIGEST = "5f2b0c1e9a7d4c36b8e1f0a2d3c4b5a697887766554433221100ffeeddccbbaa"
 
@@ -10,6 +10,12 @@ DIGEST = "5f2b0c1e9a7d4c36b8e1f0a2d3c4b5a697887766554433221100ffeeddccbbaa"
 def show(**example: JsonValue) -> ConfigDict:
     """Return the configuration of a model that has this example in its schema."""
     return ConfigDict(json_schema_extra={"examples": [example]})
+
+
+def find_example(schema: type[BaseModel]) -> JsonValue:
+    """Return the example of a model."""
+    examples: list[JsonValue] = schema.model_json_schema()["examples"]
+    return examples[0]
 
 
 class PresentClass(BaseModel):
@@ -133,6 +139,10 @@ class Polygons(BaseModel):
     width: int
     features: list[Feature]
     weights: str = Field(description="Digest of the weights that made it")
+
+
+class JsonAnswer(RootModel[Segmentation | RunLengths | Polygons]):
+    """A mask as JSON: that of format=json, rle or polygons."""
 
 
 class ClassInfo(BaseModel):

@@ -33,6 +33,7 @@ APP = (
     {"http"},
     {"scheduling"},
     {"observability"},
+    {"protocol_schemas"},
     {"arguments", "schemas", "environment"},
     {"settings"},
     {"errors", "formats"},

@@ -4,6 +4,7 @@ Knows nothing of HTTP, nor of how an answer is sent.
 """
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.lib import format as npy

@@ -4,11 +4,12 @@ Knows nothing of routes; each route lists the errors that it answers with.
 """
 
 from collections.abc import Iterable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 from app import errors
 from app.errors import RequestError
-from app.http.problems import INTERNAL, MEDIA_TYPE, PROBLEMS, make_body
+from app.http.problems import INTERNAL, MEDIA_TYPE, PROBLEMS, Problem, make_body
 
 BINARY = {"type": "string", "format": "binary"}
 
@@ -98,6 +99,10 @@ EXAMPLES: Mapping[type[RequestError], tuple[str, str]] = {
         "The weights do not work.",
         "Correct the weights file; the server still uses the old weights.",
     ),
+    errors.InvalidTensor: (
+        "The inference request is invalid: there must be one input.",
+        "See /v2/models/fcn_resnet18 for the tensors.",
+    ),
     errors.HeadTooLarge: (
         "The request's head has more than 65536 bytes.",
         "Send fewer or shorter header fields.",
@@ -150,6 +155,26 @@ def describe_problems(types: Iterable[type[RequestError]]) -> dict[int | str, di
         }
         for status in sorted({problem.status for problem in problems.values()})
         if (same := [problem for problem in problems.values() if problem.status == status])
+    }
+
+
+def describe_protocol_errors() -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's responses for errors under /v2, which are {"error": ...}."""
+    statuses: dict[HTTPStatus, list[Problem]] = {}
+    for problem in {problem.name: problem for problem in (*PROBLEMS.values(), INTERNAL)}.values():
+        statuses.setdefault(problem.status, []).append(problem)
+    detail, remedy = EXAMPLES[errors.InvalidTensor]
+    return {
+        int(status): {
+            "description": "; ".join(problem.title for problem in statuses[status]),
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/ProtocolError"},
+                    "example": {"error": f"{detail} {remedy}"},
+                }
+            },
+        }
+        for status in sorted(statuses)
     }
 
 

@@ -4,6 +4,8 @@ Plain ASGI, because FastAPI reads the whole body before its dependencies run. Kn
 images.
 """
 
+from collections.abc import Container
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BodyTooLarge, Overloaded
@@ -36,13 +38,13 @@ class BodyLimit:
 class AnswerLimit:
     """Middleware: opens the share that counts the answer's bytes, or refuses the request."""
 
-    def __init__(self, app: ASGIApp, *, path: str, held: Budget) -> None:
+    def __init__(self, app: ASGIApp, *, paths: Container[str], held: Budget) -> None:
         self.app = app
-        self.path = path
+        self.paths = paths
         self.held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != self.path:
+        if scope["type"] != "http" or scope["path"] not in self.paths:
             await self.app(scope, receive, send)
             return
         try:
@@ -61,14 +63,16 @@ class AdmissionGate:
     two thirds of the time here.
     """
 
-    def __init__(self, app: ASGIApp, *, path: str, admission: Admission, deadline_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, paths: Container[str], admission: Admission, deadline_s: float
+    ) -> None:
         self.app = app
-        self.path = path
+        self.paths = paths
         self.admission = admission
         self.deadline_s = deadline_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == self.path:
+        if scope["type"] == "http" and scope["path"] in self.paths:
             try:
                 self.admission.require_place(scope["stages"].started + self.deadline_s)
             except Overloaded as error:

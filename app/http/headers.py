@@ -99,8 +99,8 @@ def allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
     read a 401. A crash is answered inside of CORS for the same reason, and logged outside of it.
     """
 
-    async def answer_crash(_: Request, __: Exception) -> Response:
-        return answer_bug()
+    async def answer_crash(request: Request, _: Exception) -> Response:
+        return answer_bug(request.url.path)
 
     app.add_middleware(ServerErrorMiddleware, handler=answer_crash)
     app.add_middleware(

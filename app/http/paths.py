@@ -1,10 +1,33 @@
 """The paths that the middleware treats differently. Knows nothing of their handlers."""
 
 SEGMENT_PATH = "/v1/segment"
-"""The path of segmentation: its requests need admission, and are timed by stage."""
+
+PROTOCOL = "/v2"
+"""The paths of the Open Inference Protocol begin with this; its errors have a form of their own."""
+
+MODEL_NAME, MODEL_VERSION = "fcn_resnet18", "1"
+MODEL_PATH = f"{PROTOCOL}/models/{MODEL_NAME}"
+VERSION_PATH = f"{MODEL_PATH}/versions/{MODEL_VERSION}"
+
+IMAGE_PATHS = frozenset({SEGMENT_PATH, f"{MODEL_PATH}/infer", f"{VERSION_PATH}/infer"})
+"""The paths of segmentation: their requests need admission, and are timed by stage."""
 
 # Any other path requires a key if keys are configured. Probes and Prometheus send none, and the
 # OpenAPI document contains nothing secret.
 PUBLIC_PATHS = frozenset(
-    {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/metrics"}
+    {
+        "/",
+        "/docs",
+        "/openapi.json",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+        f"{PROTOCOL}/health/live",
+        f"{PROTOCOL}/health/ready",
+    }
 )
+
+
+def is_of_protocol(path: str) -> bool:
+    """Return whether the path is one of the Open Inference Protocol."""
+    return path == PROTOCOL or path.startswith(f"{PROTOCOL}/")

@@ -1,5 +1,7 @@
 """Problem details (RFC 9457): the status, type, title and headers of every error.
 
+Under /v2, errors are {"error": ...}, as the Open Inference Protocol wants.
+
 The only module that maps the exceptions of `app.errors` to responses.
 """
 
@@ -16,6 +18,7 @@ from starlette.types import Scope
 from app import errors
 from app.errors import RequestError
 from app.http.methods import add_head
+from app.http.paths import is_of_protocol
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:segmentation:problem:"
@@ -79,6 +82,9 @@ PROBLEMS: Mapping[type[RequestError], Problem] = {
         "invalid-parameter",
         "A query parameter is out of its bounds",
     ),
+    errors.InvalidTensor: Problem(
+        HTTPStatus.BAD_REQUEST, "invalid-tensor", "The inference request is invalid"
+    ),
     errors.RequestTimeout: Problem(
         HTTPStatus.REQUEST_TIMEOUT, "request-timeout", "The request did not come in time"
     ),
@@ -119,15 +125,15 @@ PROBLEMS: Mapping[type[RequestError], Problem] = {
 INTERNAL = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "Internal error")
 
 
-def create_response(error: RequestError) -> Response:
-    """Return the response to an error."""
+def create_response(error: RequestError, path: str = "") -> Response:
+    """Return the response to an error of a request for this path."""
     problem = PROBLEMS[type(error)]
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
     if problem.challenge:
         headers["WWW-Authenticate"] = problem.challenge
-    return _respond(problem, detail=error.detail, remedy=error.remedy, headers=headers)
+    return _respond(problem, detail=error.detail, remedy=error.remedy, headers=headers, path=path)
 
 
 def find_reason(error: RequestError) -> str:
@@ -138,15 +144,16 @@ def find_reason(error: RequestError) -> str:
 def answer_error(error: RequestError, scope: Scope) -> Response:
     """Return the response to an error, and put its reason into the scope for metrics and logs."""
     scope["problem"] = find_reason(error)
-    return create_response(error)
+    return create_response(error, scope["path"])
 
 
-def answer_bug() -> Response:
+def answer_bug(path: str = "") -> Response:
     """Return the response to an unexpected exception; its text is only logged."""
     return _respond(
         INTERNAL,
         detail="The server made a mistake; its log has the details under this request id.",
         remedy="Try again; if it stays, report the X-Request-ID of this answer.",
+        path=path,
     )
 
 
@@ -184,16 +191,28 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         detail=f"{request.method} {request.url.path[:200]}: {error.detail}",
         remedy="See /docs for the endpoints and their methods.",
         headers=add_head(error.headers),
+        path=request.url.path,
     )
 
 
 def _respond(
-    problem: Problem, *, detail: str, remedy: str, headers: Mapping[str, str] | None = None
+    problem: Problem,
+    *,
+    detail: str,
+    remedy: str,
+    headers: Mapping[str, str] | None = None,
+    path: str = "",
 ) -> Response:
+    is_problem = not is_of_protocol(path)
+    body = (
+        make_body(problem, detail=detail, remedy=remedy)
+        if is_problem
+        else {"error": f"{detail} {remedy}"}
+    )
     return Response(
-        orjson.dumps(make_body(problem, detail=detail, remedy=remedy)),
+        orjson.dumps(body),
         status_code=problem.status,
-        media_type=MEDIA_TYPE,
+        media_type=MEDIA_TYPE if is_problem else "application/json",
         headers=dict(headers or {}),
     )
 

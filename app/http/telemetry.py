@@ -15,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.paths import SEGMENT_PATH
+from app.http.paths import IMAGE_PATHS
 from app.http.problems import answer_bug
 from app.observability.metrics import Metrics
 from app.observability.stages import Stages
@@ -54,7 +54,7 @@ class RequestTelemetry:
             except Exception:
                 log.exception("request failed", path=scope["path"])
                 if not watched.status:
-                    await answer_bug()(scope, receive, watched.send)
+                    await answer_bug(scope["path"])(scope, receive, watched.send)
             finally:
                 self._record(scope, watched)
 
@@ -62,8 +62,8 @@ class RequestTelemetry:
         stages: Stages = scope["stages"]
         stages.enter("over")
         seconds = sum(stages.seconds.values())
-        is_image = scope["path"] == SEGMENT_PATH
-        route = SEGMENT_PATH if is_image else getattr(scope.get("route"), "path", "unmatched")
+        is_image = scope["path"] in IMAGE_PATHS
+        route = scope["path"] if is_image else getattr(scope.get("route"), "path", "unmatched")
         self.metrics.requests.labels(route, watched.status).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
         problem = "client-left" if watched.status == STATUS_CLIENT_LEFT else scope.get("problem")

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from app.codecs.answers import Answer
-from app.errors import Forbidden, PreflightRefused, ReloadFailed
+from app.errors import Forbidden, InvalidTensor, PreflightRefused, ReloadFailed
 from app.formats import ALPHA, SUPPORTED
 from app.http.description import ANSWER_HEADERS, BINARY, describe_problems
 from app.http.problems import PROBLEMS
@@ -29,7 +29,7 @@ from app.routes.parameters import (
 )
 from app.routes.segmentation import SegmentationTask
 from app.routes.sending import AnswerResponse
-from app.schemas import Polygons, RunLengths, Segmentation
+from app.schemas import JsonAnswer, Polygons, RunLengths, Segmentation, find_example
 from app.service import Service
 
 router = APIRouter(prefix="/v1", tags=["segmentation"])
@@ -66,12 +66,12 @@ REQUEST_BODY = {
     },
 }
 
-OTHERS = (Forbidden, ReloadFailed, PreflightRefused)
+OTHERS = (Forbidden, InvalidTensor, PreflightRefused, ReloadFailed)
 """These errors are raised by other routes only."""
 
 MASK: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": Segmentation | RunLengths | Polygons,
+        "model": JsonAnswer,
         "description": "The mask, at the upload's size",
         # Generators take the first type that they know: the caller then gets the bytes, which is
         # right for each type that the body may have.
@@ -79,7 +79,16 @@ MASK: dict[int | str, dict[str, Any]] = {
             "image/png": {"schema": BINARY},
             "image/jpeg": {"schema": BINARY},
             "application/octet-stream": {"schema": BINARY},
-            "application/json": {},
+            JSON_TYPE: {
+                "examples": {
+                    answer: {"value": find_example(schema)}
+                    for answer, schema in (
+                        ("json", Segmentation),
+                        ("rle", RunLengths),
+                        ("polygons", Polygons),
+                    )
+                }
+            },
             "application/x-npy": {"schema": BINARY},
         },
         "headers": ANSWER_HEADERS,

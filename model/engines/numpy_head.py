@@ -36,7 +36,7 @@ class NumpyHead:
         return self._reduce(coarse, region, argmax)
 
     def measure_confidence(self, coarse: Floats, region: Region) -> Array:
-        """Coarse logits (C, h, w) of one canvas to its confidence, uint8 of shape `region.output`."""
+        """Coarse logits (C, h, w) of one canvas to its confidence, of shape `region.output`."""
         return self._reduce(coarse, region, measure_softmax)
 
     def _reduce(self, coarse: Floats, region: Region, reduce: Reduce) -> Array:

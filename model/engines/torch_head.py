@@ -44,7 +44,7 @@ class TorchHead:
         return self._reduce(coarse, region, argmax)
 
     def measure_confidence(self, coarse: Tensor, region: Region) -> Tensor:
-        """Coarse logits (C, h, w) of one canvas to its confidence, uint8 of shape `region.output`."""
+        """Coarse logits (C, h, w) of one canvas to its confidence, of shape `region.output`."""
         return self._reduce(coarse, region, measure_softmax)
 
     def _reduce(self, coarse: Tensor, region: Region, reduce: Reduce) -> Tensor:

@@ -1,6 +1,8 @@
 """The documents agree with the code: endpoints, problems, settings, links, widths."""
 
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -70,6 +72,24 @@ def test_no_line_is_wider_than_a_screen(path):
     lines = path.read_text().splitlines()
     wide = [number for number, line in enumerate(lines, 1) if len(line) > WIDEST_LINE]
     assert wide == []
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_curl_commands_work(server, tmp_path):
+    blocks = re.findall(r"^```bash\n((?:curl|printf) .*?)^```", API, re.M | re.S)
+    commands = [
+        line for block in blocks for line in re.sub(r"(\|)\n|\\\n", r"\1", block).splitlines()
+    ]
+    assert len(commands) > 5
+    for command in commands:
+        run_curl(command, server, tmp_path)
+
+
+def run_curl(command, server, folder):
+    """Run the command against the server, with its output in the folder."""
+    command = command.replace("http://127.0.0.1:8000", server.address)
+    command = re.sub(r"-o (\S+)", rf"--fail --silent --show-error -o {folder}/\1", command)
+    subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=REPOSITORY, check=True)
 
 
 def links(path):

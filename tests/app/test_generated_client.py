@@ -90,3 +90,5 @@ def test_every_other_endpoint_has_its_plain_name(generated, caller, settings):
     assert "seg_ready" in call("operations.metrics")
     assert call("segmentation.model").limits.max_pixels == settings.max_pixels
     assert call("admin.reload").status == 403
+    assert call("open_inference_protocol.server_ready").ready
+    assert call("open_inference_protocol.model_metadata").name == "fcn_resnet18"

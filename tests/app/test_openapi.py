@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import app
-from app.errors import PreflightRefused
+from app.errors import InvalidTensor, PreflightRefused
 from app.http.problems import INTERNAL, PROBLEMS, TYPE_PREFIX
 from app.main import create_app
 from app.schemas import ProblemDetails
@@ -55,7 +55,7 @@ def test_the_server_does_what_its_description_says(server, case):
     case.call_and_validate(base_url=server.address)
 
 
-def operations():
+def list_operations():
     for path, methods in DESCRIPTION["paths"].items():
         for method, operation in methods.items():
             yield f"{method.upper()} {path}", operation
@@ -69,20 +69,21 @@ def test_every_reference_of_the_description_leads_somewhere():
 
 def test_every_error_of_every_endpoint_is_declared_with_an_example():
     declared = set()
-    for name, operation in operations():
-        statuses = {int(status) for status in operation["responses"]}
-        assert {400, 408, 431, 500, 501, 503} <= statuses, name
-        for status, answer in operation["responses"].items():
-            if int(status) < 400:
-                continue
-            content = answer["content"]
-            others = set(content) - {"application/problem+json"}
-            assert not others or (name.startswith("GET /health") and status == "503")
-            examples = content["application/problem+json"]["examples"]
-            assert examples
-            declared |= examples.keys()
+    for name, operation in list_operations():
+        errors = {int(status) for status in operation["responses"]} - {200}
+        assert {400, 408, 431, 500, 501, 503} <= errors, name
+        for status in errors:
+            content = operation["responses"][str(status)]["content"]
+            if " /v2" in name:
+                assert list(content) == ["application/json"]
+                assert "error" in content["application/json"]["example"]
+            else:
+                is_state = name.startswith("GET /health") and status == 503
+                assert is_state or list(content) == ["application/problem+json"]
+                declared |= content["application/problem+json"]["examples"].keys()
     names = {problem.name for problem in PROBLEMS.values()} | {"internal"}
-    assert declared == names - {PROBLEMS[PreflightRefused].name}  # no operation: it is to OPTIONS
+    # A preflight is no operation, and tensors are under /v2.
+    assert declared == names - {PROBLEMS[PreflightRefused].name, PROBLEMS[InvalidTensor].name}
 
 
 def test_an_example_is_a_problem_with_the_status_of_its_error():
@@ -93,21 +94,26 @@ def test_an_example_is_a_problem_with_the_status_of_its_error():
 
 
 def test_every_endpoint_has_a_plain_name_and_an_example():
-    names = [operation["operationId"] for _, operation in operations()]
+    names = [operation["operationId"] for _, operation in list_operations()]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch("[a-z]+(_[a-z0-9]+)*", name) and "post" not in name for name in names)
     schemas = DESCRIPTION["components"]["schemas"]
-    for name, operation in operations():
+    for name, operation in list_operations():
         for content in operation["responses"]["200"]["content"].values():
             schema = content["schema"]
             schema = schemas[schema["$ref"].split("/")[-1]] if "$ref" in schema else schema
             is_binary = schema.get("format") == "binary"
-            assert is_binary or "examples" in schema or "example" in content, name
+            assert is_binary or {"example", "examples"} & {*schema, *content}, name
         for parameter in operation.get("parameters", []):
             schema = parameter["schema"]
             assert "anyOf" not in schema, "generators cannot send null in a query or a header"
             if "$ref" not in schema:
                 assert schema["examples"]
+
+
+def test_the_description_is_the_same_for_every_application():
+    """FastAPI merges into the dictionaries of a route, and adds to their lists again."""
+    assert create_app(Settings()).openapi() == DESCRIPTION
 
 
 def test_the_version_is_that_of_the_package():

@@ -1,0 +1,181 @@
+"""The tensors of the Open Inference Protocol, version 2: as JSON, and in its binary extension.
+
+Reads a request for one image and writes the answer with its mask. Knows nothing of HTTP, nor of
+how images are decoded.
+"""
+
+import base64
+import binascii
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from app.errors import BodyTooLarge, InvalidTensor
+from model.engines.base import Array
+
+IMAGE, FILE, MASK = "image", "file", "mask"
+"""The names of the tensors."""
+
+MAX_JSON_BYTES = 2**22
+"""The limit of the JSON in a request, because Python's objects can take 30 times its size."""
+
+PART_NUMBERS = 2**15
+"""The numbers that are converted at once; the interpreter's lock is held meanwhile."""
+
+REMEDY = "See /v2/models/fcn_resnet18 for the tensors."
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """What a request asks for: the mask of an image tensor or of a file."""
+
+    id: str | None
+    image: Array | None
+    """Of an image tensor: RGB pixels (H, W, 3)."""
+    file: bytes | None
+    """Of encoded bytes: an image file."""
+    is_binary: bool
+    """Whether the mask is to be sent in binary."""
+
+
+def read_request(body: bytes, json_bytes: int | None) -> InferenceRequest:
+    """Read a request; its JSON has `json_bytes`, behind which binary data follows, or is all.
+
+    Raises InvalidTensor, and BodyTooLarge if its JSON is too large.
+    """
+    head, data = body if json_bytes is None else body[:json_bytes], b""
+    if json_bytes is not None:
+        if json_bytes > len(body):
+            raise _make_invalid("Inference-Header-Content-Length exceeds the body")
+        data = body[json_bytes:]
+    if len(head) > MAX_JSON_BYTES:
+        raise BodyTooLarge(
+            f"The request's JSON has {len(head)} bytes, the limit is {MAX_JSON_BYTES}.",
+            remedy="Send the tensor in binary, or the encoded file.",
+        )
+    try:
+        document = orjson.loads(head)
+    except ValueError as error:
+        raise _make_invalid(f"the JSON cannot be read ({error})") from error
+    _require(isinstance(document, dict), "the JSON is not an object")
+    inputs = document.get("inputs")
+    _require(isinstance(inputs, list) and len(inputs) == 1, "there must be one input")
+    _require(isinstance(inputs[0], dict), "an input is an object")
+    image, file = _read_input(inputs[0], data)
+    identity = document.get("id")
+    _require(identity is None or isinstance(identity, str), "the id is not a string")
+    return InferenceRequest(identity, image, file, _find_output(document))
+
+
+def write_response(
+    request: InferenceRequest, mask: Array, *, model: str, version: str
+) -> tuple[bytes, int | None]:
+    """Return the body for a mask (H, W), and the length of its JSON if binary data follows."""
+    output: dict[str, Any] = {"name": MASK, "datatype": "UINT8", "shape": mask.shape}
+    document: dict[str, Any] = {"model_name": model, "model_version": version}
+    if request.id is not None:
+        document["id"] = request.id
+    document["outputs"] = [output]
+    if request.is_binary:
+        output["parameters"] = {"binary_data_size": mask.size}
+        head = orjson.dumps(document)
+        return head + mask.tobytes(), len(head)
+    output["data"] = []
+    begin, end = orjson.dumps(document)[:-4], b"]}]}"
+    numbers = mask.reshape(-1)
+    parts = [
+        orjson.dumps(numbers[first : first + PART_NUMBERS], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        for first in range(0, len(numbers), PART_NUMBERS)
+    ]
+    return b"".join((begin, b",".join(parts), end)), None
+
+
+def _read_input(tensor: Mapping[str, Any], data: bytes) -> tuple[Array | None, bytes | None]:
+    """Return the pixels of an image tensor, or the bytes of a file."""
+    name, datatype, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape", ())
+    _require(
+        isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape),
+        "a shape is a list of positive integers",
+    )
+    parameters = tensor.get("parameters") or {}
+    _require(isinstance(parameters, dict), "the parameters are not an object")
+    size = parameters.get("binary_data_size")
+    _require(size is None or size == len(data), f"binary_data_size is not {len(data)}")
+    _require((size is None) == ("data" in tensor), "an input has either data or binary_data_size")
+    if (name, datatype) == (IMAGE, "UINT8"):
+        _require(len(shape) == 3 and shape[2] == 3, f"the shape of {IMAGE!r} is [height, width, 3]")
+        values = _read_numbers(tensor["data"]) if size is None else np.frombuffer(data, np.uint8)
+        _require(len(values) == math.prod(shape), f"the shape {shape} has not {len(values)} values")
+        return values.reshape(shape), None
+    if (name, datatype) == (FILE, "BYTES"):
+        _require(math.prod(shape) == 1, f"{FILE!r} has one element")
+        return None, _read_text(tensor["data"]) if size is None else _read_element(data)
+    raise _make_invalid(f"the input is {IMAGE!r} of UINT8 or {FILE!r} of BYTES, not {name!r:.50}")
+
+
+def _read_numbers(values: object) -> Array:
+    """Return the numbers of nested or flat lists."""
+    _require(isinstance(values, list), "the data is not a list")
+    assert isinstance(values, list)
+    while values and isinstance(values[0], list):
+        _require(all(isinstance(row, list) for row in values), "the lists have different depths")
+        values = [value for row in values for value in row]
+    numbers = np.empty(len(values), np.uint8)
+    for first in range(0, len(values), PART_NUMBERS):
+        part = values[first : first + PART_NUMBERS]
+        _require(
+            all(type(value) is int and 0 <= value <= 255 for value in part),
+            "the data of UINT8 has integers from 0 to 255",
+        )
+        numbers[first : first + len(part)] = part
+    return numbers
+
+
+def _read_text(values: object) -> bytes:
+    is_text = isinstance(values, list) and len(values) == 1 and isinstance(values[0], str)
+    _require(is_text, "the data of BYTES is a list of one string in base64")
+    assert isinstance(values, list)
+    try:
+        return base64.b64decode(values[0], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _make_invalid(f"the data of BYTES is not in base64 ({error})") from error
+
+
+def _read_element(data: bytes) -> bytes:
+    """Return the one element of a tensor of BYTES, which has its length in front."""
+    _require(len(data) >= 4, "an element of BYTES begins with its length")
+    (length,) = struct.unpack_from("<I", data)
+    _require(
+        length == len(data) - 4, f"an element of BYTES has {len(data) - 4} bytes, not {length}"
+    )
+    return data[4:]
+
+
+def _find_output(document: Mapping[str, Any]) -> bool:
+    """Return whether the mask is to be sent in binary."""
+    parameters = document.get("parameters") or {}
+    _require(isinstance(parameters, dict), "the parameters are not an object")
+    is_binary = bool(parameters.get("binary_data_output", False))
+    outputs = document.get("outputs") or []
+    _require(isinstance(outputs, list) and len(outputs) <= 1, "there is one output")
+    for output in outputs:
+        _require(isinstance(output, dict) and output.get("name") == MASK, f"the output is {MASK!r}")
+        own = output.get("parameters") or {}
+        _require(isinstance(own, dict), "the parameters are not an object")
+        _require("classification" not in own, "classification is not supported")
+        is_binary = bool(own.get("binary_data", is_binary))
+    return is_binary
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise _make_invalid(otherwise)
+
+
+def _make_invalid(what: str) -> InvalidTensor:
+    return InvalidTensor(f"The inference request is invalid: {what}.", remedy=REMEDY)
