@@ -30,7 +30,7 @@ from benchmarks.watch import ProcessTree
 
 REPOSITORY = Path(__file__).parent.parent
 HOST = "127.0.0.1"
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 600
 STOP_TIMEOUT_S = 5
 
 OUR_PATH = "/v1/segment"
