@@ -92,8 +92,9 @@ def _observe(app: FastAPI, service: Service) -> FastAPI:
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
-    for part in (segment, model, admin, openinference, pages):
+    for part in (segment, model, admin, openinference):
         app.include_router(part.router)
+    app.include_router(pages.make_router())
     if settings.operations_port is None:
         app.include_router(operations.router)
 

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.access.keys import Key, Keyring
 from app.errors import Forbidden, Unauthorized, UnknownKey
 from app.http.headers import KEY_HEADER
-from app.http.paths import PUBLIC_PATHS
+from app.http.paths import PUBLIC_PATHS, is_public
 from app.http.problems import answer_error
 
 
@@ -24,7 +24,7 @@ class KeyCheck:
         self.keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
+        if scope["type"] == "http" and not is_public(scope["path"]):
             try:
                 scope["caller"] = identify(scope, self.keyring)
             except Unauthorized as error:

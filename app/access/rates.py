@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.counts import Counts, Use
 from app.errors import TooManyRequests
-from app.http.paths import PUBLIC_PATHS
+from app.http.paths import is_public
 from app.http.problems import answer_error
 
 
@@ -24,7 +24,7 @@ class RateLimit:
         self.counts = counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PUBLIC_PATHS:
+        if scope["type"] != "http" or is_public(scope["path"]):
             await self.app(scope, receive, send)
             return
         uses = await self.counts.take(identify_caller(scope))

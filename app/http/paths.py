@@ -12,8 +12,11 @@ VERSION_PATH = f"{MODEL_PATH}/versions/{MODEL_VERSION}"
 IMAGE_PATHS = frozenset({SEGMENT_PATH, f"{MODEL_PATH}/infer", f"{VERSION_PATH}/infer"})
 """The paths of segmentation: their requests need admission, and are timed by stage."""
 
+WEB_PREFIX = "/web/"
+"""The files of the pages at / and /docs."""
+
 # Any other path requires a key if keys are configured. Probes and Prometheus send none, and the
-# OpenAPI document contains nothing secret.
+# pages and the OpenAPI document contain nothing secret.
 PUBLIC_PATHS = frozenset(
     {
         "/",
@@ -31,3 +34,8 @@ PUBLIC_PATHS = frozenset(
 def is_of_protocol(path: str) -> bool:
     """Return whether the path is one of the Open Inference Protocol."""
     return path == PROTOCOL or path.startswith(f"{PROTOCOL}/")
+
+
+def is_public(path: str) -> bool:
+    """Return whether a path needs no key and has no rate limit."""
+    return path in PUBLIC_PATHS or path.startswith(WEB_PREFIX)

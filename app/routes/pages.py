@@ -1,52 +1,46 @@
-"""The pages for a browser: /docs with Swagger UI, and a redirect to it.
+"""The pages for a browser: / for people with photos, /docs with Swagger UI, and their files.
 
-The page is FastAPI's; Swagger UI comes from jsDelivr.
+Everything comes from this server; the policies allow no other source and nothing inline.
 """
 
-import base64
-import hashlib
-import re
+from fastapi import APIRouter, HTTPException, Request, Response
 
-from fastapi import APIRouter, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import RedirectResponse
+from app.http.paths import WEB_PREFIX
+from app.routes.assets import Asset, find_assets
 
-router = APIRouter(include_in_schema=False)
+COMMON = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-NO_ICON = "data:,"
-
-
-@router.get("/")
-async def root() -> RedirectResponse:
-    return RedirectResponse("docs")
-
-
-@router.get("/docs")
-async def docs(request: Request) -> Response:
-    page = get_swagger_ui_html(
-        openapi_url="openapi.json", title=request.app.title, swagger_favicon_url=NO_ICON
-    )
-    page.headers["Content-Security-Policy"] = build_content_security_policy(
-        bytes(page.body).decode()
-    )
-    return page
+# Photos and masks are blobs that the page makes itself.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; "
+    f"img-src 'self' blob:; connect-src 'self'; {COMMON}"
+)
+# Swagger UI's style sheet has images in data: URLs, and an answer's image is a blob.
+DOCS_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; "
+    f"img-src 'self' data: blob:; connect-src 'self'; {COMMON}"
+)
 
 
-def build_content_security_policy(html: str) -> str:
-    """Return a policy that allows the scripts and styles that the page names, and no others.
+def make_router() -> APIRouter:
+    """Return the routes of the pages. The handlers run in threads, because they read files."""
+    router = APIRouter(include_in_schema=False)
+    assets = find_assets({"Content-Security-Policy": PAGE_POLICY})
+    page = assets.pop("index.html")
+    docs_page = Asset(assets.pop("docs.html").path, {"Content-Security-Policy": DOCS_POLICY})
 
-    The page's inline script is allowed by its hash. Swagger UI needs inline styles, and shows an
-    answer's image from a blob.
-    """
-    scripts = re.findall(r'<script src="(.*?)"', html)
-    styles = re.findall(r'<link [^>]*rel="stylesheet" href="(.*?)"', html)
-    inline = [_hash_source(script) for script in re.findall(r"<script>(.*?)</script>", html, re.S)]
-    return (
-        f"default-src 'none'; script-src {' '.join(scripts + inline)}; "
-        f"style-src {' '.join(styles)} 'unsafe-inline'; img-src 'self' data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
+    @router.get("/")
+    def root(request: Request) -> Response:
+        return page.respond(request)
 
+    @router.get("/docs")
+    def docs(request: Request) -> Response:
+        return docs_page.respond(request)
 
-def _hash_source(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+    @router.get(WEB_PREFIX + "{name:path}")
+    def web(request: Request, name: str) -> Response:
+        if name not in assets:
+            raise HTTPException(404)
+        return assets[name].respond(request)
+
+    return router

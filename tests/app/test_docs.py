@@ -30,7 +30,7 @@ def test_the_endpoints_are_those_of_the_application(client):
     described = client.get("/openapi.json").json()["paths"]
     own = {f"`{method.upper()} {path}`" for path, item in described.items() for method in item}
     listed = {row[0] for row in table(section(API, "Endpoints"))}
-    assert listed == own | {"`GET /docs`"}
+    assert listed == own | {"`GET /`", "`GET /docs`"}
 
 
 def test_the_errors_are_those_of_the_application():

@@ -1,0 +1,50 @@
+// The ways in: choose, drop, paste, or take the sample.
+
+import { find, show } from "./dom.js";
+
+const SAMPLES = ["sample.jpg"];
+
+// `onFiles` gets the files; `onNothing` is told that something without files came.
+export function connectIntake({ onFiles, onNothing }) {
+  const input = find("files");
+  for (const id of ["choose", "add"]) find(id).addEventListener("click", () => input.click());
+  input.addEventListener("change", () => {
+    const files = [...input.files];
+    input.value = ""; // or choosing the same file again would be no change
+    if (files.length) onFiles(files);
+  });
+  find("sample").addEventListener("click", async () => onFiles(await fetchSamples()));
+  document.addEventListener("paste", (event) => {
+    const files = [...(event.clipboardData?.files ?? [])];
+    if (files.length) onFiles(files);
+  });
+  connectDrop({ onFiles, onNothing });
+}
+
+function connectDrop({ onFiles, onNothing }) {
+  const cover = find("drop-cover");
+  let depth = 0; // dragenter and dragleave come for every element on the way
+  const setDepth = (value) => {
+    depth = value;
+    show(cover, depth > 0);
+  };
+  document.addEventListener("dragenter", () => setDepth(depth + 1));
+  document.addEventListener("dragleave", () => setDepth(Math.max(0, depth - 1)));
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    setDepth(0);
+    const files = [...event.dataTransfer.files];
+    if (files.length) onFiles(files);
+    else onNothing();
+  });
+}
+
+async function fetchSamples() {
+  return Promise.all(
+    SAMPLES.map(async (name) => {
+      const response = await fetch(new URL(`../${name}`, import.meta.url));
+      return new File([await response.blob()], name, { type: "image/jpeg" });
+    }),
+  );
+}

@@ -1,0 +1,61 @@
+// The classes of a mask with their shares of the area. A click singles one out, a second click
+// shows all again.
+
+import { find, make } from "./dom.js";
+import { formatShare } from "./words.js";
+
+const BACKGROUND = 0;
+
+export class Legend {
+  #list = find("classes");
+  #onSelect;
+
+  // `onSelect` gets the index of the class that is singled out, or null.
+  constructor({ onSelect }) {
+    this.#onSelect = onSelect;
+  }
+
+  render({ classes, pixels, palette, nameClass, only }) {
+    const sorted = classes.toSorted(
+      (a, b) => (a.index === BACKGROUND) - (b.index === BACKGROUND) || b.pixels - a.pixels,
+    );
+    const rows = sorted.map((entry) => {
+      const share = entry.pixels / pixels;
+      const swatch = make("i", { className: "swatch" });
+      swatch.style.backgroundColor = `rgb(${palette.subarray(3 * entry.index, 3 * entry.index + 3).join(" ")})`;
+      const bar = make("span", { className: "bar" });
+      bar.style.setProperty("--share", `${100 * share}%`);
+      const button = make(
+        "button",
+        { type: "button", "aria-pressed": String(entry.index === only) },
+        swatch,
+        make("span", { className: "name" }, nameClass(entry.index)),
+        make("span", { className: "share" }, formatShare(share)),
+        bar,
+      );
+      button.dataset.index = String(entry.index);
+      button.addEventListener("click", () => this.#press(button));
+      return make("li", {}, button);
+    });
+    this.#list.replaceChildren(...rows);
+  }
+
+  // Marks the class under the pointer; null for none.
+  point(index) {
+    for (const button of this.#list.querySelectorAll("button")) {
+      button.classList.toggle("pointed", button.dataset.index === String(index));
+    }
+  }
+
+  clear() {
+    for (const button of this.#list.querySelectorAll("[aria-pressed=true]")) this.#press(button);
+  }
+
+  #press(pressed) {
+    const isOn = pressed.getAttribute("aria-pressed") === "true";
+    for (const button of this.#list.querySelectorAll("button")) {
+      button.setAttribute("aria-pressed", String(button === pressed && !isOn));
+    }
+    this.#onSelect(isOn ? null : Number(pressed.dataset.index));
+  }
+}

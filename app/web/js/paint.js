@@ -1,0 +1,59 @@
+// Turns class indices into colours: exact ones, each fully opaque or fully transparent.
+
+const OPAQUE = 0xff000000;
+const BACKGROUND = 0;
+
+// The colour of each index as one number (red in the lowest byte). `only` singles a class out.
+export function makeColours(palette, { only = null, seesThrough = false } = {}) {
+  const colours = new Uint32Array(256);
+  for (let index = 0; index < 256; index++) {
+    const isHidden = only === null ? seesThrough && index === BACKGROUND : index !== only;
+    if (!isHidden) {
+      const [red, green, blue] = palette.subarray(3 * index, 3 * index + 3);
+      colours[index] = (OPAQUE | (blue << 16) | (green << 8) | red) >>> 0;
+    } else if (!seesThrough) {
+      colours[index] = OPAQUE;
+    }
+  }
+  return colours;
+}
+
+export function paintIndices(context, grid, colours) {
+  const image = new ImageData(grid.width, grid.height);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = colours[grid.indices[i]];
+  context.putImageData(image, 0, 0);
+}
+
+// Lines between the classes, or around one of them.
+export function paintOutlines(context, grid, only = null) {
+  const { width, height, indices } = grid;
+  const image = new ImageData(width, height);
+  const pixels = new Uint32Array(image.data.buffer);
+  const thickness = Math.max(1, Math.round(Math.max(width, height) / 900));
+  const differ = only === null ? (a, b) => a !== b : (a, b) => (a === only) !== (b === only);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const i = y * width + x;
+      const isEdge =
+        (x >= thickness && differ(indices[i], indices[i - thickness])) ||
+        (y >= thickness && differ(indices[i], indices[i - thickness * width]));
+      if (isEdge) pixels[i] = 0xffffffff;
+    }
+  }
+  context.putImageData(image, 0, 0);
+}
+
+// A smaller grid of the same indices, each the one in the middle of its place.
+export function shrink({ height, width, indices }, longest) {
+  const scale = Math.min(1, longest / Math.max(height, width));
+  const [small, narrow] = [height, width].map((side) => Math.max(1, Math.round(side * scale)));
+  if (scale === 1) return { height, width, indices };
+  const columns = Int32Array.from({ length: narrow }, (_, x) => Math.floor(((x + 0.5) * width) / narrow));
+  const shrunk = new Uint8Array(small * narrow);
+  for (let y = 0; y < small; y++) {
+    const row = Math.floor(((y + 0.5) * height) / small) * width;
+    for (let x = 0; x < narrow; x++) shrunk[y * narrow + x] = indices[row + columns[x]];
+  }
+  return { height: small, width: narrow, indices: shrunk };
+}
