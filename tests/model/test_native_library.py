@@ -2,8 +2,10 @@
 
 import os
 import platform
+import shlex
 import shutil
 import stat
+import sys
 
 import pytest
 
@@ -96,6 +98,7 @@ def test_a_cache_that_others_can_write_to_is_not_used(only_the_cache):
 
 
 def test_a_user_without_a_home_has_no_cache(nowhere, monkeypatch):
+    monkeypatch.setenv("CC", shlex.quote(sys.executable))  # there may be no compiler
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     with pytest.raises(EngineError, match="there is no home directory"):
