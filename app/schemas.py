@@ -182,7 +182,7 @@ class ModelInfo(BaseModel):
         limits={
             "max_body_bytes": 33554432,
             "max_pixels": 25000000,
-            "max_side": 512,
+            "max_side": 480,
             "max_queue": 64,
         },
     )

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.engines.base import EngineName, Precision
+from model.scaling import SERVED_SIDE
 from model.weights import SHIPPED_WEIGHTS
 
 PREFIX = "SEG_"
@@ -79,7 +80,7 @@ class Settings(BaseSettings):
         25_000_000, ge=1, le=10**9, description="Largest image, in pixels (width x height)."
     )
     max_side: int = Field(
-        512,
+        SERVED_SIDE,
         ge=0,
         le=65536,
         description="Longest side that the network sees, in pixels. Larger images are scaled down"

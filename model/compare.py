@@ -25,6 +25,7 @@ from model.engines.base import EngineName, Precision
 from model.errors import ModelError, WeightsError
 from model.extras import name_program
 from model.predictor import Predictor, open_predictor
+from model.scaling import SERVED_SIDE
 from model.training.data import (
     add_data_options,
     add_reading_options,
@@ -140,7 +141,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--engine", choices=get_args(EngineName), default="auto")
     add("--precision", choices=get_args(Precision), default="float32")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--max-side", type=int, default=0, help="scale longer images down to this; 0: never")
+    add(
+        "--max-side",
+        type=int,
+        default=SERVED_SIDE,
+        help="scale longer images down to this; 0: never (default: the service's, %(default)s)",
+    )
     add("--json", type=Path, help="write the figures here, too")
     add(
         "--require-better", action="store_true", help=f"status {EXIT_NOT_BETTER} unless B is better"

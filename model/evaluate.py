@@ -19,6 +19,7 @@ from model.engines.base import EngineName, Precision
 from model.errors import ModelError
 from model.extras import name_program, require_packages
 from model.predictor import Predictor, open_predictor
+from model.scaling import SERVED_SIDE
 from model.training.data import (
     add_data_options,
     add_reading_options,
@@ -109,7 +110,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
-        "--max-side", type=int, default=0, help="scale longer images down to this; 0: never"
+        "--max-side",
+        type=int,
+        default=SERVED_SIDE,
+        help="scale longer images down to this; 0: never (default: the service's, %(default)s)",
     )
     parser.add_argument(
         "--scales",

@@ -25,6 +25,7 @@ from model.errors import ModelError
 from model.predictor import Predictor, open_predictor
 from model.quality import Quality
 from model.quality_figures import draw_calibration, draw_confusion, draw_ranked
+from model.scaling import SERVED_SIDE
 from model.training.data import (
     add_data_options,
     add_reading_options,
@@ -42,8 +43,9 @@ RANKED = 12
 
 def write_measured_card(text: str, path: Path, images: SegmentationDataset, folder: Path) -> None:
     """`card.md` begins with `text`; beside it `card.json` and the pictures. Raises ModelError."""
-    predictor = open_predictor(path)
-    quality = measure_quality(predictor, AveragingPredictor(read_weights(path)), images)
+    predictor = open_predictor(path, max_side=SERVED_SIDE)
+    averaging = AveragingPredictor(read_weights(path), max_side=SERVED_SIDE)
+    quality = measure_quality(predictor, averaging, images)
     folder.mkdir(parents=True, exist_ok=True)
     draw_confusion(folder / "confusion.png", quality.confusion, quality.classes)
     draw_calibration(folder / "calibration.png", quality.confidence)

@@ -124,6 +124,6 @@ def open_predictor(
     return Predictor(started, weights.metadata, max_side=max_side)
 
 
-def create_predictor(weights: Weights, *, device: str = "auto") -> Predictor:
+def create_predictor(weights: Weights, *, device: str = "auto", max_side: int = 0) -> Predictor:
     """A predictor for weights that are in memory, e.g. those of a running training."""
-    return Predictor(start_engine(weights, device=device), weights.metadata)
+    return Predictor(start_engine(weights, device=device), weights.metadata, max_side=max_side)

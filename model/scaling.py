@@ -8,6 +8,11 @@ from PIL import Image
 Size = tuple[int, int]
 """(height, width)"""
 
+SERVED_SIDE = 480
+"""The longest side that the network sees where nobody says otherwise, in pixels. Images of up to
+320 x 480 pixels are not scaled, as the notebook's are not; see docs/performance.md.
+"""
+
 GAP = 64
 """What is to be scaled down by twice that or more is averaged by whole factors first, to at least
 this many times the size. One step alone would need 16 bytes of weights for each pixel of a side.

@@ -24,7 +24,7 @@ from model.engines.base import Array
 from model.engines.torch_engine import choose_device, normalise, use_exact_float32
 from model.errors import DatasetError, ModelError
 from model.predictor import canvas_size, fill_colour
-from model.scaling import content_size, scale_down
+from model.scaling import SERVED_SIDE, content_size, scale_down
 from model.state_dict import network_from_arrays
 from model.training.data import add_data_options, list_images_of
 from model.training.pairs import list_images
@@ -113,7 +113,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, help="folder for the soft labels")
     add("--overwrite", action="store_true", help="replace soft labels in the folder")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--max-side", type=int, default=0, help="scale longer images down to this; 0: never")
+    add(
+        "--max-side",
+        type=int,
+        default=SERVED_SIDE,
+        help="scale longer images down to this; 0: never (default: the service's, %(default)s)",
+    )
     return parser
 
 

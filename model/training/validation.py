@@ -11,6 +11,7 @@ from tqdm import tqdm
 from model.confusion import ConfusionMatrix, Scores
 from model.engines.base import Array
 from model.predictor import Predictor, Segmenter, create_predictor
+from model.scaling import SERVED_SIDE
 from model.state_dict import list_tensors
 from model.training.dataset import SegmentationDataset
 from model.training.history import Validation
@@ -69,7 +70,8 @@ def export(training: Training, *, half: bool) -> Weights:
 
 def start_predictor(training: Training, stored: Weights) -> Predictor:
     weights = replace(stored, tensors=widen(stored.tensors))
-    return create_predictor(weights, device=str(training.group.device))
+    device = str(training.group.device)
+    return create_predictor(weights, device=device, max_side=SERVED_SIDE)
 
 
 def score(predictor: Segmenter, images: SegmentationDataset) -> Scores:
