@@ -102,7 +102,7 @@ def _read_input(tensor: Mapping[str, Any], data: bytes) -> tuple[Array | None, b
         isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape),
         "a shape is a list of positive integers",
     )
-    parameters = tensor.get("parameters") or {}
+    parameters = tensor.get("parameters", {})
     _require(isinstance(parameters, dict), "the parameters are not an object")
     size = parameters.get("binary_data_size")
     _require(size is None or size == len(data), f"binary_data_size is not {len(data)}")
@@ -158,14 +158,14 @@ def _read_element(data: bytes) -> bytes:
 
 def _find_output(document: Mapping[str, Any]) -> bool:
     """Return whether the mask is to be sent in binary."""
-    parameters = document.get("parameters") or {}
+    parameters = document.get("parameters", {})
     _require(isinstance(parameters, dict), "the parameters are not an object")
     is_binary = bool(parameters.get("binary_data_output", False))
-    outputs = document.get("outputs") or []
+    outputs = document.get("outputs", [])
     _require(isinstance(outputs, list) and len(outputs) <= 1, "there is one output")
     for output in outputs:
         _require(isinstance(output, dict) and output.get("name") == MASK, f"the output is {MASK!r}")
-        own = output.get("parameters") or {}
+        own = output.get("parameters", {})
         _require(isinstance(own, dict), "the parameters are not an object")
         _require("classification" not in own, "classification is not supported")
         is_binary = bool(own.get("binary_data", is_binary))

@@ -12,11 +12,9 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_int, c_void_p
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-import threadpoolctl
 
 from model.engines import folding, tiles
 from model.engines.base import Array, Precision, Region, usable_cores
@@ -105,11 +103,7 @@ class NativeEngine:
     def measure_confidence(
         self, canvases: Sequence[Array], regions: Sequence[Region]
     ) -> list[Array]:
-        """See `Engine.measure_confidence`. Raises MemoryError.
-
-        Few callers ask for it, so its head is numpy's.
-        """
-        _use_one_blas_thread()
+        """See `Engine.measure_confidence`; few ask, so its head is numpy's. Raises MemoryError."""
         return [
             self._numpy_head.measure_confidence(self.coarse_logits(canvas), region)
             for canvas, region in zip(canvases, regions, strict=True)
@@ -137,12 +131,6 @@ class NativeEngine:
         with self._workspaces.take_all():
             _check(self._library.engine_head(self._engine, *rest))
         return mask
-
-
-@cache
-def _use_one_blas_thread() -> None:
-    """Products are small in the head of numpy, and BLAS' threads would fight the engine's."""
-    threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
 def _stop(native: ctypes.CDLL, engine: int, pid: int) -> None:

@@ -13,7 +13,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import ncnn
 import numpy as np
-import threadpoolctl
 
 from model.engines import folding
 from model.engines.base import Array, Region, usable_cores
@@ -39,8 +38,6 @@ class NcnnEngine:
         self._threads = threads or usable_cores()
         self._net = _load(network, self._threads)
         self._head = NumpyHead(network)
-        # The head's products are small, and BLAS' threads would fight ncnn's for the cores.
-        threadpoolctl.threadpool_limits(1, user_api="blas")
         self._levels = folding.normalise_levels(weights.metadata)
         self.description = f"ncnn {ncnn.__version__} on cpu, {self._threads} threads"
 

@@ -4,9 +4,11 @@ For engines without torch. Knows nothing of the backbone.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
+import threadpoolctl
 from numpy.typing import NDArray
 
 from model.engines import tiles
@@ -21,6 +23,12 @@ Scalar = TypeVar("Scalar", np.float32, np.uint8)
 
 # Tiles whose scores are held at once, 84 KiB each, so that a block stays in the cache.
 TILES_PER_BLOCK = 32
+
+
+@cache
+def _use_one_blas_thread() -> None:
+    """The products are small, and BLAS' threads would fight the backbone's for the cores."""
+    threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
 class NumpyHead:
@@ -40,6 +48,7 @@ class NumpyHead:
         return self._reduce(coarse, region, measure_softmax)
 
     def _reduce(self, coarse: Floats, region: Region, reduce: Reduce) -> Array:
+        _use_one_blas_thread()
         height, width = region.output
         if region.content == region.output:
             labels = [

@@ -128,6 +128,8 @@ INVALID = {
     "no data": {"inputs": [image_input(PIXELS)]},
     "size": {"inputs": [image_input(PIXELS, parameters={"binary_data_size": 18})]},
     "output": {"inputs": [GOOD], "outputs": [{"name": "logits"}]},
+    "outputs": {"inputs": [GOOD], "outputs": {}},
+    "parameters": {"inputs": [GOOD], "parameters": []},
     "id": {"inputs": [GOOD], "id": 1},
     "base64": {"inputs": [{"name": "file", "datatype": "BYTES", "shape": [1], "data": ["!"]}]},
 }
