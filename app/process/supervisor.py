@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -112,7 +113,7 @@ class Supervisor:
             [sys.executable, "-m", WORKER, *map(str, arguments)],
             pass_fds=descriptors,
             env=os.environ | {f"{PREFIX}THREADS": str(threads)},
-            preexec_fn=_become_worker,
+            preexec_fn=partial(become_worker, os.getpid()),
         )
         self._births[worker] = _Birth(number, time.monotonic())
         self._peers.seat(number, worker.pid)
@@ -166,7 +167,7 @@ def _send_signal(workers: Iterable[subprocess.Popen[bytes]], number: signal.Sign
 _libc = ctypes.CDLL(None)
 
 
-def _become_worker() -> None:
+def become_worker(supervisor: int) -> None:
     """Prepare the new process: it gets SIGTERM when the supervisor dies, and ignores Ctrl-C.
 
     A terminal sends Ctrl-C to all processes, but only the supervisor handles it.
@@ -174,3 +175,5 @@ def _become_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != supervisor:  # it died before that call, and no signal will come
+        os._exit(0)
