@@ -72,6 +72,16 @@ def read_request(body: bytes, json_bytes: int | None) -> InferenceRequest:
     return InferenceRequest(identity, image, file, _find_output(document))
 
 
+def _find_parameters(owner: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters of a request or a tensor; some clients send null for none."""
+    parameters = owner.get("parameters")
+    if parameters is None:
+        return {}
+    _require(isinstance(parameters, dict), "the parameters are not an object")
+    assert isinstance(parameters, dict)
+    return parameters
+
+
 def write_response(
     request: InferenceRequest, mask: Array, *, model: str, version: str
 ) -> tuple[bytes, int | None]:
@@ -102,9 +112,7 @@ def _read_input(tensor: Mapping[str, Any], data: bytes) -> tuple[Array | None, b
         isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape),
         "a shape is a list of positive integers",
     )
-    parameters = tensor.get("parameters", {})
-    _require(isinstance(parameters, dict), "the parameters are not an object")
-    size = parameters.get("binary_data_size")
+    size = _find_parameters(tensor).get("binary_data_size")
     _require(size is None or size == len(data), f"binary_data_size is not {len(data)}")
     _require((size is None) == ("data" in tensor), "an input has either data or binary_data_size")
     if (name, datatype) == (IMAGE, "UINT8"):
@@ -158,15 +166,12 @@ def _read_element(data: bytes) -> bytes:
 
 def _find_output(document: Mapping[str, Any]) -> bool:
     """Return whether the mask is to be sent in binary."""
-    parameters = document.get("parameters", {})
-    _require(isinstance(parameters, dict), "the parameters are not an object")
-    is_binary = bool(parameters.get("binary_data_output", False))
-    outputs = document.get("outputs", [])
+    is_binary = bool(_find_parameters(document).get("binary_data_output", False))
+    outputs = [] if document.get("outputs") is None else document["outputs"]
     _require(isinstance(outputs, list) and len(outputs) <= 1, "there is one output")
     for output in outputs:
         _require(isinstance(output, dict) and output.get("name") == MASK, f"the output is {MASK!r}")
-        own = output.get("parameters", {})
-        _require(isinstance(own, dict), "the parameters are not an object")
+        own = _find_parameters(output)
         _require("classification" not in own, "classification is not supported")
         is_binary = bool(own.get("binary_data", is_binary))
     return is_binary

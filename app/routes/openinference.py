@@ -48,10 +48,10 @@ REQUEST_BODY = {
                 "type": "object",
                 "required": ["inputs"],
                 "properties": {
-                    "id": {"type": "string"},
-                    "parameters": {"type": "object"},
+                    "id": {"type": ["string", "null"]},
+                    "parameters": {"type": ["object", "null"]},
                     "inputs": TENSORS,
-                    "outputs": TENSORS,
+                    "outputs": TENSORS | {"type": ["array", "null"]},
                 },
             },
             "example": {

@@ -26,7 +26,11 @@ def test_probes_answer(client):
     assert client.get("/health/ready").status_code == 200
 
 
-READABLE = ("/health/live", "/health/ready", "/metrics", "/v1/model", "/", "/docs", "/openapi.json")
+READABLE = (
+    *("/health/live", "/health/ready", "/metrics", "/v1/model", "/", "/docs", "/openapi.json"),
+    *("/v2", "/v2/health/live", "/v2/health/ready"),
+    *("/v2/models/fcn_resnet18", "/v2/models/fcn_resnet18/ready"),
+)
 
 
 @pytest.mark.parametrize("path", READABLE)
@@ -118,13 +122,15 @@ def test_the_documentation_describes_both_ways_to_upload(client):
     operation = client.get("/openapi.json").json()["paths"]["/v1/segment"]["post"]
     assert set(operation["requestBody"]["content"]) == {
         "multipart/form-data",
-        "image/*",
         "application/octet-stream",
+        "application/json",
     }
     assert set(operation["responses"]["200"]["content"]) == {
         "image/png",
+        "image/jpeg",
         "application/json",
         "application/x-npy",
+        "application/octet-stream",
     }
     document = client.get("/openapi.json").text
     for reference in re.findall(r'"\$ref":"#/([^"]+)"', document):

@@ -23,7 +23,8 @@ PATIENCE_MS = 120_000
 """No wait of a test ends by time, except where what it waits for never comes."""
 
 
-@pytest.fixture(scope="session")
+# Not longer than this package: while it runs, no other test can start an event loop.
+@pytest.fixture(scope="package")
 def chromium() -> Iterator:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -78,7 +79,7 @@ def open_page(chromium, server) -> Iterator:
         assert visited <= own | {"127.0.0.1"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared(chromium, server) -> Iterator[Opened]:
     """One page for all tests that need nothing special of the browser: loading takes longest."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
