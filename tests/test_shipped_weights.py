@@ -5,7 +5,6 @@ import pytest
 
 from model.class_list import VOC
 from model.predictor import open_predictor
-from model.scaling import SERVED_SIDE
 from model.training import voc
 from model.training.validation import evaluate
 from model.weights import SHIPPED_WEIGHTS, read_metadata
@@ -16,7 +15,7 @@ CARD = (SHIPPED_WEIGHTS.parent / "README.md").read_text()
 
 @pytest.fixture(scope="module")
 def predictor():
-    return open_predictor(SHIPPED_WEIGHTS, max_side=SERVED_SIDE)
+    return open_predictor(SHIPPED_WEIGHTS)
 
 
 def test_the_cat_of_the_test_photo_is_found(predictor, photo):
