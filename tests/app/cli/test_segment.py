@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -123,6 +124,8 @@ def test_ctrl_c_leaves_whole_files_and_says_how_to_go_on(photos, tmp_path):
             [sys.executable, "-m", "app.cli", "segment", str(photos), "-o", str(tmp_path / "out"),
              "--url", url],
             cwd=REPOSITORY, stderr=subprocess.PIPE, text=True,
+            # Where these tests run in the background of a shell, Ctrl-C is ignored.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         connection, _ = listener.accept()
         process.send_signal(signal.SIGINT)
