@@ -12,7 +12,6 @@ from app.errors import InvalidTensor
 from app.formats import AnswerOptions
 from app.http.description import BINARY, describe_protocol_errors
 from app.http.paths import MODEL_NAME, MODEL_PATH, MODEL_VERSION, PROTOCOL, VERSION_PATH
-from app.http.uploads import read_upload, run_while_connected
 from app.observability.stages import Stages
 from app.protocol_schemas import (
     ModelMetadata,
@@ -23,6 +22,7 @@ from app.protocol_schemas import (
 )
 from app.routes.health import find_state, is_usable
 from app.routes.inference import InferenceTask
+from app.routes.segmentation import carry_out
 from app.routes.sending import AnswerResponse
 from app.service import Service, State
 
@@ -174,12 +174,7 @@ async def infer(request: Request) -> Response:
         due=stages.started + service.settings.deadline_s,
         json_bytes=read_json_length(request),
     )
-    service.admission.require_place(task.due)  # before the body is read, and again afterwards
-    stages.enter("read")
-    data = await read_upload(request, task.due)
-    answer, json_bytes = await run_while_connected(request, task.infer(data))
-    task.upload.end()
-    stages.enter("send")
+    answer, json_bytes = await carry_out(request, task, task.infer)
     return _respond(answer, json_bytes, task)
 
 

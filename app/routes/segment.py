@@ -14,8 +14,6 @@ from app.http.uploads import (
     FIELD,
     JSON_TYPE,
     read_content_type,
-    read_upload,
-    run_while_connected,
 )
 from app.observability.stages import Stages
 from app.routes.parameters import (
@@ -27,7 +25,7 @@ from app.routes.parameters import (
     choose_answer,
     choose_max_side,
 )
-from app.routes.segmentation import SegmentationTask
+from app.routes.segmentation import SegmentationTask, carry_out
 from app.routes.sending import AnswerResponse
 from app.schemas import JsonAnswer, Polygons, RunLengths, Segmentation, find_example
 from app.service import Service
@@ -126,12 +124,7 @@ async def segment(
         max_side=choose_max_side(max_side, service.predictor.max_side),
         due=stages.started + min(timeout or math.inf, service.settings.deadline_s),
     )
-    service.admission.require_place(task.due)  # before the body is read, and again afterwards
-    stages.enter("read")
-    data = await read_upload(request, task.due)
-    answer = await run_while_connected(request, task.run(data))
-    task.upload.end()
-    stages.enter("send")
+    answer = await carry_out(request, task, task.run)
     return _respond(answer, task)
 
 

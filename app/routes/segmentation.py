@@ -3,18 +3,25 @@
 Knows nothing of the request's headers and parameters; the handler has read them.
 """
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Request
 
 from app.codecs.answers import Answer, make_answer
 from app.codecs.base64_image import read_image
 from app.codecs.decode import Decoded
 from app.formats import AnswerFormat, AnswerOptions
+from app.http.uploads import read_upload, run_while_connected
 from app.observability.stages import Stages
 from app.scheduling.batcher import Batcher, Predict
 from app.scheduling.budget import Share
 from app.service import Service
 from model.engines.base import Array
 from model.predictor import Canvas, Predictor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,3 +97,19 @@ class SegmentationTask:
         made = make_answer(mask, self.options, self.predictor.metadata, photo=photo)
         self.sent.take(made.held_bytes)
         return made
+
+
+async def carry_out(
+    request: Request, task: SegmentationTask, work: Callable[[bytes], Coroutine[Any, Any, T]]
+) -> T:
+    """Read the upload and return what `work` makes of it, unless the client disconnects before.
+
+    `work` is a method of the task that gets the upload's bytes. Raises its errors, and Overloaded.
+    """
+    task.service.admission.require_place(task.due)  # before the body is read, and again afterwards
+    task.stages.enter("read")
+    data = await read_upload(request, task.due)
+    result = await run_while_connected(request, work(data))
+    task.upload.end()
+    task.stages.enter("send")
+    return result
