@@ -96,6 +96,8 @@ def open_feature_cache(
             "--feature-cache needs --views, and --frozen with the backbone's first layers, such "
             "as --frozen conv1 bn1 layer1"
         )
+    if recipe.copy_paste:
+        raise RecipeError("--copy-paste needs pixels, which a --feature-cache does not keep")
     cache = FeatureCache(folder, describe_features(training, samples))
     complete = cache.is_complete()
     training.group.wait()  # until all have looked

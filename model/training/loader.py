@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from model.engines.base import Array
 from model.training import transforms
+from model.training.copy_paste import paste_objects
 from model.training.cutmix import mix_batch
 from model.training.dataset import SegmentationDataset
 from model.training.distributed import Group
@@ -146,11 +147,12 @@ def iterate_epoch(
     sampler.epoch = training.epoch
     sampler.first_batch = training.step - training.epoch * training.steps_per_epoch
     for place, batch in enumerate(loader, start=sampler.first_batch):
+        rng = np.random.default_rng((training.seed, sampler.epoch, place, training.group.rank))
+        if recipe.copy_paste:
+            batch = paste_objects(batch, share=recipe.copy_paste, rng=rng)
         if recipe.cutmix:
-            rng = np.random.default_rng((training.seed, sampler.epoch, place, training.group.rank))
-            yield mix_batch(batch, crop=recipe.crop, share=recipe.cutmix, rng=rng)
-        else:
-            yield batch
+            batch = mix_batch(batch, crop=recipe.crop, share=recipe.cutmix, rng=rng)
+        yield batch
 
 
 def ignore_signals(_: int) -> None:

