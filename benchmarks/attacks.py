@@ -171,7 +171,7 @@ class Meter:
 
     def __init__(self, process: DecoderProcess) -> None:
         self._process = process
-        self._tree = ProcessTree(process._popen.pid)
+        self._tree = ProcessTree(process.pid)
         self._tree.reset_peak()
         self._cpu_s, self._held_bytes = self._tree.measure_cpu_s(), self._tree.measure_peak_bytes()
         self._ended_s = measure_ended_children_s()

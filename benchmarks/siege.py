@@ -1,22 +1,25 @@
 """Hostile callers beside a good one: is it still answered, and is everything given back?
 
-Eight callers do what has once stopped or filled the server, each as fast as it can. The good caller
-sends photos, one after the other, and a probe asks for `/health/live`. Afterwards the server must
-hold nothing. Knows nothing of how the server defends itself.
+Eight callers do what has once stopped or filled the server, each as fast as it can, in a process of
+their own. The good caller sends photos, one after the other, and a probe asks for `/health/live`.
+Afterwards the server must hold nothing. Knows nothing of how the server defends itself.
 """
 
 import asyncio
 import itertools
 import math
+import os
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from multiprocessing import get_context
 from typing import Annotated, Any
 
 from benchmarks import report
 from benchmarks.callers import keep_sending_slowly, shuffle_forever
-from benchmarks.connection import Request, get_request, post_request
+from benchmarks.connection import Address, Request, get_request, post_request
 from benchmarks.gauges import read_held
 from benchmarks.hostile_callers import (
     keep_leaving_late,
@@ -42,6 +45,11 @@ MAX_GROWTH_MIB = 64
 """Of resident memory at rest; the allocator keeps some of what decoders and answers had."""
 
 REST_S = 60
+
+NICENESS = 10
+"""Of the hostile callers, who would have other machines' cores: in the good caller's process, or as
+important as it, they would delay not its answers, but its reading of them.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +82,14 @@ class Siege:
         await alone.run_closed_loop(self.photos, callers=2, count=20)
         self.resident_mib["before"] = memory.measure_resident_bytes() / MIB
         memory.reset_peak()
-        tasks = [asyncio.create_task(one) for one in (*self.list_polite(), *self.list_hostile())]
-        done, _ = await asyncio.wait(tasks, timeout=60 * self.plan.minutes)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for task in done:
-            task.result()  # no caller ends by itself: raises what has ended it
+        with ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=os.nice, initargs=(NICENESS,)
+        ) as process:
+            hostile = asyncio.get_running_loop().run_in_executor(
+                process, besiege, self.server.address, self.plan
+            )
+            await run_until(hostile, self.list_polite())
+            self.load.results += hostile.result()
         if self.server.process.poll() is None:
             self.resident_mib["peak"] = memory.measure_peak_bytes() / MIB
         for _ in range(REST_S):
@@ -105,25 +114,52 @@ class Siege:
             load.ask_in_turn(probes, caller=PROBE, keep=False, pause_s=plan.probe_pause_s),
         ]
 
-    def list_hostile(self) -> list[Coroutine[Any, Any, None]]:
-        load, side = self.load, self.plan.side
-        files = [post_request(name, OUR_PATH, content=data) for name, data in corpus().items()]
-        in_turn = {
-            "costly TIFFs": list(make_costly_tiffs(side)),
-            "thin PNGs": list(make_thin_pngs(side)),
-            "deep PNGs and scans": list(make_slow_pictures(side)),
-            "JPEGs of segments, too short a deadline": list(make_hasty_jpegs(side)),
-            "the corpus": files,
-        }
-        return [
-            *(
-                load.ask_in_turn(shuffle_forever(load, requests), caller=name, keep=False)
-                for name, requests in in_turn.items()
-            ),
-            keep_leaving_late(load, make_noise(side)),
-            keep_reading_slowly(load, make_small_webp(side)),
-            keep_sending_slowly(load, self.photos, seconds=5),
-        ]
+
+def besiege(address: Address, plan: Plan) -> list[Result]:
+    """Be the eight hostile callers for the plan's minutes."""
+    load = LoadGenerator(address)
+
+    async def run() -> None:
+        callers = list_hostile(load, plan)
+        await run_until(asyncio.sleep(60 * plan.minutes), callers)
+
+    asyncio.run(run())
+    return load.results
+
+
+async def run_until(end: Awaitable[object], callers: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run the callers until the end has come; no caller ends by itself. Raises what ended one."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(caller) for caller in callers]
+        await end
+        for task in tasks:
+            task.cancel()
+
+
+def make_photo_requests() -> list[Request]:
+    photos = (*make_photos(4), saved(picture(300, 400), "PNG"))
+    return [post_request("photo", OUR_PATH, content=photo) for photo in photos]
+
+
+def list_hostile(load: LoadGenerator, plan: Plan) -> list[Coroutine[Any, Any, None]]:
+    side = plan.side
+    files = [post_request(name, OUR_PATH, content=data) for name, data in corpus().items()]
+    in_turn = {
+        "costly TIFFs": list(make_costly_tiffs(side)),
+        "thin PNGs": list(make_thin_pngs(side)),
+        "deep PNGs and scans": list(make_slow_pictures(side)),
+        "JPEGs of segments, too short a deadline": list(make_hasty_jpegs(side)),
+        "the corpus": files,
+    }
+    return [
+        *(
+            load.ask_in_turn(shuffle_forever(load, requests), caller=name, keep=False)
+            for name, requests in in_turn.items()
+        ),
+        keep_leaving_late(load, make_noise(side)),
+        keep_reading_slowly(load, make_small_webp(side)),
+        keep_sending_slowly(load, make_photo_requests(), seconds=5),
+    ]
 
 
 def describe_callers(results: Sequence[Result]) -> list[Row]:
@@ -177,11 +213,7 @@ def list_failures(siege: Siege, rows: Sequence[Row], errors: Sequence[str]) -> l
 def run_siege(plan: Plan) -> tuple[Siege, list[Row], list[str]]:
     settings = {"stuck_after_s": plan.stuck_after_s, "log_level": "warning", "log_format": "json"}
     with start_our_server(device="cpu", **settings) as server:
-        photos = [
-            post_request("photo", OUR_PATH, content=photo)
-            for photo in (*make_photos(4), saved(picture(300, 400), "PNG"))
-        ]
-        siege = Siege(plan, server, LoadGenerator(server.address), photos)
+        siege = Siege(plan, server, LoadGenerator(server.address), make_photo_requests())
         asyncio.run(siege.run())
         rows = describe_callers(siege.load.results)
         return siege, rows, list_failures(siege, rows, find_errors(server.read_log()))

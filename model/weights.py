@@ -74,7 +74,7 @@ def read_weights(path: Path) -> Weights:
             f"{metadata.digest}. Copy the file again"
         )
     for name, array in stored.items():
-        _require_finite(path, name, array)
+        require_finite(path, name, array)
     return Weights(widen(stored), metadata, source=str(path))
 
 
@@ -86,7 +86,7 @@ def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Met
     """
     stored = {name: np.asarray(array, order="C") for name, array in sorted(tensors.items())}
     for name, array in stored.items():
-        _require_finite(path, name, array)
+        require_finite(path, name, array)
     values = _as_values(metadata)
     values["digest"] = _compute_digest(stored, metadata)
     header = {key: json.dumps(value) for key, value in values.items() if not isinstance(value, str)}
@@ -165,7 +165,7 @@ def _read_tensor(path: Path, file: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def _require_finite(path: Path, name: str, array: NDArray[Any]) -> None:
+def require_finite(path: Path, name: str, array: NDArray[Any]) -> None:
     if array.dtype.kind not in "fiu":
         raise WeightsError(
             f"{path}: {shown(name, str)}: expected numbers, found {array.dtype.name}. {REMEDY}"

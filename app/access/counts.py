@@ -87,13 +87,13 @@ class Windows(Storage):
     def __init__(self) -> None:
         super().__init__()
         # To find its oldest entry, a dict would scan the gaps of all deleted ones.
-        self._windows: OrderedDict[str, _Window] = OrderedDict()
+        self.by_key: OrderedDict[str, _Window] = OrderedDict()
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         window = self._find_current(key)
         if window is None:
-            self._windows.pop(key, None)
-            window = self._windows[key] = _Window(ends=time.monotonic() + expiry)
+            self.by_key.pop(key, None)
+            window = self.by_key[key] = _Window(ends=time.monotonic() + expiry)
             self._evict()
         window.used += amount
         return window.used
@@ -107,11 +107,11 @@ class Windows(Storage):
         return window.ends if window else time.monotonic()
 
     def clear(self, key: str) -> None:
-        self._windows.pop(key, None)
+        self.by_key.pop(key, None)
 
     def reset(self) -> int:
-        count = len(self._windows)
-        self._windows.clear()
+        count = len(self.by_key)
+        self.by_key.clear()
         return count
 
     def check(self) -> bool:
@@ -122,12 +122,12 @@ class Windows(Storage):
         return ()
 
     def _find_current(self, key: str) -> _Window | None:
-        window = self._windows.get(key)
+        window = self.by_key.get(key)
         return window if window and window.ends > time.monotonic() else None
 
     def _evict(self) -> None:
         """Remove up to two ended windows for each new one, so that no request scans many."""
         for _ in range(2):
-            oldest = next(iter(self._windows))
-            if len(self._windows) > MAX_WINDOWS or self._find_current(oldest) is None:
-                del self._windows[oldest]
+            oldest = next(iter(self.by_key))
+            if len(self.by_key) > MAX_WINDOWS or self._find_current(oldest) is None:
+                del self.by_key[oldest]

@@ -56,8 +56,8 @@ class Keyring:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._state = _read_state(path)
-        self._text = _read(path)
-        self._keys = parse_keys(self._text, path)
+        self.text = _read(path)
+        self.keys = parse_keys(self.text, path)
 
     def find(self, presented: bytes) -> Key | None:
         """Return the key that was sent, or None if it is unknown.
@@ -68,7 +68,7 @@ class Keyring:
         self._refresh()
         digest = hashlib.sha256(presented).digest()
         found = None
-        for key in self._keys:
+        for key in self.keys:
             if hmac.compare_digest(key.digest, digest):
                 found = key
         return found
@@ -81,11 +81,11 @@ class Keyring:
         self._state = state
         try:
             text = _read(self.path)
-            if text == self._text:
+            if text == self.text:
                 return
-            self._text = text
-            self._keys = parse_keys(text, self.path)
-            log.info("keys read", keys=len(self._keys))
+            self.text = text
+            self.keys = parse_keys(text, self.path)
+            log.info("keys read", keys=len(self.keys))
         except KeysError as error:
             log.error("keys not read, the old ones stay", error=str(error))
 

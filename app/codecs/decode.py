@@ -46,14 +46,14 @@ def decode_image(
         reserve(height * width)
         require_modest(upload.image, upload.data, max_pixels=max_pixels)
         content = content_size(upload.size, max_side)
-        pixels = _decode_jpeg(upload) if content == upload.size else None
+        pixels = decode_jpeg(upload) if content == upload.size else None
         if pixels is not None:
             return Decoded(pixels, upload.size)
         picture = upload.decode(content)
         return Decoded(_read_pixels(picture), picture.size)
 
 
-def _decode_jpeg(upload: Upload) -> Array | None:
+def decode_jpeg(upload: Upload) -> Array | None:
     """Decode an upright RGB or grey JPEG without Pillow; return None if that is not possible.
 
     Both use libjpeg-turbo and give the same pixels, but simplejpeg writes them into the array,

@@ -84,14 +84,20 @@ class DecoderProcess:
         self._answers = self._popen.stdout.fileno()
         self.ended_by: str | None = None
         """The metric's reason if a file has ended the process, None otherwise."""
-        self._files = 0
+        self.files = 0
+        """The number of files that it was given."""
         self._is_between_files = True
         _enlarge_pipes(self._requests, self._answers)
 
     @property
     def is_usable(self) -> bool:
         """Whether the process can decode another file."""
-        return self._is_between_files and self._files < MAX_FILES and self._popen.poll() is None
+        return self._is_between_files and self.files < MAX_FILES and self._popen.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The id of the system's process."""
+        return self._popen.pid
 
     def kill(self) -> None:
         """Kill the process; the thread that uses it sees its end."""
@@ -104,7 +110,7 @@ class DecoderProcess:
 
     def decode(self, data: bytes, *, max_pixels: int, plan: Plan) -> Decoded:
         """Decode one file. Raises RequestError, and what `plan` raises."""
-        self._files += 1
+        self.files += 1
         self._is_between_files = False
         self._send(decoder.REQUEST.pack(len(data), max_pixels), data)
         kind, values, _ = self._receive(NO_ROOM)

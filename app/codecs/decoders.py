@@ -23,6 +23,11 @@ T = TypeVar("T")
 DECODERS_PER_THREAD = 8
 """The number of decoders for each codec thread; more slow files than this delay others."""
 
+LARGE_IMAGES_PER_THREAD = 1.5
+"""The limit of pixels that are decoded at once, as images of SEG_MAX_PIXELS for each codec thread.
+An image passes if it takes half of what is free: with two threads, two such images and small ones.
+"""
+
 MAX_IDLE = 2
 """The number of idle decoders that are kept for the next files; each takes 12 MB."""
 
@@ -39,17 +44,17 @@ class Decoders:
         self._work = CodecThreads(count, gauge=metrics.codec_tasks)
         self._gate = PixelGate(max_pixels)
         self.threads = self._work.threads
-        self._idle: list[DecoderProcess] = []
-        self._busy: set[DecoderProcess] = set()
-        self._metrics = metrics
+        self.idle: list[DecoderProcess] = []
+        self.busy: set[DecoderProcess] = set()
+        self.metrics = metrics
 
     def close(self) -> None:
         """End all processes at once; running decodings fail."""
-        for process in tuple(self._busy):
+        for process in tuple(self.busy):
             process.kill()
         self.threads.shutdown()
-        while self._idle:
-            self._idle.pop().end()
+        while self.idle:
+            self.idle.pop().end()
 
     async def decode(
         self,
@@ -105,22 +110,22 @@ class Decoders:
     def _use_process(self) -> Iterator["DecoderProcess"]:
         """Reserve a process for the block; it is reused for the next file if it is still usable."""
         process = self._take_idle() or DecoderProcess()
-        self._busy.add(process)
+        self.busy.add(process)
         try:
             yield process
         finally:
-            self._busy.discard(process)
+            self.busy.discard(process)
             if process.ended_by is not None:
-                self._metrics.decoders_ended.labels(process.ended_by).inc()
-            if process.is_usable and len(self._idle) < MAX_IDLE:
-                self._idle.append(process)
+                self.metrics.decoders_ended.labels(process.ended_by).inc()
+            if process.is_usable and len(self.idle) < MAX_IDLE:
+                self.idle.append(process)
             else:
                 process.end()
 
     def _take_idle(self) -> "DecoderProcess | None":
         with suppress(IndexError):
             while True:
-                process = self._idle.pop()  # the last one used: its memory is warm
+                process = self.idle.pop()  # the last one used: its memory is warm
                 if process.is_usable:
                     return process
                 process.end()

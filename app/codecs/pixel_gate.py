@@ -8,7 +8,11 @@ from collections.abc import Callable
 
 
 class PixelGate:
-    """A limit of pixels together. One image alone may always pass, however large it is."""
+    """A limit of pixels together. One image alone may always pass, however large it is.
+
+    An image passes if it takes at most half of what is free. So large images, however many, leave
+    room for small ones.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -22,7 +26,7 @@ class PixelGate:
         """
 
         def may_go_on() -> bool:
-            fits = self._pixels == 0 or self._pixels + pixels <= self._limit
+            fits = self._pixels == 0 or 2 * pixels <= self._limit - self._pixels
             return fits or is_cancelled()
 
         with self._changed:

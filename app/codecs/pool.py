@@ -1,6 +1,7 @@
 """Decoding and encoding away from the event loop, on threads and in processes of their own.
 
-An ordinary JPEG is decoded by a thread of this process, any other file by a decoder process.
+An ordinary JPEG is decoded by a thread of this process, any other file, among them JPEGs that take
+longer, by a decoder process.
 Knows nothing of HTTP or of the model.
 """
 
@@ -13,7 +14,7 @@ from app.codecs import decode
 from app.codecs.containers import JPEG_START, require_known, strip_container
 from app.codecs.decode import Decoded
 from app.codecs.decoder_process import make_out_of_memory_error
-from app.codecs.decoders import DECODERS_PER_THREAD, Decoders
+from app.codecs.decoders import DECODERS_PER_THREAD, LARGE_IMAGES_PER_THREAD, Decoders
 from app.codecs.jpegs import is_ordinary
 from app.observability.metrics import Metrics
 from app.scheduling.budget import Share
@@ -31,8 +32,10 @@ class CodecPool:
     def __init__(self, count: int, *, max_pixels: int, metrics: Metrics) -> None:
         self._max_pixels = max_pixels
         self._threads = CodecThreads(count, gauge=metrics.codec_tasks)
-        self._decoders = Decoders(
-            count * DECODERS_PER_THREAD, max_pixels=count * max_pixels, metrics=metrics
+        self.decoders = Decoders(
+            count * DECODERS_PER_THREAD,
+            max_pixels=round(count * LARGE_IMAGES_PER_THREAD * max_pixels),
+            metrics=metrics,
         )
 
     @asynccontextmanager
@@ -48,8 +51,8 @@ class CodecPool:
 
         async with AsyncExitStack() as stack:
             stack.push_async_callback(end, self._threads.threads)
-            stack.callback(self._decoders.close)
-            stack.push_async_callback(end, self._decoders.threads)
+            stack.callback(self.decoders.close)
+            stack.push_async_callback(end, self.decoders.threads)
             yield
 
     @property
@@ -83,7 +86,7 @@ class CodecPool:
             reserve(size[0] * size[1])
             return content_size(size, max_side)
 
-        return await self._decoders.decode(
+        return await self.decoders.decode(
             data, max_pixels=self._max_pixels, plan=plan, finish=finish, held=held
         )
 

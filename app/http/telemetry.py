@@ -56,9 +56,10 @@ class RequestTelemetry:
                 if not watched.status:
                     await answer_bug(scope["path"])(scope, receive, watched.send)
             finally:
-                self._record(scope, watched)
+                self.record(scope, watched)
 
-    def _record(self, scope: Scope, watched: "_WatchedRequest") -> None:
+    def record(self, scope: Scope, watched: "_WatchedRequest") -> None:
+        """Count a request that has ended, and log it."""
         stages: Stages = scope["stages"]
         stages.enter("over")
         seconds = sum(stages.seconds.values())

@@ -54,7 +54,7 @@ class Server(uvicorn.Server):
 
         `peers` are the other workers, with which the sockets are shared.
         """
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.event_loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._should_exit = False
         self._is_interrupted = False
@@ -103,10 +103,10 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.event_loop = asyncio.get_running_loop()
         raise_file_limit(self.settings.max_connections)
         if threading.current_thread() is threading.main_thread():
-            self._take_signals(self._loop)
+            self._take_signals(self.event_loop)
         await super().startup(sockets=sockets)
         for bound in self._sockets[1:]:
             self._operations = await self._start_operations(bound)
@@ -165,9 +165,9 @@ class Server(uvicorn.Server):
     def should_exit(self, value: bool) -> None:
         """Stop the server; may be called from any thread or signal handler."""
         self._should_exit = value
-        if value and self._loop is not None:
+        if value and self.event_loop is not None:
             with suppress(RuntimeError):  # the loop is already closed
-                self._loop.call_soon_threadsafe(self._stopping.set)
+                self.event_loop.call_soon_threadsafe(self._stopping.set)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.service.drain()

@@ -27,14 +27,14 @@ class Admission:
         self._pixels = Budget(
             max_queue_pixels, unit="pixels", reason="pixels", gauge=metrics.pixels
         )
-        self._admitted = 0
+        self.admitted = 0
         self._lock = threading.Lock()
         self._seconds_per_place = 0.0
 
     @property
     def predicted_wait_s(self) -> float:
         """The predicted seconds until a new request would have its mask."""
-        return (self._admitted + 1) * self._seconds_per_place
+        return (self.admitted + 1) * self._seconds_per_place
 
     def require_place(self, due: float) -> None:
         """Raise Overloaded if no place is free or the mask would be ready after `due`.
@@ -42,10 +42,10 @@ class Admission:
         `due` is a reading of `time.perf_counter`.
         """
         wait_s, left_s = self.predicted_wait_s, due - time.perf_counter()
-        if self._admitted >= self._max_queue:
+        if self.admitted >= self._max_queue:
             raise make_overloaded(f"All {self._max_queue} places are taken.", "queue-full", wait_s)
         # A request with an empty queue is always admitted: the average may be of one slow image.
-        if self._admitted and wait_s > left_s:
+        if self.admitted and wait_s > left_s:
             raise make_overloaded(
                 f"The mask would take about {wait_s:.2g} s; there are {max(left_s, 0):.2g} s left.",
                 "deadline",
@@ -63,12 +63,12 @@ class Admission:
         self.require_place(due)
         since = time.perf_counter()
         self._change_count(1)
-        places = self._admitted
+        places = self.admitted
         try:
             with self._pixels.share(on_free=lambda: self._change_count(-1)) as pixels:
                 async with asyncio.timeout(due - since) as deadline:
                     yield pixels
-            self._update_pace((time.perf_counter() - since) / places)
+            self.update_pace((time.perf_counter() - since) / places)
         except TimeoutError as error:
             if not deadline.expired():
                 raise
@@ -79,10 +79,10 @@ class Admission:
     def _change_count(self, change: int) -> None:
         """Add to the number of admitted requests, from any thread."""
         with self._lock:
-            self._admitted += change
-            self._metrics.in_flight.set(self._admitted)
+            self.admitted += change
+            self._metrics.in_flight.set(self.admitted)
 
-    def _update_pace(self, seconds_per_place: float) -> None:
+    def update_pace(self, seconds_per_place: float) -> None:
         """Add to the exponential moving average, which follows the load and not single images.
 
         A request among n takes about n times as long as one place costs, whichever stage is the

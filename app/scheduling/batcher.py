@@ -84,9 +84,9 @@ class Batcher:
         self._max_batch_pixels = max_batch_pixels
         self._max_batch_images = max_batch_images
         self._watchdog = watchdog
-        self._metrics = metrics
-        self._queues: dict[tuple[Predict, Size], _Queue] = {}
-        self._computing: dict[asyncio.Task[None], list[_Waiting]] = {}
+        self.metrics = metrics
+        self.queues: dict[tuple[Predict, Size], _Queue] = {}
+        self.computing: dict[asyncio.Task[None], list[_Waiting]] = {}
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -120,7 +120,7 @@ class Batcher:
         waiting = _Waiting(predict, canvas, stages, loop.create_future(), time.time(), held)
         waiting.keep()
         stages.enter("queue")
-        self._queues.setdefault(waiting.kind, OrderedDict())[waiting] = None
+        self.queues.setdefault(waiting.kind, OrderedDict())[waiting] = None
         self._arrived.set()
         self._count_queue()
         try:
@@ -130,64 +130,64 @@ class Batcher:
 
     def give_up(self) -> None:
         """Fail all requests that wait: the engine is lost."""
-        _fail(chain(*self._queues.values(), *self._computing.values()))
+        _fail(chain(*self.queues.values(), *self.computing.values()))
 
     def _leave(self, waiting: _Waiting) -> None:
         """Remove a request from the queue if it is still there."""
         waiting.answer.cancel()
-        queue = self._queues.get(waiting.kind)
+        queue = self.queues.get(waiting.kind)
         if queue is not None and waiting in queue:
             del queue[waiting]
             if not queue:
-                del self._queues[waiting.kind]
+                del self.queues[waiting.kind]
             self._count_queue()
             waiting.let_go()
 
     def _count_queue(self) -> None:
-        firsts = [next(iter(queue)).since for queue in self._queues.values()]
-        self._metrics.queue_depth.set(sum(map(len, self._queues.values())))
-        self._metrics.oldest_since.set(min(firsts, default=math.inf))
+        firsts = [next(iter(queue)).since for queue in self.queues.values()]
+        self.metrics.queue_depth.set(sum(map(len, self.queues.values())))
+        self.metrics.oldest_since.set(min(firsts, default=math.inf))
 
     async def _run(self) -> None:
         try:
             while True:
                 await self._arrived.wait()
                 await self._free_callers.acquire()
-                if self._queues:
-                    batch = self._take_batch()
+                if self.queues:
+                    batch = self.take_batch()
                     computing = asyncio.create_task(self._compute(batch), name="batch")
-                    self._computing[computing] = batch
+                    self.computing[computing] = batch
                     computing.add_done_callback(self._finish)
                 else:
                     self._free_callers.release()
-                if not self._queues:
+                if not self.queues:
                     self._arrived.clear()
         except Exception:
             log.exception("batcher failed")
             self._watchdog.give_up("batcher")
         finally:
             # Whatever ended the loop: no request waits for an answer that cannot come.
-            _fail(chain(*self._queues.values()))
+            _fail(chain(*self.queues.values()))
 
     def _finish(self, computing: asyncio.Task[None]) -> None:
         """Answer every request of the batch, however it ended."""
-        batch = self._computing.pop(computing)
+        batch = self.computing.pop(computing)
         _fail(batch)
         for waiting in batch:
             waiting.let_go()
         self._free_callers.release()
 
-    def _take_batch(self) -> list[_Waiting]:
+    def take_batch(self) -> list[_Waiting]:
         """Take the oldest request and those of its kind that fit the limits of a batch."""
-        kind, queue = min(self._queues.items(), key=lambda item: next(iter(item[1])).since)
+        kind, queue = min(self.queues.items(), key=lambda item: next(iter(item[1])).since)
         height, width = kind[1]
         within_pixels = self._max_batch_pixels // (height * width)
         limit = max(1, min(self._max_batch_images, within_pixels))
         batch = [queue.popitem(last=False)[0] for _ in range(min(limit, len(queue)))]
         if not queue:
-            del self._queues[kind]
+            del self.queues[kind]
         self._count_queue()
-        self._metrics.batch_fill.observe(len(batch) / limit)
+        self.metrics.batch_fill.observe(len(batch) / limit)
         return batch
 
     async def _compute(self, batch: list[_Waiting]) -> None:
@@ -200,13 +200,13 @@ class Batcher:
         for waiting in batch:
             waiting.stages.enter("inference")
         canvases = [waiting.canvas for waiting in batch]
-        self._metrics.batch_size.observe(len(batch))
+        self.metrics.batch_size.observe(len(batch))
         try:
             with self._watchdog.watching("batch", on_stuck=lambda: _fail(batch)):
                 masks = await loop.run_in_executor(self.threads, batch[0].predict, canvases)
             answers = list(zip(batch, masks, strict=True))
         except Exception:
-            self._metrics.engine_failures.inc()
+            self.metrics.engine_failures.inc()
             log.exception("batch failed", request_ids=[waiting.request_id for waiting in batch])
             half = len(batch) // 2
             for part in (batch[:half], batch[half:]) if half else ():
@@ -218,7 +218,7 @@ class Batcher:
                 waiting.answer.set_result(mask)
 
     async def _answer_all(self) -> None:
-        everybody = chain(*self._computing.values(), *self._queues.values())
+        everybody = chain(*self.computing.values(), *self.queues.values())
         answers = [waiting.answer for waiting in everybody if not waiting.answer.done()]
         if answers and self.is_alive:
             await asyncio.wait(answers)

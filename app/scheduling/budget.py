@@ -19,7 +19,9 @@ class ShareEnded(Exception):
 class Budget:
     """An amount that all requests share.
 
-    A single request may exceed it, so that it is never refused for ever: its own limits bound it.
+    Nobody may take more than half of what is free at once, so that large requests, however many,
+    leave room for small ones. While no other request holds anything, one may even exceed the whole,
+    so that it is never refused for ever: its own limits bound it.
     """
 
     def __init__(self, limit: int, *, unit: str, reason: str, gauge: Gauge) -> None:
@@ -29,7 +31,7 @@ class Budget:
         self.reason = reason
         self._gauge = gauge
         self._held = 0
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
     @contextmanager
     def share(self, *, on_free: Callable[[], None] = lambda: None) -> Iterator["Share"]:
@@ -46,17 +48,18 @@ class Budget:
 
     def require_room(self) -> None:
         """Raise Overloaded if the whole budget is held."""
-        with self._lock:
+        with self.lock:
             if self._held >= self.limit:
                 raise self._make_overloaded(self._held)
 
-    def _add(self, amount: int, *, own: int = 0) -> None:
+    def add(self, amount: int, *, own: int = 0) -> None:
         """Add to the amount held; the caller has the lock, and holds `own` of the amount.
 
-        Raises Overloaded if the budget is exceeded and other requests hold a part of it.
+        Raises Overloaded if other requests hold something, and the amount is more than half of what
+        is free.
         """
         others = self._held - own
-        if amount > 0 and others > 0 and self._held + amount > self.limit:
+        if amount > 0 and others > 0 and 2 * amount > self.limit - self._held:
             raise self._make_overloaded(others)
         self._held += amount
         self._gauge.set(self._held)
@@ -86,16 +89,16 @@ class Share:
 
     def take(self, amount: int) -> None:
         """Hold more. Raises Overloaded, or ShareEnded if the request is over."""
-        with self._budget._lock:
+        with self._budget.lock:
             if self._has_ended:
                 raise ShareEnded
             if amount:
-                self._budget._add(amount, own=self.amount)
+                self._budget.add(amount, own=self.amount)
                 self.amount += amount
 
     def end(self) -> None:
         """Mark the request as over; `take` and `keep` raise from now on. May be called again."""
-        with self._budget._lock:
+        with self._budget.lock:
             if self._has_ended:
                 return
             self._has_ended = True
@@ -103,18 +106,18 @@ class Share:
 
     def keep(self) -> None:
         """Keep the share for work that begins, until its `let_go`. Raises ShareEnded."""
-        with self._budget._lock:
+        with self._budget.lock:
             if self._has_ended:
                 raise ShareEnded
             self._keepers += 1
 
     def let_go(self) -> None:
         """End a `keep`; the last one releases the amount."""
-        with self._budget._lock:
+        with self._budget.lock:
             self._keepers -= 1
             assert self._keepers >= 0, "let go more often than kept"
             if self._keepers:
                 return
-            self._budget._add(-self.amount)
+            self._budget.add(-self.amount)
             self.amount = 0
         self._on_free()

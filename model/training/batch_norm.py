@@ -7,7 +7,7 @@ from model.network import FCN
 from model.training.distributed import Group
 from model.training.recipe import Recipe
 
-BatchNorms = nn.modules.batchnorm._BatchNorm
+BatchNorms = nn.modules.batchnorm._BatchNorm  # noqa: SLF001, it has no public name
 
 
 def synchronise_batch_norms(network: FCN, recipe: Recipe, group: Group) -> None:

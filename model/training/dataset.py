@@ -65,11 +65,11 @@ class SegmentationDataset:
         self.dropped = dropped
         self.class_presence: NDArray[np.bool_] = np.zeros((len(samples), len(classes)), np.bool_)
         self._sizes: list[Size] = [(0, 0)] * len(samples)
-        self._decoded: dict[int, tuple[Array, Array]] = {}
+        self.decoded: dict[int, tuple[Array, Array]] = {}
         self._memory_lock = threading.Lock()
         # Data-parallel processes on one machine share its memory.
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        self._memory_left_bytes = _available_memory_bytes() // 2 // processes
+        self.memory_left_bytes = measure_available_bytes() // 2 // processes
         with ThreadPoolExecutor() as pool:
             checked = pool.map(self._check, range(len(samples)))
             bar = tqdm(checked, total=len(samples), desc=f"check {name}", leave=False, disable=None)
@@ -94,7 +94,7 @@ class SegmentationDataset:
 
     def read(self, index: int) -> tuple[Array, Array]:
         """Image (H, W, 3) and target (H, W), both uint8."""
-        return self._decoded.get(index) or self.samples[index].read(self.classes)
+        return self.decoded.get(index) or self.samples[index].read(self.classes)
 
     def _check(self, index: int) -> BrokenSample | None:
         try:
@@ -105,19 +105,19 @@ class SegmentationDataset:
         self.class_presence[index, present] = True
         self._sizes[index] = target.shape
         if self._reserve_memory(image.nbytes + target.nbytes):
-            self._decoded[index] = image, target
+            self.decoded[index] = image, target
         return None
 
     def _reserve_memory(self, size_bytes: int) -> bool:
         """Whether so much memory is left, which is then taken. Safe to call from any thread."""
         with self._memory_lock:
-            fits = size_bytes <= self._memory_left_bytes
+            fits = size_bytes <= self.memory_left_bytes
             if fits:
-                self._memory_left_bytes -= size_bytes
+                self.memory_left_bytes -= size_bytes
         return fits
 
 
-def _available_memory_bytes() -> int:
+def measure_available_bytes() -> int:
     """The free memory, of a container what its limit leaves; 0 if the system does not report it."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

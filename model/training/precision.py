@@ -11,5 +11,6 @@ def should_autocast(recipe: Recipe, device: torch.device) -> bool:
         return recipe.precision == "bfloat16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # No public names for them yet.
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    has_amx = torch.cpu._is_amx_tile_supported()  # noqa: SLF001, it has no public name
+    has_avx512 = torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
+    return bool(has_amx or has_avx512)

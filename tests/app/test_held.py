@@ -68,14 +68,14 @@ def test_a_decoding_that_outlives_its_request_takes_no_pixels(lone, monkeypatch)
 
 def test_the_pixels_of_a_decoding_are_counted_until_it_has_ended(lone, monkeypatch):
     client, server = lone
-    loaded, begun, goes_on = decode._decode_jpeg, threading.Event(), threading.Event()
+    loaded, begun, goes_on = decode.decode_jpeg, threading.Event(), threading.Event()
 
     def waits(*arguments):
         begun.set()
         assert goes_on.wait(60)
         return loaded(*arguments)
 
-    monkeypatch.setattr(decode, "_decode_jpeg", waits)
+    monkeypatch.setattr(decode, "decode_jpeg", waits)
     with connected(server) as caller:
         caller.sendall(post(PHOTO.read_bytes()))
         assert begun.wait(60)

@@ -174,13 +174,13 @@ def test_a_full_queue_is_503_with_retry_after(settings):
 
 def test_a_refusal_needs_no_body(settings):
     with serving(settings) as (client, server):
-        server.service.admission._admitted = settings.max_queue
+        server.service.admission.admitted = settings.max_queue
         with connected(server) as connection:
             connection.sendall(
                 b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
             )
             assert connection.recv(65536).startswith(b"HTTP/1.1 503")
-        server.service.admission._admitted = 0
+        server.service.admission.admitted = 0
         after = samples(client)
         assert after['seg_requests_total{route="/v1/segment",status="503"}'] == 1
         assert after['seg_rejections_total{reason="queue-full"}'] == 1
@@ -191,10 +191,10 @@ def test_a_callers_own_deadline_is_kept(settings):
     with serving(settings) as (client, server):
         body = PHOTO.read_bytes()
         admission = server.service.admission
-        admission._update_pace(5.0)
-        admission._admitted += 1  # somebody is before us
+        admission.update_pace(5.0)
+        admission.admitted += 1  # somebody is before us
         short = client.post("/v1/segment", content=body, headers={"X-Request-Timeout": "2.5"})
-        admission._admitted -= 1
+        admission.admitted -= 1
         assert short.status_code == 503
         assert short.json()["type"] == "urn:segmentation:problem:overloaded"
         assert short.headers["retry-after"] == "8"
@@ -252,13 +252,13 @@ def test_a_caller_who_leaves_the_queue_is_not_computed(settings):
 
 def test_a_caller_who_leaves_while_uploading_is_no_error_of_ours(settings, monkeypatch):
     recorded = threading.Event()
-    record = RequestTelemetry._record
+    record = RequestTelemetry.record
 
     def watched_record(*arguments):
         record(*arguments)
         recorded.set()
 
-    monkeypatch.setattr(RequestTelemetry, "_record", watched_record)
+    monkeypatch.setattr(RequestTelemetry, "record", watched_record)
     with serving(settings) as (client, server):
         with connected(server) as connection:
             connection.sendall(

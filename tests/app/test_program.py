@@ -245,7 +245,9 @@ def terminate():
         sum(range(10_000))
 
 server.service.drain = locked_drain
-server.service.started.add_done_callback(lambda _: server._loop.call_soon_threadsafe(terminate))
+def terminate_soon(_):
+    server.event_loop.call_soon_threadsafe(terminate)
+server.service.started.add_done_callback(terminate_soon)
 raise SystemExit(serve(server))
 """
     ended = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, timeout=60, check=False)

@@ -59,7 +59,7 @@ def put(two, name):
 
 def reload(server):
     """In the server's own thread."""
-    return asyncio.run_coroutine_threadsafe(server.service.reload(), server._loop).result(600)
+    return asyncio.run_coroutine_threadsafe(server.service.reload(), server.event_loop).result(600)
 
 
 def segment(client):
@@ -176,15 +176,15 @@ def test_signals_that_come_while_weights_are_loading_cause_one_reload_more(
             return open_predictor(*arguments, **options)
 
         monkeypatch.setattr("app.loading.open_predictor", gated)
-        server._loop.call_soon_threadsafe(server.reload)  # what SIGHUP does
+        server.event_loop.call_soon_threadsafe(server.reload)  # what SIGHUP does
         assert loading.wait(600)
         for _ in range(50):
-            server._loop.call_soon_threadsafe(server.reload)
+            server.event_loop.call_soon_threadsafe(server.reload)
 
         async def one_more():
             await server.service.reload()
 
-        asked = asyncio.run_coroutine_threadsafe(one_more(), server._loop)
+        asked = asyncio.run_coroutine_threadsafe(one_more(), server.event_loop)
         put(two, "second")
         go.set()
         asked.result(600)

@@ -174,4 +174,4 @@ def test_the_environment_names_the_best_kind_to_use(monkeypatch):
 def test_the_engine_runs_the_kind_that_the_environment_names(weights_file, monkeypatch):
     monkeypatch.setenv(library.MAX_KIND, "avx2")
     engine = choice.start_engine(read_weights(weights_file), engine="native")
-    assert "libsegment-avx2" in engine._library._name
+    assert engine.description.startswith("native avx2 ")

@@ -246,7 +246,7 @@ def test_a_tensor_of_a_type_that_numpy_lacks_is_named(tmp_path, type_):
 def write_unchecked(monkeypatch, path, tensors):
     """As another program may write it."""
     with monkeypatch.context() as patched:
-        patched.setattr("model.weights._require_finite", lambda *_: None)
+        patched.setattr("model.weights.require_finite", lambda *_: None)
         write_weights(path, tensors, Metadata())
 
 

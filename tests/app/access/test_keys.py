@@ -178,7 +178,7 @@ def test_a_change_that_leaves_the_files_time_and_size_is_seen_a_tick_later(keys_
     changed_ns = os.stat(keys_file).st_ctime_ns
     monkeypatch.setattr("app.access.keys.time.time_ns", lambda: changed_ns + 1)
     keyring = Keyring(keys_file)
-    keyring._text, keyring._keys = "as it was before the second change", ()
+    keyring.text, keyring.keys = "as it was before the second change", ()
     assert keyring.find(ANNA.encode()) is None
     monkeypatch.setattr("app.access.keys.time.time_ns", lambda: changed_ns + CLOCK_TICK_NS)
     assert keyring.find(ANNA.encode()).name == "anna"

@@ -122,7 +122,7 @@ def test_memory_is_bounded_and_windows_that_have_ended_are_forgotten(clock):
     windows = Windows()
     for number in range(2 * MAX_WINDOWS):
         windows.incr(f"address {number}", 60)
-    assert len(windows._windows) == MAX_WINDOWS
+    assert len(windows.by_key) == MAX_WINDOWS
     assert windows.get("address 0") == 0
     assert windows.get(f"address {2 * MAX_WINDOWS - 1}") == 1
     clock.seconds += 61
@@ -130,7 +130,7 @@ def test_memory_is_bounded_and_windows_that_have_ended_are_forgotten(clock):
         windows.incr("one", 60)
         windows.incr(f"new address {number}", 60)
         clock.seconds += 2
-    assert len(windows._windows) < 40, "those of the last minute"
+    assert len(windows.by_key) < 40, "those of the last minute"
 
 
 def test_a_window_that_goes_on_is_not_forgotten_before_others(clock):
@@ -139,7 +139,7 @@ def test_a_window_that_goes_on_is_not_forgotten_before_others(clock):
     clock.seconds += 61
     windows.incr("second", 60)
     windows.incr("first", 60)  # begins anew, so it ends last
-    assert list(windows._windows) == ["second", "first"]
+    assert list(windows.by_key) == ["second", "first"]
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,11 @@ def slow_reader(server):
 
 @pytest.fixture
 def sending(settings):
-    """A server with room for two large answers and a bit, and time for them."""
-    limits = {"max_sending_bytes": 2 * WHOLE_BYTES, "send_timeout_s": 600, "max_side": 64}
+    """A server with room for two large answers, but not for a third, and time for them.
+
+    Each holds about 0.8 WHOLE_BYTES, and may take at most half of what the others leave.
+    """
+    limits = {"max_sending_bytes": 3 * WHOLE_BYTES, "send_timeout_s": 600, "max_side": 64}
     with serving(settings.model_copy(update=limits)) as (client, server):
         yield client, server
 

@@ -249,9 +249,12 @@ def test_a_jpeg_is_ordinary_by_what_its_scans_go_over():
         baseline[:frame] + baseline[frame + 19 :],  # none
     ):
         assert not is_ordinary(unusual)
-    large = saved(Image.new("RGB", (3000, 3000)), format="JPEG", progressive=True, subsampling=0)
-    assert is_ordinary(large)
-    assert not is_ordinary(more_scans(large, 90))
+    camera = saved(Image.new("RGB", (4000, 3000)), format="JPEG")
+    assert is_ordinary(camera)
+    assert not is_ordinary(saved(Image.new("RGB", (4000, 3400)), format="JPEG"))
+    many = saved(Image.new("RGB", (900, 900)), format="JPEG", progressive=True, subsampling=0)
+    assert is_ordinary(many)
+    assert not is_ordinary(more_scans(many, 90))
 
 
 def test_a_webps_canvas_is_read_before_its_decoder_makes_it():

@@ -81,7 +81,7 @@ pictures.Upload.decode = decode
 
 
 def ended(pool, reason):
-    text = pool._metrics.export().decode()
+    text = pool.metrics.export().decode()
     return metric(text, f'seg_decoders_ended_total{{reason="{reason}"}}')
 
 
@@ -118,8 +118,8 @@ def test_problems_are_the_same_and_the_process_goes_on():
             with pytest.raises(Overloaded):
                 await decoded(pool, PNG, plan=refuse)
             assert (await decoded(pool, PNG)).size == (60, 80)
-            assert len(pool._idle) == 1
-            assert pool._idle[0]._files == 5
+            assert len(pool.idle) == 1
+            assert pool.idle[0].files == 5
 
     def refuse(_):
         raise Overloaded("no", remedy="wait")
@@ -223,7 +223,7 @@ def test_a_decoder_is_out_of_the_terminals_reach_and_holds_nothing_of_ours():
     async def run():
         async with pool_of() as pool:
             await decoded(pool, PNG)
-            process = pool._idle[0]._popen
+            process = pool.idle[0]
             assert os.getsid(process.pid) == process.pid != os.getsid(0)
             assert len(os.listdir(f"/proc/{process.pid}/fd")) == 4  # 0, 1, 2 and its answers
 
@@ -240,7 +240,7 @@ def plan(size):
     return size
 def pool_process():
     (process,) = made
-    return process._popen
+    return process
 made = []
 class Noted(decoders.DecoderProcess):
     def __init__(self):
@@ -276,7 +276,7 @@ def test_tiffs_that_took_a_minute_are_refused_and_their_decoder_goes_on(attack):
         async with pool_of() as pool:
             with pytest.raises(BrokenImage, match="lie over each other"):
                 await decoded(pool, attack())
-            assert len(pool._idle) == 1
+            assert len(pool.idle) == 1
 
     asyncio.run(run())
 
@@ -299,16 +299,16 @@ def test_the_time_ends_what_no_estimate_has_refused(monkeypatch, attack):
 def test_jpegs_need_no_process_and_others_get_one(settings, monkeypatch):
     monkeypatch.setattr(jpegs, "MAX_ORDINARY_SAMPLES", 2_000_000)  # the photo has 0.3 million
     with serving(settings) as (client, server):
-        pool = server.service.codecs._decoders
+        pool = server.service.codecs.decoders
         assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
         assert client.post("/v1/segment", content=b"no image").status_code == 415
-        assert not pool._idle
+        assert not pool.idle
         assert client.post("/v1/segment", content=PNG).status_code == 200
-        assert len(pool._idle) == 1
+        assert len(pool.idle) == 1
         many = saved(Image.new("RGB", (160, 160)), "JPEG", progressive=True, subsampling=0)
-        pool._idle[0]._files = 0
+        pool.idle[0].files = 0
         assert client.post("/v1/segment", content=more_scans(many, 90)).status_code == 200
-        assert pool._idle[0]._files == 1
+        assert pool.idle[0].files == 1
 
 
 @LINUX
@@ -321,10 +321,10 @@ def test_thin_pictures_take_no_more_memory_than_others(width, side):
     async def run():
         async with pool_of() as pool:
             await decoded(pool, PNG)
-            pid = pool._idle[0]._popen.pid
+            pid = pool.idle[0].pid
             before = status_bytes(pid, "VmHWM")
             image = await decoded(pool, data, plan=lambda size: content_size(size, side))
-            assert pool._idle[0]._popen.pid == pid
+            assert pool.idle[0].pid == pid
             return status_bytes(pid, "VmHWM") - before + image.pixels.nbytes
 
     assert asyncio.run(run()) < 20 * pixels
@@ -345,7 +345,7 @@ def test_a_quick_file_is_not_behind_many_that_take_long(monkeypatch):
         async with pool_of(4, max_pixels=4 * 60 * 80) as pool:
             slow = [asyncio.ensure_future(decoded(pool, PNG)) for _ in range(3)]
             other = saved(picture(30, 20), "PNG")
-            while len(pool._busy) < 3:
+            while len(pool.busy) < 3:
                 await asyncio.sleep(0)
             for _ in range(5):
                 assert (await decoded(pool, other)).size == (30, 20)

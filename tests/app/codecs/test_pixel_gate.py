@@ -20,8 +20,8 @@ def enter(gate, pixels, cancelled=None):
 def test_a_small_image_passes_a_large_one_that_waits():
     gate = PixelGate(100)
     assert gate.enter(90, is_cancelled=lambda: False)
-    thread, has_entered, _ = enter(gate, 50)
-    assert gate.enter(10, is_cancelled=lambda: False)
+    thread, has_entered, _ = enter(gate, 10)
+    assert gate.enter(5, is_cancelled=lambda: False)
     assert not has_entered.is_set()
     gate.leave(90)
     assert has_entered.wait(60)

@@ -32,7 +32,7 @@ def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back():
 def test_what_cannot_be_met_is_refused_with_the_time_that_it_would_take():
     async def scenario():
         places = admission()
-        places._update_pace(2.0)
+        places.update_pace(2.0)
         async with places.admit(LATER), places.admit(LATER):
             assert places.predicted_wait_s == pytest.approx(6, abs=0.1)
             places.require_place(time.perf_counter() + 60)
@@ -41,7 +41,7 @@ def test_what_cannot_be_met_is_refused_with_the_time_that_it_would_take():
             assert caught.value.retry_after_s == 4
             assert caught.value.reason == "deadline"
         places = admission()
-        places._update_pace(1000.0)
+        places.update_pace(1000.0)
         places.require_place(time.perf_counter() + 1)  # nobody before it: it may try
 
     asyncio.run(scenario())
@@ -56,7 +56,7 @@ def test_what_is_not_done_at_its_deadline_is_ended():
         assert caught.value.reason == "expired"
         assert caught.value.retry_after_s >= 1
         async with places.admit(LATER):
-            assert places._admitted == 1
+            assert places.admitted == 1
 
     asyncio.run(scenario())
 
@@ -72,8 +72,8 @@ def test_a_time_out_of_the_work_itself_is_not_the_deadlines():
 
 def test_the_pace_follows_the_load_slowly():
     places = admission()
-    places._update_pace(1.0)
-    places._update_pace(2.0)
+    places.update_pace(1.0)
+    places.update_pace(2.0)
     assert places.predicted_wait_s == pytest.approx(1.1)
 
 
@@ -97,7 +97,7 @@ def test_a_request_among_others_says_what_one_place_costs(monkeypatch):
 def test_what_fails_early_says_nothing_of_the_pace():
     async def scenario():
         places = admission()
-        places._update_pace(5.0)
+        places.update_pace(5.0)
         with pytest.raises(ValueError, match="broken"):
             async with places.admit(LATER):
                 raise ValueError("broken")
@@ -117,6 +117,6 @@ def test_pixels_are_bounded_together_and_given_back():
                 assert caught.value.reason == "pixels"
         async with places.admit(LATER) as first, places.admit(LATER) as second:
             first.take(60)
-            second.take(40)
+            second.take(20)
 
     asyncio.run(scenario())

@@ -61,7 +61,7 @@ async def busy(engine, batches=1):
 
 def value(batcher, name):
     """What the metric seg_... says."""
-    text = batcher._metrics.export().decode()
+    text = batcher.metrics.export().decode()
     return float(re.search(rf"^seg_{name} (.*)$", text, re.M)[1])
 
 
@@ -245,7 +245,7 @@ def test_when_the_batcher_dies_nobody_waits_for_ever(monkeypatch):
             def broken():
                 raise AssertionError
 
-            monkeypatch.setattr(batcher, "_take_batch", broken)
+            monkeypatch.setattr(batcher, "take_batch", broken)
             engine.gate.set()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             assert results[0][0, 0] == 1
@@ -284,7 +284,7 @@ def test_who_leaves_is_out_of_the_queue_at_once():
             await asyncio.wait(stayed)
             assert value(batcher, "queue_depth") == 0
             assert value(batcher, "queue_oldest_age_seconds") == 0
-            assert not batcher._queues
+            assert not batcher.queues
             engine.gate.set()
             await first
 
@@ -355,7 +355,7 @@ def test_an_engine_that_is_stuck_is_noticed_and_its_callers_are_answered():
                 await submit(batcher, engine, canvas(1))
             assert not batcher.is_alive
             engine.gate.set()
-            await asyncio.gather(*batcher._computing)
+            await asyncio.gather(*batcher.computing)
             assert batcher.is_alive, "it was slow, not stuck"
 
     asyncio.run(scenario())

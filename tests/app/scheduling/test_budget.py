@@ -1,3 +1,5 @@
+from contextlib import ExitStack
+
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -7,7 +9,9 @@ from app.scheduling.budget import Budget, ShareEnded
 
 def budget(limit=100):
     gauge = Gauge("held", "what is held", registry=CollectorRegistry())
-    return Budget(limit, unit="bytes", reason="bytes", gauge=gauge), lambda: gauge._value.get()
+    return Budget(
+        limit, unit="bytes", reason="bytes", gauge=gauge
+    ), lambda: gauge.collect()[0].samples[0].value
 
 
 def test_a_share_that_has_ended_takes_nothing():
@@ -21,6 +25,28 @@ def test_a_share_that_has_ended_takes_nothing():
     with pytest.raises(ShareEnded):
         share.keep()
     assert held() == 0
+
+
+def test_large_requests_leave_room_for_small_ones():
+    shared, held = budget()
+    with ExitStack() as stack:
+        stack.enter_context(shared.share()).take(40)
+        for most in (30, 15, 7, 4, 2, 1):
+            share = stack.enter_context(shared.share())
+            with pytest.raises(Overloaded):
+                share.take(most + 1)
+            share.take(most)
+        assert held() == 99
+
+
+def test_one_request_alone_may_take_more_than_there_is():
+    shared, held = budget()
+    with shared.share() as share:
+        share.take(150)
+        assert held() == 150
+        share.take(10)
+        with shared.share() as another, pytest.raises(Overloaded):
+            another.take(1)
 
 
 def test_what_outlives_its_request_is_counted_until_it_has_ended():

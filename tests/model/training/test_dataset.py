@@ -65,12 +65,12 @@ class MeetingPoint(int):
 
 def test_threads_that_decode_together_share_the_memory(voc_folder, monkeypatch):
     free_memory = MeetingPoint(1_000_000)
-    monkeypatch.setattr("model.training.dataset._available_memory_bytes", lambda: free_memory)
+    monkeypatch.setattr("model.training.dataset.measure_available_bytes", lambda: free_memory)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)  # of which the pool makes its threads
     images = open_voc(voc_folder, "train")
-    kept = [array.nbytes for pair in images._decoded.values() for array in pair]
+    kept = [array.nbytes for pair in images.decoded.values() for array in pair]
     assert len(kept) == 2 * len(images)
-    assert images._memory_left_bytes == 1_000_000 - sum(kept)
+    assert images.memory_left_bytes == 1_000_000 - sum(kept)
 
 
 def test_all_mistakes_are_named_at_once_with_their_remedies(folder):
