@@ -21,10 +21,15 @@ class Command:
 
     module: str
     purpose: str
+    extra: str = "train"
+    """The extra of the package that brings what it imports."""
 
 
 COMMANDS: Mapping[str, Command] = {
     "segment": Command("app.cli.segment", "compute the masks of photos and folders of photos"),
+    "bulk": Command(
+        "app.cli.bulk", "compute the masks of any number of photos, also of S3", extra="bulk"
+    ),
     "serve": Command(
         "app.__main__", "start the server, http://127.0.0.1:8000 unless told otherwise"
     ),
@@ -44,6 +49,8 @@ examples:
   fcn segment photo.jpg           the mask of a photo: masks/photo.png
   fcn segment photos/ -o out/     of every photo in a folder; goes on where it was interrupted
   fcn segment photos/ --local     the same without a server
+  fcn bulk s3://bucket/photos s3://bucket/masks
+                                  of any number of photos, in constant memory
   fcn COMMAND --help              the options of a command
 """
 
@@ -63,7 +70,7 @@ def main() -> None:
             raise
         sys.exit(
             f"error: fcn {arguments[0]} needs {error.name}, which is not installed here: "
-            "pip install 'fcn-segmentation-service[train]'"
+            f"pip install 'fcn-segmentation-service[{command.extra}]'"
         )
     run()
 

@@ -1,57 +1,66 @@
 """Many photos at the same time: as many requests as asked for, each photo with its own outcome.
 
-Knows nothing of the command line.
+Knows nothing of the command line, or of where photos are and results go.
 """
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-from app.cli.outputs import Job, Outputs
 from app.client import AsyncClient, ClientError, ProblemError, ServerUnreachable
+from app.client.photos import Photo
+from app.client.segmentation import Segmentation
 
 REFUSED_ALL = frozenset({401, 403, 404})
 """A server that answers one photo with one of these answers every photo with it."""
 
+T = TypeVar("T")
+
+
+class CannotContinue(ClientError):
+    """An error that would meet every photo."""
+
 
 @dataclass(slots=True)
-class Report:
+class Report(Generic[T]):
     """What came of the photos."""
 
     written: int = 0
     skipped: int = 0
-    failures: list[tuple[Job, str]] = field(default_factory=list)
+    failures: list[tuple[T, str]] = field(default_factory=list)
     ended_by: ClientError | None = None
     """The error that would have met every photo."""
 
 
 async def segment_all(
     client: AsyncClient,
-    jobs: Sequence[Job],
-    outputs: Outputs,
+    jobs: Sequence[T],
     *,
-    report: Report,
+    read: Callable[[T], Photo],
+    write: Callable[[T, Segmentation], object],
+    report: Report[T],
     concurrency: int,
     max_side: int | None = None,
     on_end: Callable[[], object],
 ) -> None:
-    """Segment the photos and write their results; `on_end` is called after each.
+    """Segment the photos; `read` and `write` run on threads, `on_end` is called after each.
 
-    Fills the report as it goes, so that it is true after an interruption, too.
+    The report is filled meanwhile, so that it is true after an interruption, too.
     """
 
-    async def work(remaining: Iterator[Job]) -> None:
+    async def work(remaining: Iterator[T]) -> None:
         for job in remaining:
             if report.ended_by:
                 return
             await segment_one(job)
             on_end()
 
-    async def segment_one(job: Job) -> None:
+    async def segment_one(job: T) -> None:
         try:
-            result = await client.segment(job.photo, max_side=max_side)
-            await asyncio.to_thread(outputs.write, job, result)
-        except ServerUnreachable as error:
+            result = await client.segment(await asyncio.to_thread(read, job), max_side=max_side)
+            await asyncio.to_thread(write, job, result)
+        except (ServerUnreachable, CannotContinue) as error:
             report.ended_by = error
         except ClientError as error:
             if isinstance(error, ProblemError) and error.status in REFUSED_ALL:
@@ -63,4 +72,4 @@ async def segment_all(
             report.written += 1
 
     remaining = iter(jobs)
-    await asyncio.gather(*(work(remaining) for _ in range(min(concurrency, len(jobs)))))
+    await asyncio.gather(*(work(remaining) for _ in jobs[:concurrency]))

@@ -1,11 +1,15 @@
 """A server in this process, for commands that are to work without one."""
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app.process.server import Server
+from app.process.startup import load_settings
 from app.settings import Settings
+from model.errors import ModelError
 
 
 @contextmanager
@@ -28,3 +32,15 @@ def serve_locally() -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def serve_for_command() -> Iterator[str]:
+    """As `serve_locally`, with a quiet log; ends the process with a line if it cannot start."""
+    os.environ.setdefault("SEG_LOG_LEVEL", "warning")
+    load_settings()  # tells of wrong ones, and configures the log
+    try:
+        with serve_locally() as url:
+            yield url
+    except ModelError as error:
+        sys.exit(f"error: cannot compute here: {error}")

@@ -10,20 +10,24 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 
 from tqdm import tqdm
 
 from app.cli.batch import Report, segment_all
+from app.cli.options import (
+    EXIT_FAILURES,
+    EXIT_INTERRUPTED,
+    EXIT_NO_SERVER,
+    PATIENT,
+    add_request_options,
+)
 from app.cli.outputs import Job, NoPhotos, Outputs, list_jobs
-from app.client import AsyncClient, Retries
+from app.client import AsyncClient
 from app.client.clients import DEFAULT_URL
 from app.environment import load_env_file
 from app.observability.console import GREEN, RED, YELLOW, paint
-
-EXIT_FAILURES, EXIT_USAGE, EXIT_NO_SERVER, EXIT_INTERRUPTED = 1, 2, 3, 130
-
-PATIENT = Retries(attempts=20, max_wait_s=300)
 
 
 def main() -> None:
@@ -37,7 +41,7 @@ def main() -> None:
         parser.error(str(error))
     outputs = Outputs(overlay=options.overlay, npy=options.npy)
     jobs = [job for job in found if options.overwrite or not outputs.are_complete(job)]
-    report = Report(skipped=len(found) - len(jobs))
+    report = Report[Job](skipped=len(found) - len(jobs))
     started = time.monotonic()
     try:
         if jobs:
@@ -68,7 +72,6 @@ def _build_parser() -> argparse.ArgumentParser:
         help="where the masks go (%(default)s)")  # fmt: skip
     add("--url", default=os.environ.get("FCN_URL") or DEFAULT_URL,
         help="address of the server (FCN_URL, or %(default)s)")  # fmt: skip
-    add("--key", default=os.environ.get("FCN_API_KEY"), help="API key (FCN_API_KEY)")
     add("--local", action="store_true", help="compute here, without a server; needs some seconds")
     add(
         "--overlay",
@@ -76,25 +79,13 @@ def _build_parser() -> argparse.ArgumentParser:
         help="also write NAME.overlay.jpg, the mask over the photo",
     )
     add("--npy", action="store_true", help="also write NAME.npy, the mask as a NumPy array")
-    add("--max-side", type=int, metavar="PIXELS", help="scale longer photos down to this")
-    add("--concurrency", type=_parse_count, default=8, metavar="N",
-        help="photos at the same time (%(default)s)")  # fmt: skip
-    add("--timeout", type=float, default=60, metavar="SECONDS",
-        help="for each attempt to get a mask (%(default)s)")  # fmt: skip
     add("--overwrite", action="store_true", help="compute again what is there already")
-    add("--quiet", action="store_true", help="no progress bar")
+    add_request_options(parser)
     return parser
 
 
-def _parse_count(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= 1000:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 1000")
-    return count
-
-
 def _segment(
-    jobs: Sequence[Job], outputs: Outputs, report: Report, options: argparse.Namespace
+    jobs: Sequence[Job], outputs: Outputs, report: Report[Job], options: argparse.Namespace
 ) -> None:
     with _choose_server(options) as url:
         asyncio.run(_run(url, jobs, outputs, report, options))
@@ -105,24 +96,17 @@ def _choose_server(options: argparse.Namespace) -> Iterator[str]:
     if not options.local:
         yield options.url
         return
-    from app.cli.local import serve_locally
-    from app.process.startup import load_settings
-    from model.errors import ModelError
+    from app.cli.local import serve_for_command
 
-    os.environ.setdefault("SEG_LOG_LEVEL", "warning")
-    load_settings()  # tells of wrong ones, and configures the log
-    try:
-        with serve_locally() as url:
-            yield url
-    except ModelError as error:
-        sys.exit(f"error: cannot compute here: {error}")
+    with serve_for_command() as url:
+        yield url
 
 
 async def _run(
     url: str,
     jobs: Sequence[Job],
     outputs: Outputs,
-    report: Report,
+    report: Report[Job],
     options: argparse.Namespace,
 ) -> None:
     try:
@@ -135,7 +119,8 @@ async def _run(
             await segment_all(
                 client,
                 jobs,
-                outputs,
+                read=attrgetter("photo"),
+                write=outputs.write,
                 report=report,
                 concurrency=options.concurrency,
                 max_side=options.max_side,
@@ -143,7 +128,7 @@ async def _run(
             )
 
 
-def _summarise(report: Report, seconds: float) -> None:
+def _summarise(report: Report[Job], seconds: float) -> None:
     stream = sys.stderr
     for job, reason in report.failures:
         print(f"{paint('failed', RED, stream)}: {job.photo}: {reason}", file=stream)

@@ -1,0 +1,169 @@
+"""`fcn bulk INPUT OUTPUT`: masks of any number of photos, of any filesystem, without interruption.
+
+It is wiring: `source` finds the photos, `plan` keeps what to do, `bulk_run` does it, `parts` and
+`tables` keep the results, this tells people of it.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+from tqdm import tqdm
+
+from app.cli.bulk_run import FAILURES, BulkRun, Tally
+from app.cli.options import (
+    EXIT_FAILURES,
+    EXIT_INTERRUPTED,
+    EXIT_NO_SERVER,
+    EXIT_USAGE,
+    PATIENT,
+    add_request_options,
+    parse_count,
+)
+from app.cli.parts import MaskFiles, Part
+from app.cli.plan import Plan, Terms, open_plan
+from app.cli.source import Source, open_source
+from app.cli.storage import Storage, StorageError, open_storage
+from app.cli.tables import RunTable
+from app.client import AsyncClient, ClientError
+from app.environment import load_env_file
+from app.observability.console import GREEN, RED, YELLOW, paint
+
+
+def main() -> None:
+    """Segment the photos. Exits with 0 if every photo has its result."""
+    load_env_file()
+    parser = _build_parser()
+    options = parser.parse_args()
+    try:
+        source, output = open_source(options.input), open_storage(options.output)
+    except StorageError as error:
+        parser.error(str(error))
+    tally, started = Tally(), time.monotonic()
+    try:
+        _carry_out(source, output, tally, options)
+    except KeyboardInterrupt:
+        _summarise(tally, time.monotonic() - started)
+        print("interrupted: the same command continues from here", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    _summarise(tally, time.monotonic() - started)
+    if tally.ended_by:
+        print(f"{paint('error', RED, sys.stderr)}: {tally.ended_by} The same command continues "
+              "from here.", file=sys.stderr)  # fmt: skip
+        sys.exit(EXIT_NO_SERVER)
+    if tally.failed:
+        print(f"{output.locate(FAILURES)} has their names and the reasons; it can be the INPUT of "
+              "another run", file=sys.stderr)  # fmt: skip
+        sys.exit(EXIT_FAILURES)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fcn bulk",
+        description="Segment any number of photos, in memory that does not depend on their number. "
+        "Where a run was interrupted or killed, the same command continues: nothing is done twice, "
+        "and no result is there by half.",
+        epilog="Exit status: 0 every photo has its result, 1 some have none, 2 a wrong command "
+        "line, 3 it cannot continue: no server answers, or the output cannot be written, "
+        "130 interrupted.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("input", metavar="INPUT",
+        help="a folder, or a list that names one photo a line; a path or an address such as "
+        "s3://bucket/photos")  # fmt: skip
+    add("output", metavar="OUTPUT", help="an empty folder, or that of the same run before")
+    add(
+        "--format",
+        choices=("png", "rle"),
+        default="png",
+        help="an indexed PNG for each photo, or Parquet files of run lengths (%(default)s)",
+    )
+    add("--url", default=os.environ.get("FCN_URL"),
+        help="address of a server (FCN_URL); without one, compute here")  # fmt: skip
+    add(
+        "--part",
+        type=parse_count,
+        default=1000,
+        metavar="N",
+        help="photos in a Parquet file, and between two records of what is done (%(default)s)",
+    )
+    add_request_options(parser)
+    return parser
+
+
+def _carry_out(source: Source, output: Storage, tally: Tally, options: argparse.Namespace) -> None:
+    """Run against the server that is named, or one of this process."""
+    serving: AbstractContextManager[str] = nullcontext(options.url)
+    if not options.url:
+        from app.cli.local import serve_for_command
+
+        serving = serve_for_command()
+    with serving as url:
+        try:
+            client = AsyncClient(url, key=options.key, timeout_s=options.timeout, retries=PATIENT)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+        asyncio.run(_run(client, source, output, tally, options))
+
+
+async def _run(
+    client: AsyncClient,
+    source: Source,
+    output: Storage,
+    tally: Tally,
+    options: argparse.Namespace,
+) -> None:
+    async with client:
+        try:
+            model = await client.model()
+        except ClientError as error:
+            tally.ended_by = error
+            return
+        plan = await asyncio.to_thread(_open_plan, source, output, model.digest, options)
+        hidden = options.quiet or not sys.stderr.isatty()
+        with tqdm(total=plan.photos, unit="photo", disable=hidden) as bar:
+            await BulkRun(
+                client=client,
+                source=source,
+                output=output,
+                plan=plan,
+                open_part=_choose_part(output, plan.terms),
+                concurrency=options.concurrency,
+                max_photo_bytes=model.limits.max_body_bytes,
+                on_end=bar.update,
+                tally=tally,
+            ).carry_out()
+
+
+def _open_plan(source: Source, output: Storage, digest: str, options: argparse.Namespace) -> Plan:
+    terms = Terms(
+        input=source.url, format=options.format, max_side=options.max_side, weights=digest
+    )
+    try:
+        return open_plan(output, terms, photos=source.list_photos(output), part_photos=options.part)
+    except (StorageError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+
+
+def _choose_part(output: Storage, terms: Terms) -> Callable[[int], Part]:
+    if terms.format == "png":
+        return partial(MaskFiles, output)
+    return partial(RunTable, output, metadata={"weights": terms.weights, "input": terms.input})
+
+
+def _summarise(tally: Tally, seconds: float) -> None:
+    stream = sys.stderr
+    parts = [paint(f"{tally.written} written", GREEN, stream)]
+    if tally.skipped:
+        parts.append(paint(f"{tally.skipped} done before", YELLOW, stream))
+    if tally.failed:
+        parts.append(paint(f"{tally.failed} failed", RED, stream))
+    rate = f", {tally.written / seconds:.1f} photos/s" if tally.written else ""
+    print(f"{', '.join(parts)} in {seconds:.1f} s{rate}", file=stream)

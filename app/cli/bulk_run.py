@@ -1,0 +1,132 @@
+"""A bulk run: part after part of its plan, from where the last run was interrupted.
+
+Holds one part at most, however many photos there are. Knows nothing of the command line.
+"""
+
+import asyncio
+import bisect
+import errno
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.cli.batch import CannotContinue, Report, segment_all
+from app.cli.parts import Part
+from app.cli.plan import Plan, read_part
+from app.cli.source import Source, name_results
+from app.cli.storage import Storage, StorageError
+from app.client import AsyncClient, ClientError, PhotoError
+from app.client.segmentation import Segmentation
+
+FAILURES = "failures.txt"
+"""A line for each photo without a result: its name, a tab, the reason."""
+
+OF_ONE_NAME = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR})
+"""What a filesystem says of a name that it cannot have; a full disk meets every photo."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """The photos of all parts together."""
+
+    written: int = 0
+    skipped: int = 0
+    """Those that runs before had done."""
+    failed: int = 0
+    ended_by: ClientError | None = None
+
+
+@dataclass(kw_only=True)
+class BulkRun:
+    """One run."""
+
+    client: AsyncClient
+    source: Source
+    output: Storage
+    plan: Plan
+    open_part: Callable[[int], Part]
+    concurrency: int
+    max_photo_bytes: int
+    on_end: Callable[[int], object]
+    """Called with a number of photos that have ended."""
+    tally: Tally = field(default_factory=Tally)
+
+    async def carry_out(self) -> None:
+        """Do what is left of the plan, and then list the failures of all runs."""
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(2 * self.concurrency))
+        first = await asyncio.to_thread(self._find_first_part)
+        before = min(first * self.plan.part_photos, self.plan.photos)
+        self._skip(before)
+        for number in range(first, self.plan.parts):
+            await self._do_part(number, may_be_begun=number == first)
+            if self.tally.ended_by:
+                return
+        await asyncio.to_thread(self._list_failures)
+
+    def _find_first_part(self) -> int:
+        """Return the first part that is not recorded; they are recorded in order."""
+        numbers = range(self.plan.parts)
+        return bisect.bisect_left(numbers, True, key=lambda n: not self.open_part(n).is_done())
+
+    def _skip(self, photos: int) -> None:
+        self.tally.skipped += photos
+        self.on_end(photos)
+
+    async def _do_part(self, number: int, *, may_be_begun: bool) -> None:
+        photos = await asyncio.to_thread(read_part, self.output, number)
+        report = Report[str]()
+        with self.open_part(number) as part:
+            if may_be_begun:
+                held = await asyncio.gather(*(asyncio.to_thread(part.holds, p) for p in photos))
+                photos = [photo for photo, is_held in zip(photos, held, strict=True) if not is_held]
+                self._skip(sum(held))
+            try:
+                await segment_all(
+                    self.client,
+                    photos,
+                    read=self._read,
+                    write=lambda photo, result: self._write(part, photo, result),
+                    report=report,
+                    concurrency=self.concurrency,
+                    max_side=self.plan.terms.max_side,
+                    on_end=lambda: self.on_end(1),
+                )
+            finally:
+                self.tally.written += report.written
+                self.tally.ended_by = report.ended_by
+            if not report.ended_by:
+                await asyncio.to_thread(part.record, dict(report.failures))
+
+    def _read(self, photo: str) -> bytes:
+        name_results(photo)
+        try:
+            return self.source.read(photo, max_bytes=self.max_photo_bytes)
+        except StorageError as error:
+            raise CannotContinue(str(error)) from error
+
+    def _write(self, part: Part, photo: str, result: Segmentation) -> None:
+        if result.weights != self.plan.terms.weights:
+            raise CannotContinue(
+                f"the server has other weights now, {result.weights}: results of one output are of "
+                f"one weights file, {self.plan.terms.weights}."
+            )
+        try:
+            part.add(photo, result)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in OF_ONE_NAME:
+                raise PhotoError(f"its result cannot be written: {error.strerror}") from error
+            raise CannotContinue(f"{self.output.url}: {error or type(error).__name__}.") from error
+
+    def _list_failures(self) -> None:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="backslashreplace") as file:
+            for number in range(self.plan.parts):
+                for photo, reason in self.open_part(number).list_failures():
+                    self.tally.failed += 1
+                    file.write(f"{photo}\t{' '.join(reason.split())}\n")
+            file.flush()
+            if self.tally.failed:
+                self.output.write_file(FAILURES, Path(file.name))
+        self.output.remove_unfinished()
