@@ -16,7 +16,7 @@ from model.engines.base import Array, Size
 from model.engines.torch_engine import choose_device, normalise
 from model.predictor import canvas_size, fill_colour
 from model.scaling import content_size, scale_down
-from model.state_dict import network_from_arrays
+from model.state_dict import network_from_weights
 from model.weights import Weights
 
 
@@ -38,7 +38,7 @@ class AveragingPredictor:
         self.flip = flip
         self.max_side = max_side
         self._device = choose_device(device)
-        network = network_from_arrays(weights.tensors, source=weights.source)
+        network = network_from_weights(weights)
         self._network = network.to(self._device).to(memory_format=torch.channels_last)
         mirrored = ", mirrored" if flip else ""
         scale_list = ", ".join(f"{scale:g}" for scale in self.scales)

@@ -49,6 +49,7 @@ def convert(
         data = {**metadata.data, **named.data}
         metadata = replace(metadata, classes=named.classes, palette=named.palette, data=data)
     network = network_from_state(convert_notebook_state(state), source=str(source))
+    metadata = replace(metadata, architecture=network.architecture.identifier)
     if len(metadata.classes) != network.num_classes:
         raise NetworkError(
             f"{source}: the network has {network.num_classes} classes, {len(metadata.classes)} are "

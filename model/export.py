@@ -29,8 +29,6 @@ OPSET = 17
 IR_VERSION = 10
 """The version of 2024, which all later runtimes read."""
 
-UPSAMPLING = 32
-
 
 class Graph:
     """Nodes and constants in the order in which they are added; each has one output, named so."""
@@ -56,6 +54,14 @@ class Graph:
             "Conv", x, kernel, bias, pads=[padding] * 4, strides=[convolution.stride] * 2
         )
 
+    def add_upsampling(self, x: str, *values: NDArray[np.float32]) -> str:
+        """The transposed convolution of a kernel, and perhaps a bias, that enlarges bilinearly."""
+        stride = values[0].shape[-1] // 2
+        constants = [self.add_constant(array) for array in values]
+        return self.add_node(
+            "ConvTranspose", x, *constants, strides=[stride] * 2, pads=[stride // 2] * 4
+        )
+
     def add_block(self, x: str, block: Block) -> str:
         inner = self.add_node("Relu", self.add_convolution(x, block.first))
         inner = self.add_convolution(inner, block.second)
@@ -73,13 +79,16 @@ def build_model(network: FoldedNetwork, metadata: Metadata) -> Any:
     x = graph.add_node("Div", x, graph.add_constant(_shape_per_channel(metadata.std)))
     x = graph.add_node("Relu", graph.add_convolution(x, network.stem))
     x = graph.add_node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    outputs = []
     for block in network.blocks:
-        x = graph.add_block(x, block)
+        outputs.append(x := graph.add_block(x, block))
     x = graph.add_convolution(x, network.classifier)
-    kernel = graph.add_constant(network.upsampling_kernel)
-    bias = graph.add_constant(network.upsampling_bias)
-    stride, pads = [UPSAMPLING] * 2, [UPSAMPLING // 2] * 4
-    x = graph.add_node("ConvTranspose", x, kernel, bias, strides=stride, pads=pads)
+    for skip in network.skips:
+        doubled = graph.add_upsampling(x, skip.doubling)
+        x = graph.add_node(
+            "Add", doubled, graph.add_convolution(outputs[skip.block], skip.classifier)
+        )
+    x = graph.add_upsampling(x, network.upsampling_kernel, network.upsampling_bias)
     x = graph.add_node("ArgMax", x, axis=1, keepdims=0)
     graph.nodes.append(helper.make_node("Cast", [x], ["masks"], to=TensorProto.UINT8))
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", "H", "W", 3])

@@ -69,12 +69,28 @@ def draw_picture(seed: int) -> Array:
 
 
 def compute_coarse_logits(network: FoldedNetwork, image: Floats) -> Floats:
-    """A normalised image (3, H, W) to (C, H / 32, W / 32), by the definition."""
+    """A normalised image (3, H, W) to (C, H / stride, W / stride), by the definition."""
     x = _pool(_relu(_convolve(image, network.stem)))
+    outputs = []
     for block in network.blocks:
         identity = x if block.shortcut is None else _convolve(x, block.shortcut)
         x = _relu(_convolve(_relu(_convolve(x, block.first)), block.second) + identity)
-    return _convolve(x, network.classifier)
+        outputs.append(x)
+    coarse = _convolve(x, network.classifier)
+    for skip in network.skips:
+        coarse = _double(coarse, skip.doubling) + _convolve(outputs[skip.block], skip.classifier)
+    return coarse
+
+
+def _double(x: Floats, kernel: Floats) -> Floats:
+    """The transposed convolution with stride 2, padding 1 and kernel (in, out, 4, 4)."""
+    _, height, width = x.shape
+    framed = np.zeros((kernel.shape[1], 2 * height + 2, 2 * width + 2), np.float32)
+    for dy in range(4):
+        for dx in range(4):
+            part = framed[:, dy : dy + 2 * height : 2, dx : dx + 2 * width : 2]
+            part += np.tensordot(kernel[:, :, dy, dx], x, (0, 0))
+    return framed[:, 1:-1, 1:-1]
 
 
 def _convolve(x: Floats, convolution: Convolution) -> Floats:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from model.architectures import ARCHITECTURES, BY_IDENTIFIER, Architecture
 from model.classes import CLASSES, MAX_CLASSES, voc_colormap
 from model.errors import WeightsError
 
 FORMAT_VERSION = "1"
-ARCHITECTURE = "fcn_resnet18"
 
 # ImageNet's, as torchvision's ResNet18_Weights.IMAGENET1K_V1 documents them: RGB in 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -47,14 +47,15 @@ class Metadata:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
-    architecture: str = ARCHITECTURE
+    architecture: str = ARCHITECTURES["fcn32s"].identifier
     format_version: str = FORMAT_VERSION
     digest: str = ""
 
     def __post_init__(self) -> None:
-        if self.architecture != ARCHITECTURE:
+        if self.architecture not in BY_IDENTIFIER:
             raise WeightsError(
-                f"expected the architecture {ARCHITECTURE}, found {shown(self.architecture, str)}"
+                f"expected the architecture {' or '.join(BY_IDENTIFIER)}, found "
+                f"{shown(self.architecture, str)}"
             )
         _require_names(self.classes)
         if not self.palette:
@@ -68,6 +69,11 @@ class Metadata:
             if not isinstance(value, Mapping):
                 raise _list_faults(name, "an object", value)
             _require_plain(name, value)
+
+    @property
+    def network(self) -> Architecture:
+        """What the identifier stands for."""
+        return BY_IDENTIFIER[self.architecture]
 
 
 def parse_metadata(header: Mapping[str, str]) -> Metadata:

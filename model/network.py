@@ -1,4 +1,4 @@
-"""The fully convolutional network: ResNet-18, a 1x1 convolution, a transposed convolution.
+"""The fully convolutional network: ResNet-18, 1x1 convolutions, transposed convolutions.
 
 Turns normalised images into logits. Knows nothing of files, of masks or of HTTP.
 """
@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
-STRIDE = 32
-"""The backbone halves its input five times."""
-
+from model.architectures import ARCHITECTURES, SKIP_CHANNELS, ArchitectureName
 
 BACKBONE_CHANNELS = 512
 
@@ -58,34 +56,53 @@ def bilinear_upsampling(channels: int, factor: int) -> nn.ConvTranspose2d:
 
 
 class FCN(nn.Module):
-    """FCN-32s on ResNet-18: images (N, 3, H, W), normalised, to logits (N, num_classes, H, W).
+    """FCN on ResNet-18: images (N, 3, H, W), normalised, to logits (N, num_classes, H, W).
 
-    H and W are multiples of 32; other sizes give logits of the next multiple.
+    H and W are multiples of 32; other sizes give logits of the next multiple, from fcn32s only.
     """
 
-    def __init__(self, num_classes: int = 21) -> None:
+    def __init__(self, num_classes: int = 21, architecture: ArchitectureName = "fcn32s") -> None:
+        """Skips start at zero (Long, Shelhamer and Darrell, 2015, section 4.2)."""
         super().__init__()
+        self.architecture = ARCHITECTURES[architecture]
         resnet = resnet18(weights=None)
         self.backbone = nn.Sequential()
         for name in BACKBONE_CHILDREN:
             self.backbone.add_module(name, resnet.get_submodule(name))
         self.final_conv = nn.Conv2d(BACKBONE_CHANNELS, num_classes, kernel_size=1)
+        self.skip_convs, self.doublings = nn.ModuleDict(), nn.ModuleDict()
+        for name in self.architecture.skips:
+            skip = nn.Conv2d(SKIP_CHANNELS[name], num_classes, kernel_size=1)
+            nn.init.zeros_(skip.weight)
+            nn.init.zeros_(skip.bias)  # type: ignore[arg-type]  # it has one
+            self.skip_convs[name] = skip
+            self.doublings[name] = bilinear_upsampling(num_classes, 2)
+        stride = self.architecture.stride
         self.transpose_conv = nn.ConvTranspose2d(
-            num_classes, num_classes, kernel_size=2 * STRIDE, padding=STRIDE // 2, stride=STRIDE
+            num_classes, num_classes, kernel_size=2 * stride, padding=stride // 2, stride=stride
         )
         with torch.no_grad():
-            self.transpose_conv.weight.copy_(bilinear_kernel(num_classes, num_classes, 2 * STRIDE))
+            self.transpose_conv.weight.copy_(bilinear_kernel(num_classes, num_classes, 2 * stride))
 
     @property
     def num_classes(self) -> int:
         return self.final_conv.out_channels
 
     def coarse_logits(self, images: Tensor, *, first: int = 0) -> Tensor:
-        """Images (N, 3, H, W) to logits of every 32nd pixel, (N, num_classes, H / 32, W / 32).
+        """Images (N, 3, H, W) to logits of every `stride`th pixel, (N, num_classes, h, w).
 
-        With `first`, `images` are what so many of the backbone's children have made of them.
+        With `first`, `images` are what so many of the backbone's children have made of them; no
+        skip may start from an earlier child than the last of these.
         """
-        coarse: Tensor = self.final_conv(self.backbone[first:](images))
+        features, x = {}, images
+        for number, name in enumerate(BACKBONE_CHILDREN):
+            if number >= first:
+                x = self.backbone[number](x)
+            if name in self.architecture.skips:
+                features[name] = x
+        coarse: Tensor = self.final_conv(x)
+        for name in self.architecture.skips:
+            coarse = self.doublings[name](coarse) + self.skip_convs[name](features[name])
         return coarse
 
     def forward(self, images: Tensor) -> Tensor:
@@ -93,7 +110,7 @@ class FCN(nn.Module):
         return logits
 
 
-def upsample_bilinear(coarse: Tensor, factor: int = STRIDE) -> Tensor:
+def upsample_bilinear(coarse: Tensor, factor: int) -> Tensor:
     """Compute what `transpose_conv` does with an exactly bilinear kernel and no bias, but faster.
 
     (N, C, h, w) to (N, C, factor * h, factor * w). The transposed convolution fades to zero at the

@@ -25,7 +25,7 @@ from model.engines.torch_engine import choose_device, normalise, use_exact_float
 from model.errors import DatasetError, ModelError
 from model.predictor import canvas_size, fill_colour
 from model.scaling import SERVED_SIDE, content_size, scale_down
-from model.state_dict import network_from_arrays
+from model.state_dict import network_from_weights
 from model.training.data import add_data_options, list_images_of
 from model.training.pairs import list_images
 from model.training.photos import read_photo
@@ -38,7 +38,7 @@ class NetworkTeacher:
     """A weights file's network as a teacher: logits of an image, scaled down if it is large."""
 
     def __init__(self, weights: Weights, *, device: torch.device, max_side: int = 0) -> None:
-        network = network_from_arrays(weights.tensors, source=weights.source)
+        network = network_from_weights(weights)
         self.network = network.eval().to(device)
         self.metadata = weights.metadata
         self.device = device

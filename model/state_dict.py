@@ -3,7 +3,7 @@
 Knows nothing of training and of what a weights file says beside its tensors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.architectures import ARCHITECTURES, Architecture
 from model.errors import NetworkError
 from model.network import BACKBONE_CHILDREN, FCN
+from model.weights import Weights
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -72,17 +74,21 @@ def _rename(name: str) -> str:
     return name
 
 
-def network_from_state(state: Mapping[str, Tensor], *, source: str) -> FCN:
+def network_from_state(
+    state: Mapping[str, Tensor], *, source: str, architecture: Architecture | None = None
+) -> FCN:
     """An FCN in evaluation mode with exactly the tensors of `state`; its classes are counted there.
 
-    Raises NetworkError that names every tensor that is missing, unknown or of another shape.
+    Its architecture is told by its skips unless it is given. Raises NetworkError that names every
+    tensor that is missing, unknown or of another shape.
     """
     head = state.get("final_conv.weight")
     if head is None or head.ndim != 4:
         raise NetworkError(
             f"{source}: no final_conv.weight of four dimensions; found {list_some(state)}"
         )
-    network = FCN(num_classes=head.shape[0])
+    architecture = architecture or recognise_architecture(state)
+    network = FCN(num_classes=head.shape[0], architecture=architecture.name)
     expected = network.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in state]
     problems += [f"{name} is unknown" for name in state if name not in expected]
@@ -97,16 +103,28 @@ def network_from_state(state: Mapping[str, Tensor], *, source: str) -> FCN:
     return network.eval()
 
 
-def network_from_arrays(tensors: Mapping[str, NDArray[Any]], *, source: str) -> FCN:
-    """`network_from_state` for the arrays of a weights file."""
-    state = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
-    return network_from_state(state, source=source)
+def recognise_architecture(names: Container[str]) -> Architecture:
+    """The finest architecture all of whose skips are among the names of these tensors."""
+    return max(
+        (
+            architecture
+            for architecture in ARCHITECTURES.values()
+            if all(f"skip_convs.{skip}.weight" in names for skip in architecture.skips)
+        ),
+        key=lambda architecture: len(architecture.skips),
+    )
+
+
+def network_from_weights(weights: Weights) -> FCN:
+    """`network_from_state` for a weights file, whose architecture is what its metadata says."""
+    state = {name: torch.from_numpy(np.array(array)) for name, array in weights.tensors.items()}
+    return network_from_state(state, source=weights.source, architecture=weights.metadata.network)
 
 
 def list_tensors(network: FCN, *, half: bool = False) -> dict[str, NDArray[Any]]:
     """The network's state dict as arrays; `half` rounds the convolutions' kernels to float16.
 
-    The transposed convolution keeps float32: its bilinear values need 12 bits, float16 has 11.
+    Transposed convolutions keep float32: bilinear values need 12 bits, float16 has 11.
     """
     tensors = {
         name: tensor.detach().cpu().contiguous().numpy()
@@ -116,7 +134,7 @@ def list_tensors(network: FCN, *, half: bool = False) -> dict[str, NDArray[Any]]
         return tensors
     return {
         name: array.astype(np.float16)
-        if array.ndim == 4 and not name.startswith("transpose_conv")
+        if array.ndim == 4 and not name.startswith(("transpose_conv", "doublings"))
         else array
         for name, array in tensors.items()
     }

@@ -53,7 +53,7 @@ MODEL = (
     {"weights", "confusion", "class_list"},
     {"metadata"},
     {"classes"},
-    {"errors", "extras", "pictures"},
+    {"errors", "extras", "pictures", "architectures"},
 )
 
 

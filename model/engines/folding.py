@@ -3,17 +3,20 @@
 Works on the arrays of a weights file; knows nothing of torch, nor of how a convolution is computed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.architectures import SKIP_CHANNELS
 from model.errors import WeightsError
 from model.weights import Metadata, Weights
 
 Floats = NDArray[np.float32]
+
+BLOCKS_PER_LAYER = 2
 
 BATCH_NORM_EPSILON = 1e-5
 """PyTorch's default, which torchvision's ResNet-18 keeps."""
@@ -38,11 +41,24 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Skip:
+    """Makes the coarse logits finer: doubled, plus `classifier` of the output of `block`.
+
+    `doubling` (C, C, 4, 4) is the kernel of a transposed convolution with stride 2 and padding 1,
+    without bias.
+    """
+
+    block: int
+    classifier: Convolution
+    doubling: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class FoldedNetwork:
     """FCN-ResNet18 in the order of computation.
 
-    `stem`, relu, 3 x 3 maximum with stride 2, eight blocks, `classifier`; then the transposed
-    convolution of `upsampling_kernel` (C, C, 64, 64) and `upsampling_bias` (C,).
+    `stem`, relu, 3 x 3 maximum with stride 2, eight blocks, `classifier`, `skips`; then the
+    transposed convolution of `upsampling_kernel` (C, C, 2 stride, 2 stride) and `upsampling_bias`.
     """
 
     stem: Convolution
@@ -50,16 +66,46 @@ class FoldedNetwork:
     classifier: Convolution
     upsampling_kernel: Floats
     upsampling_bias: Floats
+    skips: tuple[Skip, ...] = ()
+
+    @property
+    def stride(self) -> int:
+        """The pixels from one coarse logit to the next."""
+        stride: int = self.upsampling_kernel.shape[-1] // 2
+        return stride
 
 
 def fold(weights: Weights) -> FoldedNetwork:
     """The tensors of a weights file, every one used. Raises WeightsError that names the others."""
-    classes = len(weights.metadata.classes)
+    classes, stride = len(weights.metadata.classes), weights.metadata.network.stride
     reader = _TensorReader(weights.tensors)
-    blocks = []
+    network = FoldedNetwork(
+        stem=reader.read_convolution("backbone.conv1", "backbone.bn1", (64, 3, 7, 7), 2),
+        blocks=tuple(_read_blocks(reader)),
+        classifier=reader.read_classifier("final_conv", classes, 512),
+        skips=tuple(
+            Skip(
+                block=BLOCKS_PER_LAYER * int(name.removeprefix("layer")) - 1,
+                classifier=reader.read_classifier(
+                    f"skip_convs.{name}", classes, SKIP_CHANNELS[name]
+                ),
+                doubling=reader.read(f"doublings.{name}.weight", (classes, classes, 4, 4)),
+            )
+            for name in weights.metadata.network.skips
+        ),
+        upsampling_kernel=reader.read(
+            "transpose_conv.weight", (classes, classes, 2 * stride, 2 * stride)
+        ),
+        upsampling_bias=reader.read("transpose_conv.bias", (classes,)),
+    )
+    reader.check(weights.source)
+    return network
+
+
+def _read_blocks(reader: "_TensorReader") -> Iterator[Block]:
     in_channels = 64
     for layer, channels in enumerate((64, 128, 256, 512), start=1):
-        for position in range(2):
+        for position in range(BLOCKS_PER_LAYER):
             stride = 2 if layer > 1 and position == 0 else 1
             name = f"backbone.layer{layer}.{position}"
             first = reader.read_convolution(
@@ -74,21 +120,8 @@ def fold(weights: Weights) -> FoldedNetwork:
                 shortcut = reader.read_convolution(
                     f"{down}.0", f"{down}.1", (channels, in_channels, 1, 1), stride
                 )
-            blocks.append(Block(first, second, shortcut))
+            yield Block(first, second, shortcut)
             in_channels = channels
-    network = FoldedNetwork(
-        stem=reader.read_convolution("backbone.conv1", "backbone.bn1", (64, 3, 7, 7), 2),
-        blocks=tuple(blocks),
-        classifier=Convolution(
-            reader.read("final_conv.weight", (classes, in_channels, 1, 1)),
-            reader.read("final_conv.bias", (classes,)),
-            stride=1,
-        ),
-        upsampling_kernel=reader.read("transpose_conv.weight", (classes, classes, 64, 64)),
-        upsampling_bias=reader.read("transpose_conv.bias", (classes,)),
-    )
-    reader.check(weights.source)
-    return network
 
 
 def normalise_levels(metadata: Metadata) -> Floats:
@@ -134,6 +167,11 @@ class _TensorReader:
             bias=(shift - mean * factor).astype(np.float32),
             stride=stride,
         )
+
+    def read_classifier(self, name: str, classes: int, channels: int) -> Convolution:
+        """A 1 x 1 convolution with its own bias."""
+        kernel = self.read(f"{name}.weight", (classes, channels, 1, 1))
+        return Convolution(kernel, self.read(f"{name}.bias", (classes,)), stride=1)
 
     def check(self, source: str) -> None:
         unknown = sorted(set(self.tensors) - self._used)

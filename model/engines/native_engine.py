@@ -11,17 +11,23 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import c_int, c_void_p
 from pathlib import Path
 
 import numpy as np
 
 from model.engines import folding, tiles
 from model.engines.base import Array, Precision, Region, usable_cores
-from model.engines.folding import Convolution, Floats, FoldedNetwork
+from model.engines.folding import Floats, FoldedNetwork
 from model.engines.native import library
+from model.engines.native.binding import (
+    check,
+    declare,
+    describe_network,
+    pass_array,
+    pass_canvas,
+    pass_region,
+)
 from model.engines.numpy_head import NumpyHead
-from model.engines.tiles import TILE
 from model.errors import EngineError
 from model.weights import Weights
 
@@ -47,7 +53,9 @@ class NativeEngine:
         """
         network = folding.fold(weights)
         self._numpy_head = NumpyHead(network)
-        self._classes = len(network.upsampling_bias)
+        self._classes, self._stride = len(network.upsampling_bias), network.stride
+        # Small tiles of a trained kernel are rare: numpy computes them.
+        self._has_native_head = not network.skips or tiles.is_bilinear(network.upsampling_kernel)
         self._library = declare(library.load(path))
         if precision == "bfloat16" and not self._library.engine_has_bfloat16():
             raise EngineError("precision 'bfloat16' needs a processor with AMX: choose float32")
@@ -66,20 +74,9 @@ class NativeEngine:
         self, network: FoldedNetwork, levels: Floats, *, threads: int, precision: Precision
     ) -> int:
         """The address of the C side's engine, which copies what it is given. Raises MemoryError."""
-        convolutions = [
-            np.ascontiguousarray(array)
-            for convolution in _list_convolutions(network)
-            for array in (convolution.kernel, convolution.bias)
-        ]
-        kernel = None if tiles.is_bilinear(network.upsampling_kernel) else _reorder_kernel(network)
+        described = describe_network(network, levels)
         engine: int | None = self._library.engine_start(
-            (c_void_p * len(convolutions))(*map(_pass_array, convolutions)),
-            _pass_array(levels),
-            kernel if kernel is None else _pass_array(kernel),
-            _pass_array(network.upsampling_bias),
-            self._classes,
-            threads,
-            precision == "bfloat16",
+            ctypes.byref(described.struct), threads, precision == "bfloat16"
         )
         if not engine:
             raise MemoryError("not enough memory or threads for the native engine")
@@ -90,14 +87,16 @@ class NativeEngine:
         return [self._segment(*pair) for pair in zip(canvases, regions, strict=True)]
 
     def _segment(self, canvas: Array, region: Region) -> Array:
+        if not self._has_native_head:
+            return self._numpy_head(self.coarse_logits(canvas), region)
         mask = np.empty(region.output, np.uint8)
-        rest = (*_pass_canvas(canvas), pass_region(region), _pass_array(mask))
+        rest = (*pass_canvas(canvas), pass_region(region), pass_array(mask))
         segment_single_threaded = self._library.engine_segment_single_threaded
         with self._workspaces.take() as workspace:
             if workspace is None:
-                _check(self._library.engine_segment(self._engine, *rest))
+                check(self._library.engine_segment(self._engine, *rest))
             else:
-                _check(segment_single_threaded(self._engine, workspace, *rest))
+                check(segment_single_threaded(self._engine, workspace, *rest))
         return mask
 
     def measure_confidence(
@@ -110,26 +109,30 @@ class NativeEngine:
         ]
 
     def coarse_logits(self, canvas: Array) -> Floats:
-        """A canvas (H, W, 3) to the logits of every 32nd pixel, (C, H / 32, W / 32)."""
+        """A canvas (H, W, 3) to the logits of every `stride`th pixel, (C, h, w)."""
         height, width, _ = canvas.shape
-        logits = np.empty((self._classes, height // TILE, width // TILE), np.float32)
-        rest = (*_pass_canvas(canvas), _pass_array(logits))
+        logits = np.empty(
+            (self._classes, height // self._stride, width // self._stride), np.float32
+        )
+        rest = (*pass_canvas(canvas), pass_array(logits))
         single_threaded = self._library.engine_coarse_logits_single_threaded
         with self._workspaces.take() as workspace:
             if workspace is None:
-                _check(self._library.engine_coarse_logits(self._engine, *rest))
+                check(self._library.engine_coarse_logits(self._engine, *rest))
             else:
-                _check(single_threaded(self._engine, workspace, *rest))
+                check(single_threaded(self._engine, workspace, *rest))
         return logits
 
     def head(self, coarse: Floats, region: Region) -> Array:
         """Coarse logits (C, h, w) of one canvas to its mask, uint8 of shape `region.output`."""
+        if not self._has_native_head:
+            return self._numpy_head(coarse, region)
         coarse = np.ascontiguousarray(coarse, np.float32)
         _, height, width = coarse.shape
         mask = np.empty(region.output, np.uint8)
-        rest = (_pass_array(coarse), height, width, pass_region(region), _pass_array(mask))
+        rest = (pass_array(coarse), height, width, pass_region(region), pass_array(mask))
         with self._workspaces.take_all():
-            _check(self._library.engine_head(self._engine, *rest))
+            check(self._library.engine_head(self._engine, *rest))
         return mask
 
 
@@ -178,66 +181,3 @@ class _Workspaces:
             self._callers -= 1
             self._free += workspaces
             self._changed.notify_all()
-
-
-def declare(native: ctypes.CDLL) -> ctypes.CDLL:
-    """Set the types of the functions of native/engine.h."""
-    pointer = c_void_p
-    native.engine_start.argtypes = [pointer, pointer, pointer, pointer, c_int, c_int, c_int]
-    native.engine_start.restype = pointer
-    native.engine_stop.argtypes = [pointer]
-    native.engine_stop.restype = None
-    native.engine_segment.argtypes = [pointer, pointer, c_int, c_int, pointer, pointer]
-    native.engine_segment_single_threaded.argtypes = [
-        pointer, c_int, pointer, c_int, c_int, pointer, pointer,
-    ]  # fmt: skip
-    native.engine_coarse_logits.argtypes = [pointer, pointer, c_int, c_int, pointer]
-    native.engine_coarse_logits_single_threaded.argtypes = [
-        pointer, c_int, pointer, c_int, c_int, pointer,
-    ]  # fmt: skip
-    native.engine_head.argtypes = [pointer, pointer, c_int, c_int, pointer, pointer]
-    return native
-
-
-def _list_convolutions(network: FoldedNetwork) -> Iterator[Convolution]:
-    """The convolutions in the order that `engine_start` expects."""
-    yield network.stem
-    for block in network.blocks:
-        yield block.first
-        yield block.second
-        if block.shortcut is not None:
-            yield block.shortcut
-    yield network.classifier
-
-
-def _reorder_kernel(network: FoldedNetwork) -> Floats:
-    """The tile matrix in the order of `head_pack`, by the rows of a tile: (32, C, 4 C, 32)."""
-    classes = len(network.upsampling_bias)
-    matrix = tiles.build_tile_matrix(network.upsampling_kernel)
-    return np.ascontiguousarray(
-        matrix.reshape(4 * classes, classes, TILE, TILE).transpose(2, 1, 0, 3)
-    )
-
-
-def _pass_canvas(canvas: Array) -> tuple[c_void_p, int, int]:
-    """The address and size of a canvas. The pointer keeps the array alive."""
-    height, width, _ = canvas.shape
-    assert canvas.dtype == np.uint8, canvas.dtype
-    assert canvas.shape == (height, width, 3), canvas.shape
-    assert height % TILE == 0, height
-    assert width % TILE == 0, width
-    return np.ascontiguousarray(canvas).ctypes.data_as(c_void_p), height, width
-
-
-def pass_region(region: Region) -> c_void_p:
-    """The address of a `struct region`."""
-    return np.array((*region.content, *region.output), np.int32).ctypes.data_as(c_void_p)
-
-
-def _pass_array(array: np.ndarray) -> int:
-    return array.ctypes.data
-
-
-def _check(status: int) -> None:
-    if status != 0:
-        raise MemoryError("not enough memory for a canvas of this size")

@@ -58,7 +58,7 @@ class NcnnEngine:
         ]
 
     def coarse_logits(self, canvas: Array) -> folding.Floats:
-        """A canvas (H, W, 3) to the logits of every 32nd pixel, (C, H / 32, W / 32)."""
+        """A canvas (H, W, 3) to the logits of every `stride`th pixel, (C, h, w)."""
         images = np.empty((3, *canvas.shape[:2]), np.float32)
         for channel in range(3):
             np.take(self._levels[channel], canvas[..., channel], out=images[channel])
@@ -110,9 +110,18 @@ class _Graph:
         x = self._add_convolution("stem", INPUT, network.stem, relu=True)
         # 3 x 3 maximum, stride 2, padding 1; pad_mode 1: the output size is rounded down.
         x = self._add_layer("Pooling", [x], ["pooled"], "0=0 1=3 2=2 3=1 5=1")
+        starts, finer = {skip.block for skip in network.skips}, {}
         for number, block in enumerate(network.blocks):
             x = self._add_block(f"block{number}", x, block)
-        self._add_convolution(OUTPUT, x, network.classifier)
+            if number in starts:
+                finer[number] = f"block{number}_skipped"
+                x = self._add_layer("Split", [x], [f"block{number}_next", finer[number]])
+        first, *sums = [*(f"coarse{number}" for number in range(len(starts))), OUTPUT]
+        coarse = self._add_convolution(first, x, network.classifier)
+        for skip, total in zip(network.skips, sums, strict=True):
+            doubled = self._add_doubling(f"{total}_doubled", coarse, skip.doubling)
+            logits = self._add_convolution(f"{total}_skip", finer[skip.block], skip.classifier)
+            coarse = self._add_layer("BinaryOp", [doubled, logits], [total], "0=0")
 
     def _add_block(self, name: str, x: str, block: folding.Block) -> str:
         identity = f"{name}_identity"
@@ -140,6 +149,13 @@ class _Graph:
             f"0={channels} 1={size} 3={convolution.stride} 4={size // 2} 5=1 "
             f"6={convolution.kernel.size} 9={int(relu)}",
         )
+
+    def _add_doubling(self, name: str, x: str, kernel: folding.Floats) -> str:
+        channels, size = kernel.shape[1], kernel.shape[-1]
+        # The output's channel comes first in ncnn's kernel, the input's in PyTorch's.
+        self.weights += [FLOAT32_TAG, kernel.swapaxes(0, 1).astype("<f4").tobytes()]
+        options = f"0={channels} 1={size} 3=2 4=1 6={kernel.size}"
+        return self._add_layer("Deconvolution", [x], [name], options)
 
     def _add_layer(
         self, kind: str, inputs: list[str], outputs: list[str], options: str = ""

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from model.engines import tiles
 from model.engines.base import Array, Region, Size
 from model.engines.folding import Floats, FoldedNetwork
-from model.engines.tiles import HALF, TILE, Neighbours
+from model.engines.tiles import Neighbours
 
 Reduce = Callable[[Floats], Array]
 """Logits (C, ...) to one byte for each pixel."""
 
 Scalar = TypeVar("Scalar", np.float32, np.uint8)
 
-# Tiles whose scores are held at once, 84 KiB each, so that a block stays in the cache.
-TILES_PER_BLOCK = 32
+# The rows of a scaled mask that are made at once, at least.
+ROWS_AT_ONCE = 32
 
 
 @cache
@@ -35,8 +35,8 @@ class NumpyHead:
     """`transpose_conv` of a network, and argmax or softmax."""
 
     def __init__(self, network: FoldedNetwork) -> None:
-        self._classes = len(network.upsampling_bias)
-        self._bias = np.repeat(network.upsampling_bias, TILE * TILE)
+        self._classes, self._side = len(network.upsampling_bias), network.stride
+        self._bias = np.repeat(network.upsampling_bias, self._side * self._side)
         self._matrix = tiles.build_tile_matrix(network.upsampling_kernel)
 
     def __call__(self, coarse: Floats, region: Region) -> Array:
@@ -50,12 +50,13 @@ class NumpyHead:
     def _reduce(self, coarse: Floats, region: Region, reduce: Reduce) -> Array:
         _use_one_blas_thread()
         height, width = region.output
+        half = self._side // 2
         if region.content == region.output:
             labels = [
                 _join_tiles(reduce(np.moveaxis(scores, 2, 0)))
                 for scores in self._iterate_blocks(coarse)
             ]
-            return np.concatenate(labels)[HALF : HALF + height, HALF : HALF + width]
+            return np.concatenate(labels)[half : half + height, half : half + width]
         mask = np.empty(region.output, np.uint8)
         columns = Neighbours.between(region.content[1], width)
         for start in range(0, width, tiles.COLUMNS_AT_ONCE):
@@ -69,18 +70,19 @@ class NumpyHead:
     ) -> None:
         """Sweep down over the canvas; write each output row once both of its source rows exist."""
         height, width = mask.shape
+        half = self._side // 2
         rows = Neighbours.between(content[0], height)
-        rows_at_once = max(TILE, tiles.PIXELS_AT_ONCE // width)
+        rows_at_once = max(ROWS_AT_ONCE, tiles.PIXELS_AT_ONCE // width)
         done = 0
         kept = np.empty((self._classes, 0, width), np.float32)
         kept_from = 0  # the canvas row of kept[:, 0]
-        canvas_row = -HALF
+        canvas_row = -half
         for scores in self._iterate_blocks(coarse):
             logits = _join_tiles(np.moveaxis(scores, 2, 0))
-            logits = logits[:, max(0, -canvas_row) : content[0] - canvas_row, HALF:]
+            logits = logits[:, max(0, -canvas_row) : content[0] - canvas_row, half:]
             left, right = logits[..., columns.first], logits[..., columns.second]
             kept = np.concatenate([kept, _blend(left, right, columns.share)], axis=1)
-            canvas_row += len(scores) * TILE
+            canvas_row += len(scores) * self._side
             ready = int(rows.second.searchsorted(kept_from + kept.shape[1]))
             for start in range(done, ready, rows_at_once):
                 part = rows.cut(start, min(start + rows_at_once, ready))
@@ -94,17 +96,18 @@ class NumpyHead:
             kept_from = int(rows.first[done])
 
     def _iterate_blocks(self, coarse: Floats) -> Iterator[Floats]:
-        """Iterate over the scores of some rows of tiles at a time: (rows, columns, C, 32, 32)."""
+        """Iterate over the scores of some rows of tiles: (rows, columns, C, side, side)."""
+        side = self._side
         framed = np.pad(coarse, ((0, 0), (1, 1), (1, 1)))
         corners = [framed[:, :-1, :-1], framed[:, :-1, 1:], framed[:, 1:, :-1], framed[:, 1:, 1:]]
         cells = np.concatenate(corners).transpose(1, 2, 0)  # (rows, columns, 4 C)
         columns = cells.shape[1]
-        step = max(1, TILES_PER_BLOCK // columns)
+        step = max(1, tiles.PIXELS_PER_BLOCK // (columns * side * side))
         for start in range(0, len(cells), step):
             block = cells[start : start + step].reshape(-1, 4 * self._classes)
             scores = block @ self._matrix
             scores += self._bias
-            yield scores.reshape(-1, columns, self._classes, TILE, TILE)
+            yield scores.reshape(-1, columns, self._classes, side, side)
 
 
 def argmax(scores: Floats) -> Array:
@@ -141,6 +144,6 @@ def _blend(first: Floats, second: Floats, share: Floats) -> Floats:
 
 
 def _join_tiles(tiled: NDArray[Scalar]) -> NDArray[Scalar]:
-    """Tiles (..., rows, columns, 32, 32) as one picture, (..., rows * 32, columns * 32)."""
-    *leading, rows, columns, _, _ = tiled.shape
-    return tiled.swapaxes(-3, -2).reshape(*leading, rows * TILE, columns * TILE)
+    """Tiles (..., rows, columns, n, n) as one picture, (..., rows * n, columns * n)."""
+    *leading, rows, columns, side, _ = tiled.shape
+    return tiled.swapaxes(-3, -2).reshape(*leading, rows * side, columns * side)

@@ -4,7 +4,8 @@ A transposed convolution of kernel 64, stride 32 and padding 16 makes each pixel
 cells around it. So the picture falls into tiles of 32 x 32 pixels that share their cells, and the
 pixels of all tiles are one product: (tiles, 4 C) x (4 C, C * 1024). The first tile begins half a
 tile above and left of the picture; around the coarse logits lies a frame of zeros. Tiles go through
-in blocks, so the full logits, 0.94 GiB for a 12-megapixel photo, never exist.
+in blocks, so the full logits, 0.94 GiB for a 12-megapixel photo, never exist. With stride 16 or 8,
+tiles are so much smaller: their side is the network's stride.
 
 Arrays only; knows nothing of how the product is computed.
 """
@@ -15,8 +16,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-TILE = 32
-HALF = TILE // 2
+PIXELS_PER_BLOCK = 2**15
+"""The pixels whose logits a head on the CPU holds at once, so that they stay in the cache."""
 
 # Of a scaled mask, the columns that are computed in one sweep; wider ones take several.
 COLUMNS_AT_ONCE = 16384
@@ -26,22 +27,23 @@ PIXELS_AT_ONCE = 2**16
 
 
 def build_tile_matrix(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The product's right side, (4 C, C * 1024), from the kernel (C, C, 64, 64).
+    """The product's right side, (4 C, C * side * side), from the kernel (C, C, 2 side, 2 side).
 
     Rows: upper left, upper right, lower left and lower right cell, each with its C channels.
     """
-    classes = kernel.shape[0]
-    assert kernel.shape == (classes, classes, 2 * TILE, 2 * TILE), kernel.shape
-    # Pixel dy of a tile lies at kernel row 32 + dy of the upper cell and dy of the lower one.
-    halves = kernel.reshape(classes, classes, 2, TILE, 2, TILE)[:, :, ::-1, :, ::-1]
+    classes, side = kernel.shape[0], kernel.shape[-1] // 2
+    assert kernel.shape == (classes, classes, 2 * side, 2 * side), kernel.shape
+    # Pixel dy of a tile lies at kernel row side + dy of the upper cell and dy of the lower one.
+    halves = kernel.reshape(classes, classes, 2, side, 2, side)[:, :, ::-1, :, ::-1]
     corners_first = halves.transpose(2, 4, 0, 1, 3, 5)
-    return np.ascontiguousarray(corners_first.reshape(4 * classes, classes * TILE * TILE))
+    return np.ascontiguousarray(corners_first.reshape(4 * classes, classes * side * side))
 
 
 def is_bilinear(kernel: NDArray[np.float32]) -> bool:
-    """Whether the kernel (C, C, 64, 64) interpolates each class bilinearly, and nothing else."""
-    side = 1 - np.abs(np.arange(2 * TILE) - (TILE - 0.5)) / TILE
-    window = np.outer(side, side).astype(np.float32)
+    """Whether the kernel (C, C, n, n) interpolates each class bilinearly, and nothing else."""
+    factor = kernel.shape[-1] // 2
+    ramp = 1 - np.abs(np.arange(2 * factor) - (factor - 0.5)) / factor
+    window = np.outer(ramp, ramp).astype(np.float32)
     classes = np.eye(kernel.shape[0], dtype=np.float32)
     return np.array_equal(kernel, classes[:, :, None, None] * window)
 

@@ -51,6 +51,10 @@ class TorchEngine:
             for block in network.blocks
         ]
         self._classifier = self._create_convolution(network.classifier)
+        self._skips = {
+            skip.block: (self._create_convolution(skip.classifier), self._convert(skip.doubling))
+            for skip in network.skips
+        }
         self._head = TorchHead(network, self._device)
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
@@ -83,13 +87,20 @@ class TorchEngine:
         ]
 
     def coarse_logits(self, images: Tensor) -> Tensor:
-        """Images (N, H, W, 3) uint8 to logits of every 32nd pixel, (N, C, H / 32, W / 32)."""
+        """Images (N, H, W, 3) uint8 to logits of every `stride`th pixel, (N, C, h, w)."""
         x = self._stem(normalise(images, self._mean, self._std)).relu_()
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-        for first, second, shortcut in self._blocks:
+        finer = []
+        for number, (first, second, shortcut) in enumerate(self._blocks):
             identity = shortcut(x) if shortcut else x
             x = second(first(x).relu_()).add_(identity).relu_()
-        return self._classifier(x)
+            if number in self._skips:
+                classifier, doubling = self._skips[number]
+                finer.append((classifier(x), doubling))
+        coarse = self._classifier(x)
+        for logits, doubling in reversed(finer):
+            coarse = logits + F.conv_transpose2d(coarse, doubling, stride=2, padding=1)
+        return coarse
 
     def _create_convolution(self, convolution: folding.Convolution) -> "_Convolution":
         kernel = self._convert(convolution.kernel).contiguous(memory_format=torch.channels_last)

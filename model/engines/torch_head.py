@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from model.engines import tiles
 from model.engines.base import Region, Size
 from model.engines.folding import FoldedNetwork
-from model.engines.tiles import HALF, TILE, Neighbours
+from model.engines.tiles import Neighbours
 
-# Tiles whose scores are held at once, 84 KiB each. On the CPU a block should stay in the cache; on
-# a GPU it should fill the processors.
-TILES_PER_BLOCK_CPU = 32
-TILES_PER_BLOCK_CUDA = 4096
+PIXELS_PER_BLOCK_CUDA = 2**22
+"""The pixels whose logits are held at once on a GPU, so that they fill its processors."""
+
+# The rows of a scaled mask that are made at once, at least.
+ROWS_AT_ONCE = 32
 
 
 Reduce = Callable[[Tensor, int], Tensor]
@@ -30,13 +31,13 @@ class TorchHead:
 
     def __init__(self, network: FoldedNetwork, device: torch.device) -> None:
         bias = torch.from_numpy(network.upsampling_bias).to(device)
-        self._classes = len(bias)
-        self._bias = bias.repeat_interleave(TILE * TILE)
+        self._classes, self._side = len(bias), network.stride
+        self._bias = bias.repeat_interleave(self._side * self._side)
         self._matrix = torch.from_numpy(tiles.build_tile_matrix(network.upsampling_kernel)).to(
             device
         )
-        self._tiles_per_block = (
-            TILES_PER_BLOCK_CPU if device.type == "cpu" else TILES_PER_BLOCK_CUDA
+        self._pixels_per_block = (
+            tiles.PIXELS_PER_BLOCK if device.type == "cpu" else PIXELS_PER_BLOCK_CUDA
         )
 
     def __call__(self, coarse: Tensor, region: Region) -> Tensor:
@@ -49,10 +50,11 @@ class TorchHead:
 
     def _reduce(self, coarse: Tensor, region: Region, reduce: Reduce) -> Tensor:
         height, width = region.output
+        half = self._side // 2
         if region.content == region.output:
             blocks = [_join_tiles(reduce(scores, 2)) for scores in self._iterate_blocks(coarse)]
             mask = torch.cat([block.to(torch.uint8) for block in blocks])
-            return mask[HALF : HALF + height, HALF : HALF + width]
+            return mask[half : half + height, half : half + width]
         mask = torch.empty(region.output, dtype=torch.uint8, device=coarse.device)
         columns = Neighbours.between(region.content[1], width)
         for start in range(0, width, tiles.COLUMNS_AT_ONCE):
@@ -66,9 +68,9 @@ class TorchHead:
     ) -> None:
         """Sweep down over the canvas; write each output row once both of its source rows exist."""
         height, width = mask.shape
-        device = coarse.device
+        device, half = coarse.device, self._side // 2
         rows = Neighbours.between(content[0], height)
-        rows_at_once = max(TILE, tiles.PIXELS_AT_ONCE // width)
+        rows_at_once = max(ROWS_AT_ONCE, tiles.PIXELS_AT_ONCE // width)
         left, right, share = (
             torch.from_numpy(part).to(device)
             for part in (columns.first, columns.second, columns.share)
@@ -76,13 +78,13 @@ class TorchHead:
         done = 0
         kept = torch.empty(self._classes, 0, width, device=device)
         kept_from = 0  # the canvas row of kept[:, 0]
-        canvas_row = -HALF
+        canvas_row = -half
         for scores in self._iterate_blocks(coarse):
             logits = _join_tiles(scores.transpose(1, 2).transpose(0, 1))
-            logits = logits[:, max(0, -canvas_row) : content[0] - canvas_row, HALF:]
+            logits = logits[:, max(0, -canvas_row) : content[0] - canvas_row, half:]
             blended = torch.lerp(logits[..., left], logits[..., right], share)
             kept = torch.cat([kept, blended], dim=1)
-            canvas_row += len(scores) * TILE
+            canvas_row += len(scores) * self._side
             ready = int(rows.second.searchsorted(kept_from + kept.shape[1]))
             for start in range(done, ready, rows_at_once):
                 part = rows.cut(start, min(start + rows_at_once, ready))
@@ -99,16 +101,17 @@ class TorchHead:
             kept_from = int(rows.first[done])
 
     def _iterate_blocks(self, coarse: Tensor) -> Iterator[Tensor]:
-        """Scores of some rows of tiles after another: (rows, columns, C, 32, 32)."""
+        """Scores of some rows of tiles after another: (rows, columns, C, side, side)."""
+        side = self._side
         framed = F.pad(coarse, (1, 1, 1, 1))
         corners = [framed[:, :-1, :-1], framed[:, :-1, 1:], framed[:, 1:, :-1], framed[:, 1:, 1:]]
         cells = torch.cat(corners).permute(1, 2, 0)  # (rows, columns, 4 C)
         columns = cells.shape[1]
-        step = max(1, self._tiles_per_block // columns)
+        step = max(1, self._pixels_per_block // (columns * side * side))
         for start in range(0, len(cells), step):
             block = cells[start : start + step].reshape(-1, 4 * self._classes)
             scores = torch.addmm(self._bias, block, self._matrix)
-            yield scores.view(-1, columns, self._classes, TILE, TILE)
+            yield scores.view(-1, columns, self._classes, side, side)
 
 
 def argmax(scores: Tensor, dim: int) -> Tensor:
@@ -122,6 +125,6 @@ def measure_softmax(scores: Tensor, dim: int) -> Tensor:
 
 
 def _join_tiles(tiled: Tensor) -> Tensor:
-    """Tiles (..., rows, columns, 32, 32) as one picture, (..., rows * 32, columns * 32)."""
-    *leading, rows, columns, _, _ = tiled.shape
-    return tiled.transpose(-3, -2).reshape(*leading, rows * TILE, columns * TILE)
+    """Tiles (..., rows, columns, n, n) as one picture, (..., rows * n, columns * n)."""
+    *leading, rows, columns, side, _ = tiled.shape
+    return tiled.transpose(-3, -2).reshape(*leading, rows * side, columns * side)

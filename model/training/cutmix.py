@@ -6,8 +6,8 @@ Yun et al., "CutMix", 2019; for segmentation French et al., 2020. Knows nothing 
 import numpy as np
 from torch import Tensor
 
+from model.architectures import BACKBONE_STRIDE
 from model.engines.base import Size
-from model.network import STRIDE
 
 SIDES = (0.3, 0.7)
 """Bounds of the window's sides, in those of the crop."""
@@ -21,7 +21,7 @@ def mix_batch(
     Each tensor is a map of the crop, (N, rows, columns, ...), of whatever resolution from 1 to 32
     pixels. The window's edges are multiples of 32 pixels, so they lie between the cells of all.
     """
-    rows, columns = crop[0] // STRIDE, crop[1] // STRIDE
+    rows, columns = crop[0] // BACKBONE_STRIDE, crop[1] // BACKBONE_STRIDE
     mixed = tuple(tensor.clone() for tensor in batch)
     for place in range(len(batch[0])):
         if rng.random() >= share:

@@ -5,6 +5,7 @@ from typing import get_args
 
 from torch import nn
 
+from model.architectures import ARCHITECTURES
 from model.network import BACKBONE_CHILDREN, FCN
 from model.training.recipe import BackboneChild, Recipe
 
@@ -15,6 +16,7 @@ def freeze_layers(network: FCN, recipe: Recipe) -> None:
     `train_step` keeps the statistics of frozen layers of the backbone.
     """
     network.transpose_conv.requires_grad_(recipe.train_transpose_conv)
+    network.doublings.requires_grad_(recipe.train_transpose_conv)
     for name in recipe.frozen:
         network.backbone.get_submodule(name).requires_grad_(False)
 
@@ -22,10 +24,13 @@ def freeze_layers(network: FCN, recipe: Recipe) -> None:
 def count_frozen_start(recipe: Recipe) -> int:
     """How many of the backbone's first children do not learn, before the first that does.
 
-    The activation and the pooling, which have no weights, belong to what they follow.
+    The activation and the pooling, which have no weights, belong to what they follow. None lies
+    behind a layer that a skip starts from: its features are needed, too.
     """
     learnt = set(get_args(BackboneChild)) - set(recipe.frozen)
-    return len(list(takewhile(lambda name: name not in learnt, BACKBONE_CHILDREN)))
+    frozen = len(list(takewhile(lambda name: name not in learnt, BACKBONE_CHILDREN)))
+    starts = [BACKBONE_CHILDREN.index(skip) for skip in ARCHITECTURES[recipe.architecture].skips]
+    return min([frozen, *(start + 1 for start in starts)])
 
 
 def take_frozen_start(network: FCN, recipe: Recipe) -> nn.Sequential:

@@ -6,6 +6,7 @@ Says what is done, not how; knows nothing of torch.
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from model.architectures import ArchitectureName
 from model.errors import RecipeError
 
 RegionLoss = Literal["none", "dice", "lovasz"]
@@ -57,6 +58,9 @@ class Recipe:
     their classes, of (1 / images with that class) ** rarity."""
 
     # Loss and network.
+    architecture: ArchitectureName
+    """fcn16s also classifies the features of layer3, fcn8s those of layer2, too (Long et al.,
+    2015)."""
     loss_reduction: Literal["image_sum", "pixel_mean"]
     """"image_sum": mean over an image's pixels, summed over the batch. "pixel_mean": mean over all
     pixels of the batch (of each process' share of it) that are not void."""
@@ -166,6 +170,7 @@ PRESETS = {
         cutmix=0.0,
         copy_paste=0.0,
         rarity=0.0,
+        architecture="fcn32s",
         loss_reduction="image_sum",
         loss_stride=1,
         class_weights=(),
@@ -204,6 +209,7 @@ PRESETS = {
         cutmix=0.0,
         copy_paste=0.0,
         rarity=0.7,
+        architecture="fcn32s",
         loss_reduction="pixel_mean",
         loss_stride=1,
         class_weights=(),

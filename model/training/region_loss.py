@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.classes import IGNORE_INDEX
-from model.network import STRIDE, upsample_bilinear
+from model.network import upsample_bilinear
 from model.training.recipe import RegionLoss
 
 CELL = 8
@@ -18,11 +18,13 @@ CELL = 8
 def region_loss(coarse: Tensor, target: Tensor, kind: RegionLoss) -> Tensor:
     """The mean over the images of 1 - Dice, or of the Lovász-Softmax loss.
 
-    Coarse logits (N, C, h, w), target (N, 32 h, 32 w). An image's loss is the mean over the classes
-    in its target; one that is all void has none. Logits are interpolated bilinearly to the cells.
+    Coarse logits (N, C, h, w), target (N, H, W) of every pixel. An image's loss is the mean over
+    the classes in its target; one that is all void has none. Logits are interpolated bilinearly to
+    the cells.
     """
-    probabilities = upsample_bilinear(coarse, STRIDE // CELL).softmax(dim=1)
     labels = target[:, CELL // 2 :: CELL, CELL // 2 :: CELL].long()
+    factor = labels.shape[1] // coarse.shape[2]
+    probabilities = upsample_bilinear(coarse, factor).softmax(dim=1)
     of_class = {"dice": dice, "lovasz": lovasz}[kind]
     losses = []
     for own, label in zip(probabilities, labels, strict=True):

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from model.class_list import VOC, read_classes
+from model.errors import RecipeError
 from model.network import FCN
-from model.state_dict import network_from_arrays, read_state_dict
+from model.state_dict import network_from_weights, read_state_dict
 from model.training.backbone import (
     load_backbone,
     load_imagenet_backbone,
@@ -22,10 +23,10 @@ def start_network(
 ) -> tuple[FCN, frozenset[str], Metadata]:
     """The network before its first step, the names of its pretrained tensors, its metadata."""
     if options.init:
-        return load_initial_network(options, say)
+        return load_initial_network(options, recipe, say)
     classes = read_classes(options.classes) if options.classes else VOC
     metadata = classes.as_metadata()
-    network = FCN(num_classes=len(classes))
+    network = FCN(num_classes=len(classes), architecture=recipe.architecture)
     if options.backbone == "none":
         start = "backbone from a random start: nothing loaded"
         say(start)
@@ -43,12 +44,15 @@ def start_network(
 
 
 def load_initial_network(
-    options: argparse.Namespace, say: Callable[..., None]
+    options: argparse.Namespace, recipe: Recipe, say: Callable[..., None]
 ) -> tuple[FCN, frozenset[str], Metadata]:
-    """The network of --init; for other classes than its own, its backbone under a new head."""
+    """The network of --init; for other classes than its own, its backbone under a new head.
+
+    Raises RecipeError where it has skips that the recipe's architecture lacks.
+    """
     weights = read_weights(options.init)
     start = f"weights with digest {weights.metadata.digest}"
-    network = network_from_arrays(weights.tensors, source=str(options.init))
+    network = network_from_weights(weights)
     masks = {key: value for key, value in weights.metadata.data.items() if key == "masks"}
     metadata = replace(weights.metadata, data=masks, scores={}, digest="")
     backbone = frozenset(name for name in weights.tensors if name.startswith("backbone."))
@@ -57,12 +61,34 @@ def load_initial_network(
         is_new = named.classes != metadata.classes
         metadata = replace(metadata, classes=named.classes, palette=named.palette, data=named.data)
         if is_new:
-            fresh = FCN(num_classes=len(named.classes))
+            fresh = FCN(num_classes=len(named.classes), architecture=recipe.architecture)
             fresh.backbone.load_state_dict(network.backbone.state_dict())
             say(f"backbone from {options.init}; a new head for {len(named.classes)} classes")
             return fresh, backbone, record_start(metadata, f"backbone of {start}")
     say(f"network from {options.init}, {start}: all tensors loaded")
+    if network.architecture.name != recipe.architecture:
+        start = f"{network.architecture.name} {start}"
+        network = add_skips(network, recipe, source=options.init)
+        say(f"{recipe.architecture}: the new skips start at zero, what enlarges at bilinear")
     return network, backbone, record_start(metadata, start)
+
+
+def add_skips(network: FCN, recipe: Recipe, *, source: Path) -> FCN:
+    """A finer network that starts with this one's logits, up to the interpolation in steps.
+
+    What enlarged this one's logits stays behind, but for its bias. Raises RecipeError for one that
+    is finer already.
+    """
+    finer = FCN(network.num_classes, recipe.architecture)
+    if len(network.architecture.skips) > len(finer.architecture.skips):
+        name = network.architecture.name
+        raise RecipeError(
+            f"{source} is {name}, the recipe says {recipe.architecture}: skips can be added, not "
+            f"removed. Train it with --architecture {name}"
+        )
+    kept = {k: v for k, v in network.state_dict().items() if k != "transpose_conv.weight"}
+    finer.load_state_dict(kept, strict=False)
+    return finer
 
 
 def record_start(metadata: Metadata, start: str) -> Metadata:

@@ -24,7 +24,7 @@ from model.training.precision import should_autocast
 from model.training.recipe import Recipe
 from model.weights import Metadata
 
-KEPT_METADATA = ("classes", "palette", "mean", "std", "recipe", "data")
+KEPT_METADATA = ("classes", "palette", "mean", "std", "recipe", "data", "architecture")
 """The metadata of a checkpoint's weights, so that they can be exported at any time."""
 
 
@@ -55,10 +55,10 @@ class Training:
             metadata,
             recipe=recipe.as_dict() | {"seed": seed, "world_size": group.world_size},
             data={**metadata.data, "image_set": image_set, "images": images},
+            architecture=network.architecture.identifier,
         )
         self.steps_per_epoch = steps_per_epoch
-        self.seed = seed
-        self.image_set = image_set
+        self.seed, self.image_set = seed, image_set
         self.group = group
         self.step = 0
         self.history: list[EpochRow] = []

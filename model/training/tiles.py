@@ -1,31 +1,32 @@
 """The last step of the network tile by tile, for the loss on the CPU, with gradients.
 
-The geometry is that of `model.engines.tiles`: a tile of 32 x 32 pixels depends on the four coarse
-cells around it. Knows nothing of losses.
+The geometry is that of `model.engines.tiles`: a tile, as wide and high as the network's stride,
+depends on the four coarse cells around it. Knows nothing of losses.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.network import STRIDE, bilinear_kernel
+from model.network import bilinear_kernel
 
 
 def build_upsampling_matrix(kernel: Tensor) -> Tensor:
     """The transposed convolution as a product over tiles (see `engines.tiles`), to be trained.
 
-    Kernel (C, C, 64, 64) to (4 C, C * 1024). Differs from `engines.tiles.build_tile_matrix` in that
-    its rows have the channel first and its four cells within, and in that gradients pass.
+    Kernel (C, C, 2 side, 2 side) to (4 C, C * side * side). Differs from
+    `engines.tiles.build_tile_matrix` in that its rows have the channel first and its four cells
+    within, and in that gradients pass.
     """
-    classes = kernel.shape[0]
-    # Pixel dy of a tile lies at kernel row 32 + dy of the upper cell and dy of the lower one.
-    halves = kernel.reshape(classes, -1, 2, STRIDE, 2, STRIDE).flip(2, 4)
+    classes, side = kernel.shape[0], kernel.shape[-1] // 2
+    # Pixel dy of a tile lies at kernel row side + dy of the upper cell and dy of the lower one.
+    halves = kernel.reshape(classes, -1, 2, side, 2, side).flip(2, 4)
     return halves.permute(0, 2, 4, 1, 3, 5).reshape(4 * classes, -1)
 
 
-def build_bilinear_matrix() -> Tensor:
-    """The shares of a tile's four cells in its pixels, (4, 1024), for the bilinear kernel."""
-    return build_upsampling_matrix(bilinear_kernel(1, 1, 2 * STRIDE))
+def build_bilinear_matrix(side: int) -> Tensor:
+    """The shares of a tile's four cells in its pixels, (4, side * side), of the bilinear kernel."""
+    return build_upsampling_matrix(bilinear_kernel(1, 1, 2 * side))
 
 
 def gather_cells(coarse: Tensor) -> Tensor:
@@ -39,13 +40,13 @@ def gather_cells(coarse: Tensor) -> Tensor:
     return torch.stack(corners, dim=-1).flatten(1, 2)
 
 
-def cut_tiles(target: Tensor, *, outside: int) -> Tensor:
-    """A target (N, 32 h, 32 w) in tiles, (N, tiles, 1024): the tiles of `gather_cells`.
+def cut_tiles(target: Tensor, side: int, *, outside: int) -> Tensor:
+    """A target (N, side h, side w) in tiles, (N, tiles, side * side): those of `gather_cells`.
 
     Tiles at the border are half outside of the picture.
     """
-    half = STRIDE // 2
+    half = side // 2
     framed = F.pad(target, (half, half, half, half), value=outside)
     number, height, width = framed.shape
-    rows = framed.view(number, height // STRIDE, STRIDE, width // STRIDE, STRIDE)
-    return rows.transpose(2, 3).reshape(number, -1, STRIDE * STRIDE)
+    rows = framed.view(number, height // side, side, width // side, side)
+    return rows.transpose(2, 3).reshape(number, -1, side * side)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from model.architectures import ARCHITECTURES, SKIP_CHANNELS
 from model.engines import base, choice
 from model.engines.base import Region
 from model.engines.folding import Convolution, FoldedNetwork
@@ -73,10 +74,17 @@ def small_weights(weights):
         tensors["final_conv.weight"] = np.zeros((classes, 512, 1, 1), np.float32)
         tensors["final_conv.bias"] = np.zeros(classes, np.float32)
         tensors["transpose_conv.weight"], tensors["transpose_conv.bias"] = kernel, bias
+        architecture = next(a for a in ARCHITECTURES.values() if 2 * a.stride == kernel.shape[-1])
+        for skip in architecture.skips:
+            channels = SKIP_CHANNELS[skip]
+            tensors[f"skip_convs.{skip}.weight"] = np.zeros((classes, channels, 1, 1), np.float32)
+            tensors[f"skip_convs.{skip}.bias"] = np.zeros(classes, np.float32)
+            tensors[f"doublings.{skip}.weight"] = np.zeros((classes, classes, 4, 4), np.float32)
         metadata = replace(
             weights.metadata,
             classes=tuple(f"class {i}" for i in range(classes)),
             palette=weights.metadata.palette[:classes],
+            architecture=architecture.identifier,
         )
         return Weights(tensors, metadata, source="test")
 
@@ -118,22 +126,23 @@ def test_an_image_gets_the_same_mask_alone_and_in_company(engine, photo):
 
 
 KERNELS = {
-    "dense": lambda classes: torch.randn(classes, classes, 64, 64),
-    "bilinear": lambda classes: bilinear_kernel(classes, classes, 64),
+    "dense": lambda classes, side: torch.randn(classes, classes, 2 * side, 2 * side),
+    "bilinear": lambda classes, side: bilinear_kernel(classes, classes, 2 * side),
 }
 
 
 @pytest.mark.parametrize("kind", ["torch", "numpy", *NATIVE])
 @pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("side", [32, 16, 8])
 @pytest.mark.parametrize("classes", [2, 21])
 @pytest.mark.parametrize("output", [(90, 120), (96, 128), (1, 1), (33, 128)])
 def test_the_head_equals_transposed_convolution_and_argmax(
-    kind, kernel, classes, output, small_weights
+    kind, kernel, side, classes, output, small_weights
 ):
     torch.manual_seed(0)
-    kernel, bias = KERNELS[kernel](classes), torch.randn(classes)
-    coarse = torch.randn(classes, 3, 4)
-    logits = F.conv_transpose2d(coarse[None], kernel, bias, stride=32, padding=16)[0]
+    kernel, bias = KERNELS[kernel](classes, side), torch.randn(classes)
+    coarse = torch.randn(classes, 96 // side, 128 // side)
+    logits = F.conv_transpose2d(coarse[None], kernel, bias, stride=side, padding=side // 2)[0]
     expected = logits[:, : output[0], : output[1]].argmax(dim=0)
     mask = head_of(kind, kernel, bias, small_weights)(coarse, Region(output, output))
     assert np.mean(mask == expected.numpy()) >= 0.9999
@@ -141,12 +150,15 @@ def test_the_head_equals_transposed_convolution_and_argmax(
 
 @pytest.mark.parametrize("kind", ["torch", "numpy", *NATIVE])
 @pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("side", [32, 16, 8])
 @pytest.mark.parametrize("output", [(200, 300), (91, 121), (90, 500), (45, 60), (2000, 130)])
-def test_the_head_reads_a_scaled_mask_from_interpolated_logits(kind, kernel, output, small_weights):
+def test_the_head_reads_a_scaled_mask_from_interpolated_logits(
+    kind, kernel, side, output, small_weights
+):
     torch.manual_seed(0)
-    kernel, bias = KERNELS[kernel](21), torch.randn(21)
-    coarse = torch.randn(21, 3, 4)
-    logits = F.conv_transpose2d(coarse[None], kernel, bias, stride=32, padding=16)
+    kernel, bias = KERNELS[kernel](21, side), torch.randn(21)
+    coarse = torch.randn(21, 96 // side, 128 // side)
+    logits = F.conv_transpose2d(coarse[None], kernel, bias, stride=side, padding=side // 2)
     expected = F.interpolate(logits[:, :, :90, :120], output, mode="bilinear", align_corners=False)[
         0
     ].argmax(dim=0)

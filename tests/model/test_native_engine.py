@@ -1,14 +1,14 @@
 """What only the native engine has: its limits, and the memory that it keeps."""
 
+import ctypes
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from model.classes import MAX_CLASSES
 from model.engines.native import library
-from model.engines.native_engine import declare
+from model.engines.native.binding import NetworkStruct, declare
 from model.errors import EngineError
 from tests.conftest import REPOSITORY
 
@@ -26,9 +26,19 @@ def native_library(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("classes", [-1, 0, MAX_CLASSES + 1, 300, 2**31 - 1])
 def test_it_starts_with_no_more_classes_than_a_mask_can_name(kind, classes):
+    assert start(kind, classes=classes) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("skips", [-1, 3, 2**31 - 1])
+def test_it_starts_with_no_more_skips_than_an_architecture_has(kind, skips):
+    assert start(kind, classes=2, skips=skips) is None
+
+
+def start(kind, **numbers):
+    """What starts of a network whose tensors nobody may read."""
     native = declare(library.load(native_library(kind)))
-    nothing = np.zeros(1, np.float32).ctypes.data
-    assert native.engine_start(nothing, nothing, None, nothing, classes, 1, False) is None
+    return native.engine_start(ctypes.byref(NetworkStruct(**numbers)), 1, False)
 
 
 LARGE_CANVASES = """
@@ -38,7 +48,8 @@ from pathlib import Path
 import numpy as np
 
 from model.engines.base import Region
-from model.engines.native_engine import NativeEngine, pass_region
+from model.engines.native.binding import pass_region
+from model.engines.native_engine import NativeEngine
 from model.weights import SHIPPED_WEIGHTS, read_weights
 
 

@@ -187,7 +187,7 @@ def test_soft_labels_are_made_from_a_weights_file(photos, weights_file, tmp_path
     import torch
 
     from model.engines.torch_engine import normalise
-    from model.state_dict import network_from_arrays
+    from model.state_dict import network_from_weights
     from model.weights import read_weights
 
     output = tmp_path / "soft"
@@ -195,7 +195,7 @@ def test_soft_labels_are_made_from_a_weights_file(photos, weights_file, tmp_path
     soft_labels.main(list(map(str, arguments)))
 
     weights = read_weights(weights_file)
-    network = network_from_arrays(weights.tensors, source="").eval()
+    network = network_from_weights(weights)
     image = read_photo(photos / "b.png")
     canvas = np.empty((64, 64, 3), np.uint8)
     canvas[:] = [round(255 * level) for level in weights.metadata.mean]

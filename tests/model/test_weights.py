@@ -94,7 +94,7 @@ def test_metadata_that_contradict_each_other_are_refused(tmp_path):
     palette = ((0, 0, 0), (1, 2, 3))
     with pytest.raises(WeightsError, match="one colour for each of its 21 classes, found 2"):
         write_weights(path, TENSORS, Metadata(palette=palette))
-    with pytest.raises(WeightsError, match="expected the architecture fcn_resnet18, found unet"):
+    with pytest.raises(WeightsError, match="fcn8s_resnet18, found unet"):
         write_weights(path, TENSORS, Metadata(architecture="unet"))
 
 

@@ -9,22 +9,22 @@
 #include <math.h>
 #include <pthread.h>
 
-#define TENSORS 42 /* kernel and bias of 20 convolutions, and of the classifier */
+#define TENSORS 46 /* kernel and bias of 20 convolutions, and of the classifiers */
 
-struct network {
-    int classes;
-    float *tensors[TENSORS], *levels, *bias;
+struct drawn {
+    int classes, skips;
+    float *tensors[TENSORS], *doublings[MAX_SKIPS], *levels, *bias;
 };
 
-static void add_layer(struct network *network, int *count, int out, int in, int size)
+static void add_layer(struct drawn *network, int *count, int out, int in, int size)
 {
     network->tensors[(*count)++] = draw_floats((long)out * in * size * size, sqrtf(6.f / (in * size * size)));
     network->tensors[(*count)++] = draw_floats(out, .1f);
 }
 
-static struct network draw_network(int classes)
+static struct drawn draw_network(int classes, int skips)
 {
-    struct network network = {.classes = classes};
+    struct drawn network = {.classes = classes, .skips = skips};
     int count = 0;
     add_layer(&network, &count, channels_at(0), 3, STEM_SIZE);
     for (int b = 0; b < RESIDUAL_BLOCKS; b++) {
@@ -37,7 +37,10 @@ static struct network draw_network(int classes)
     /* So that the last block overflows before the others' transforms do. */
     for (long i = 0; i < 9L * channels_at(STAGES - 1) * channels_at(STAGES - 1); i++)
         network.tensors[count - 2][i] *= 1024;
-    add_layer(&network, &count, classes, channels_at(STAGES - 1), 1);
+    for (int c = 0; c <= skips; c++)
+        add_layer(&network, &count, classes, channels_at(classified_stage(c)), 1);
+    for (int skip = 0; skip < skips; skip++)
+        network.doublings[skip] = draw_floats(16L * classes * classes, .5f);
     network.levels = draw_floats(3 * 256, 1);
     for (int level = FIRST_HUGE_LEVEL; level < 256; level++)
         network.levels[level] = ldexpf(1, 2 * level - 2 * 256 + 128);
@@ -45,10 +48,41 @@ static struct network draw_network(int classes)
     return network;
 }
 
-static struct plain plain_network(const struct network *network, const uint8_t *canvas, int height, int width)
+/* The transposed convolution of kernel 4, stride 2 and padding 1, written from its definition. */
+static void plain_add_doubled(struct plain *to, const struct plain *from, const float *kernel)
+{
+    for (int i = 0; i < from->channels; i++)
+        for (int o = 0; o < to->channels; o++)
+            for (int y = 0; y < from->height; y++)
+                for (int x = 0; x < from->width; x++)
+                    for (int place = 0; place < 16; place++) {
+                        int row = 2 * y - 1 + place / 4, column = 2 * x - 1 + place % 4;
+                        if (row >= 0 && column >= 0 && row < to->height && column < to->width)
+                            *plain_at(to, o, row, column) +=
+                                *plain_at(from, i, y, x) * kernel[(i * to->channels + o) * 16L + place];
+                    }
+}
+
+/* The coarse logits from the output of each stage, which it frees. */
+static struct plain plain_logits(const struct drawn *network, struct plain *outputs, float *const *t)
+{
+    struct plain logits = {0};
+    for (int c = 0; c <= network->skips; c++, t += 2) {
+        struct plain own = plain_convolve(&outputs[classified_stage(c)], t[0], t[1], network->classes, 1, 1);
+        if (c > 0)
+            plain_add_doubled(&own, &logits, network->doublings[c - 1]);
+        free(logits.values);
+        logits = own;
+    }
+    for (int stage = 0; stage < STAGES; stage++)
+        free(outputs[stage].values);
+    return logits;
+}
+
+static struct plain plain_network(const struct drawn *network, const uint8_t *canvas, int height, int width)
 {
     float *const *t = network->tensors;
-    struct plain image = plain_canvas(canvas, height, width, network->levels);
+    struct plain image = plain_canvas(canvas, height, width, network->levels), outputs[STAGES];
     struct plain x = plain_stem(&image, t[0], t[1]);
     free(image.values);
     t += 2;
@@ -60,27 +94,34 @@ static struct plain plain_network(const struct network *network, const uint8_t *
         if (narrows)
             shortcut = plain_convolve(&x, t[4], t[5], channels, 1, 2);
         plain_finish(&sums, &shortcut, 1);
+        free(middle.values);
         if (narrows)
             free(shortcut.values);
-        free(middle.values), free(x.values);
-        x = sums;
+        else
+            free(x.values);
+        x = outputs[stage_of(b)] = sums;
         t += narrows ? 6 : 4;
     }
-    struct plain logits = plain_convolve(&x, t[0], t[1], network->classes, 1, 1);
-    free(x.values);
-    return logits;
+    return plain_logits(network, outputs, t);
 }
 
-static struct engine *start_network(const struct network *network, int threads, int bfloat16)
+static struct engine *start_network(const struct drawn *drawn, int threads, int bfloat16)
 {
-    return engine_start((const float *const *)network->tensors, network->levels, NULL, network->bias,
-                        network->classes, threads, bfloat16);
+    struct network network = {(const float *const *)drawn->tensors,
+                              (const float *const *)drawn->doublings,
+                              drawn->levels,
+                              NULL,
+                              drawn->bias,
+                              drawn->classes,
+                              drawn->skips};
+    return engine_start(&network, threads, bfloat16);
 }
 
-static struct plain engine_logits(struct engine *engine, int classes, const uint8_t *canvas, int height,
-                                  int width)
+static struct plain engine_logits(struct engine *engine, const struct drawn *network, const uint8_t *canvas,
+                                  int height, int width)
 {
-    struct plain plain = plain_zeros(classes, height / TILE, width / TILE);
+    int classes = network->classes, stride = stride_with(network->skips);
+    struct plain plain = plain_zeros(classes, height / stride, width / stride);
     long count = (long)classes * plain.height * plain.width;
     float *logits = allocate(count * (long)sizeof *logits);
     CHECK(engine_coarse_logits(engine, canvas, height, width, logits) == 0, "no memory");
@@ -91,16 +132,16 @@ static struct plain engine_logits(struct engine *engine, int classes, const uint
 }
 
 /* What overflows in one canvas leaves nothing behind in the next, which uses the same memory. */
-static void check_after_overflow(struct engine *engine, int classes)
+static void check_after_overflow(struct engine *engine, const struct drawn *network)
 {
-    int height = 2 * TILE, width = 2 * TILE, overflows = 0;
-    long count = (long)classes * (height / TILE) * (width / TILE);
+    int height = 2 * TILE, width = 2 * TILE, stride = stride_with(network->skips), overflows = 0;
+    long count = (long)network->classes * (height / stride) * (width / stride);
     uint8_t *canvas = draw_canvas(height, width), *huge = draw_canvas(height, width);
-    struct plain before = engine_logits(engine, classes, canvas, height, width);
+    struct plain before = engine_logits(engine, network, canvas, height, width);
     for (int level = FIRST_HUGE_LEVEL; level < 256; level++) {
         memset(huge, level, 3L * height * width);
-        struct plain meanwhile = engine_logits(engine, classes, huge, height, width);
-        struct plain after = engine_logits(engine, classes, canvas, height, width);
+        struct plain meanwhile = engine_logits(engine, network, huge, height, width);
+        struct plain after = engine_logits(engine, network, canvas, height, width);
         for (long i = 0; i < count; i++)
             overflows += !isfinite(meanwhile.values[i]);
         CHECK(memcmp(before.values, after.values, count * (long)sizeof(double)) == 0,
@@ -156,20 +197,20 @@ static void check_callers(struct engine *engine, int count)
     }
 }
 
-void check_engine(int classes, int threads, int bfloat16)
+void check_engine(int classes, int skips, int threads, int bfloat16)
 {
-    struct network network = draw_network(classes);
+    struct drawn network = draw_network(classes, skips);
     struct engine *engine = start_network(&network, threads, bfloat16);
     CHECK(engine, "it does not start");
     if (!bfloat16) {
         int height = TILE, width = 2 * TILE;
         uint8_t *canvas = draw_canvas(height, width);
         struct plain expected = plain_network(&network, canvas, height, width);
-        struct plain found = engine_logits(engine, classes, canvas, height, width);
+        struct plain found = engine_logits(engine, &network, canvas, height, width);
         check_close(&found, &expected);
         free(found.values), free(expected.values), free(canvas);
     }
-    check_after_overflow(engine, classes);
+    check_after_overflow(engine, &network);
     check_callers(engine, threads + 1);
     engine_stop(engine);
     static const int refused[] = {-1, 0, MAX_CLASSES + 1, 300};
@@ -179,5 +220,7 @@ void check_engine(int classes, int threads, int bfloat16)
     }
     for (int i = 0; i < TENSORS; i++)
         free(network.tensors[i]);
+    for (int skip = 0; skip < MAX_SKIPS; skip++)
+        free(network.doublings[skip]);
     free(network.levels), free(network.bias);
 }

@@ -7,17 +7,17 @@
 #include <math.h>
 
 /* The logits of all pixels of a canvas, each from the four coarse ones around its tile. */
-static struct plain plain_logits(const struct plain *coarse, const float *kernel, const float *bias)
+static struct plain plain_logits(const struct plain *coarse, const float *kernel, const float *bias, int side)
 {
     int classes = coarse->channels;
-    struct plain logits = plain_zeros(classes, TILE * coarse->height, TILE * coarse->width);
+    struct plain logits = plain_zeros(classes, side * coarse->height, side * coarse->width);
     for (int y = 0; y < logits.height; y++)
         for (int x = 0; x < logits.width; x++) {
-            int dy = (y + TILE / 2) % TILE, dx = (x + TILE / 2) % TILE;
-            double down = (dy + .5) / TILE, right = (dx + .5) / TILE;
+            int dy = (y + side / 2) % side, dx = (x + side / 2) % side;
+            double down = (dy + .5) / side, right = (dx + .5) / side;
             for (int corner = 0; corner < 4; corner++) {
-                int row = (y + TILE / 2) / TILE - 1 + corner / 2;
-                int column = (x + TILE / 2) / TILE - 1 + corner % 2;
+                int row = (y + side / 2) / side - 1 + corner / 2;
+                int column = (x + side / 2) / side - 1 + corner % 2;
                 if (row < 0 || column < 0 || row >= coarse->height || column >= coarse->width)
                     continue;
                 double weight = (corner / 2 ? down : 1 - down) * (corner % 2 ? right : 1 - right);
@@ -89,16 +89,16 @@ static uint8_t *run_head(struct thread_pool *pool, const struct head *head, cons
     return mask;
 }
 
-void check_head(int classes, int dense)
+void check_head(int classes, int side, int dense)
 {
     int height = draw_between(1, 3), width = draw_between(1, 4);
     float *bias = draw_floats(classes, 1);
     float *kernel = dense ? draw_floats(4L * TILE * TILE * classes * classes, 1) : NULL;
     struct head head;
-    head_pack(&head, kernel, bias, classes);
+    head_pack(&head, kernel, bias, classes, side);
     struct feature_map map = draw_feature_map(round_up(classes, GROUP_CHANNELS), height, width);
-    struct plain coarse = plain_copy(&map, classes), logits = plain_logits(&coarse, kernel, bias);
-    struct region region = draw_region(TILE * height, TILE * width);
+    struct plain coarse = plain_copy(&map, classes), logits = plain_logits(&coarse, kernel, bias, side);
+    struct region region = draw_region(side * height, side * width);
     uint8_t *first = run_head(pools[0], &head, &map, &region);
     check_mask(first, &logits, &region);
     for (int pool = 1; pool < POOLS; pool++) {

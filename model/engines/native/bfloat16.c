@@ -13,8 +13,9 @@
 
 struct bfloat16_network {
     struct bfloat16_stem stem;
-    struct bfloat16_convolution first[RESIDUAL_BLOCKS], second[RESIDUAL_BLOCKS], shortcut[RESIDUAL_BLOCKS],
-        classifier;
+    struct bfloat16_convolution first[RESIDUAL_BLOCKS], second[RESIDUAL_BLOCKS], shortcut[RESIDUAL_BLOCKS];
+    struct bfloat16_convolution classifiers[MAX_SKIPS + 1]; /* of the last stage, and of each skip */
+    int skips;
 };
 
 int bfloat16_is_supported(void)
@@ -58,7 +59,7 @@ void bfloat16_clear_borders(float *memory, int height, int width)
 long bfloat16_scratch(int width) { return bfloat16_stem_scratch(width); }
 
 void bfloat16_run(const struct bfloat16_network *network, struct thread_pool *pool, const uint8_t *canvas,
-                  int height, int width, float *memory, const struct feature_map *coarse, float *scratch,
+                  int height, int width, float *memory, const struct feature_map *logits, float *scratch,
                   long scratch_floats)
 {
     struct bfloat16_feature_map maps[STAGES][FEATURE_MAPS];
@@ -73,14 +74,18 @@ void bfloat16_run(const struct bfloat16_network *network, struct thread_pool *po
         bfloat16_convolve(pool, &network->second[b], middle, identity, 1, identity, NULL);
         x = identity;
     }
-    bfloat16_convolve(pool, &network->classifier, x, NULL, 0, NULL, coarse);
+    for (int c = 0; c <= network->skips; c++)
+        bfloat16_convolve(pool, &network->classifiers[c], &maps[classified_stage(c)][0], NULL, 0, NULL,
+                          &logits[c]);
 }
 
-struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float *levels, int classes)
+struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float *levels, int classes,
+                                       int skips)
 {
     struct bfloat16_network *network = calloc(1, sizeof *network);
     if (!network)
         return NULL;
+    network->skips = skips;
     int failed = bfloat16_stem_pack(&network->stem, tensors[0], tensors[1], levels);
     tensors += 2;
     for (int b = 0; b < RESIDUAL_BLOCKS && !failed; b++) {
@@ -94,8 +99,9 @@ struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float 
             tensors += 2;
         }
     }
-    failed =
-        failed || bfloat16_convolution_pack(&network->classifier, tensors[0], tensors[1], classes, 512, 1, 1);
+    for (int c = 0; c <= skips && !failed; c++, tensors += 2)
+        failed |= bfloat16_convolution_pack(&network->classifiers[c], tensors[0], tensors[1], classes,
+                                            channels_at(classified_stage(c)), 1, 1);
     if (!failed)
         return network;
     bfloat16_free(network);
@@ -110,7 +116,8 @@ void bfloat16_free(struct bfloat16_network *network)
         bfloat16_convolution_free(&network->second[b]);
         bfloat16_convolution_free(&network->shortcut[b]);
     }
-    bfloat16_convolution_free(&network->classifier);
+    for (int c = 0; c <= MAX_SKIPS; c++)
+        bfloat16_convolution_free(&network->classifiers[c]);
     free(network);
 }
 
@@ -120,9 +127,10 @@ void bfloat16_free(struct bfloat16_network *network)
 
 int bfloat16_is_supported(void) { return 0; }
 
-struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float *levels, int classes)
+struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float *levels, int classes,
+                                       int skips)
 {
-    (void)tensors, (void)levels, (void)classes;
+    (void)tensors, (void)levels, (void)classes, (void)skips;
     return NULL;
 }
 
@@ -133,10 +141,10 @@ long bfloat16_scratch(int width) { return 0L * width; }
 void bfloat16_clear_borders(float *memory, int height, int width) { (void)memory, (void)height, (void)width; }
 
 void bfloat16_run(const struct bfloat16_network *network, struct thread_pool *pool, const uint8_t *canvas,
-                  int height, int width, float *memory, const struct feature_map *coarse, float *scratch,
+                  int height, int width, float *memory, const struct feature_map *logits, float *scratch,
                   long scratch_floats)
 {
-    (void)network, (void)pool, (void)canvas, (void)height, (void)width, (void)memory, (void)coarse;
+    (void)network, (void)pool, (void)canvas, (void)height, (void)width, (void)memory, (void)logits;
     (void)scratch, (void)scratch_floats;
 }
 

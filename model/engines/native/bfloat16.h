@@ -4,6 +4,7 @@
 #define BFLOAT16_H
 
 #include "feature_map.h"
+#include "network.h"
 #include "thread_pool.h"
 
 struct bfloat16_network;
@@ -11,8 +12,9 @@ struct bfloat16_network;
 /* Whether the processor and the kernel support AMX. */
 int bfloat16_is_supported(void);
 
-/* `tensors` and `levels` as for engine_start. NULL without memory. */
-struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float *levels, int classes);
+/* `tensors`, `levels` and `skips` as for engine_start. NULL without memory. */
+struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float *levels, int classes,
+                                       int skips);
 void bfloat16_free(struct bfloat16_network *network);
 
 /* Floats of memory for the feature maps of a canvas, and of scratch memory for each thread. */
@@ -22,9 +24,9 @@ long bfloat16_scratch(int width);
 /* Sets the borders of the feature maps in `memory` to zero. Needed once for each size of canvas. */
 void bfloat16_clear_borders(float *memory, int height, int width);
 
-/* A canvas (height, width, 3) to its coarse logits. */
+/* A canvas (height, width, 3) to the logits of each of the classifiers: `logits`, the coarsest first. */
 void bfloat16_run(const struct bfloat16_network *network, struct thread_pool *pool, const uint8_t *canvas,
-                  int height, int width, float *memory, const struct feature_map *coarse, float *scratch,
+                  int height, int width, float *memory, const struct feature_map *logits, float *scratch,
                   long scratch_floats);
 
 #endif

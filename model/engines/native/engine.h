@@ -8,12 +8,21 @@
 struct engine;
 struct region;
 
-/* `convolutions`: kernel and bias of stem, eight blocks (first, second, and the shortcut in the 3rd, 5th
-   and 7th) and classifier, in that order. `levels` (3, 256): each channel's normalised levels.
-   `head_kernel`: see head_pack. All are copied. `bfloat16`: whether to compute in it, where that is
-   possible. NULL without memory or threads, and for less than one or more than 255 classes. */
-struct engine *engine_start(const float *const *convolutions, const float *levels, const float *head_kernel,
-                            const float *head_bias, int classes, int threads, int bfloat16);
+/* What the engine computes. Its arrays are copied. */
+struct network {
+    const float *const
+        *convolutions;             /* kernel and bias of stem, eight blocks (first, second, and the shortcut
+                                      in the 3rd, 5th and 7th), classifier and skips, in that order */
+    const float *const *doublings; /* the kernel of each skip's doubling, see doubling_pack */
+    const float *levels;           /* (3, 256): each channel's normalised levels */
+    const float *head_kernel;      /* see head_pack; with skips NULL, for bilinear interpolation */
+    const float *head_bias;
+    int32_t classes, skips;
+};
+
+/* `bfloat16`: whether to compute in it, where that is possible. NULL without memory or threads, and for less
+   than one or more than 255 classes. */
+struct engine *engine_start(const struct network *network, int threads, int bfloat16);
 int engine_has_bfloat16(void);
 void engine_stop(struct engine *engine);
 
@@ -27,7 +36,7 @@ int engine_segment(struct engine *engine, const uint8_t *canvas, int height, int
 int engine_segment_single_threaded(struct engine *engine, int workspace, const uint8_t *canvas, int height,
                                    int width, const struct region *region, uint8_t *mask);
 
-/* The coarse logits (classes, height / 32, width / 32) of one canvas. 0, or -1 without memory. */
+/* The coarse logits (classes, height / stride, width / stride) of one canvas. 0, or -1 without memory. */
 int engine_coarse_logits(struct engine *engine, const uint8_t *canvas, int height, int width, float *logits);
 
 /* The same on the calling thread alone, as engine_segment_single_threaded. */

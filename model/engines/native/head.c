@@ -61,20 +61,20 @@ void head_apply(struct thread_pool *pool, const struct head *head, const struct 
 
 long head_shared_scratch(const struct head *head, int height, int width, int output_width)
 {
-    return cell_floats(head, height, width) + output_width + SIMD_WIDTH + (long)width * TILE + 1;
+    return cell_floats(head, height, width) + output_width + SIMD_WIDTH + (long)width * head->side + 1;
 }
 
 long head_scratch(const struct head *head, int width, int scaled)
 {
-    long line = (width + 1L) * TILE, band = head->classes * BAND_ROWS * line + BAND_ROWS * line / 4;
+    long plane = band_rows(head) * band_line(head, width), band = head->classes * plane + plane / 4;
     return row_floats(head, width) + (scaled ? band : 0) + SIMD_WIDTH;
 }
 
-int head_pack(struct head *head, const float *kernel, const float *bias, int classes)
+int head_pack(struct head *head, const float *kernel, const float *bias, int classes, int side)
 {
     long floats = (long)TILE * classes * 4 * classes * TILE;
-    *head = (struct head){classes, NULL, allocate_floats(classes)};
-    if (!head->bias)
+    *head = (struct head){classes, side, NULL, allocate_floats(classes)};
+    if (!head->bias || (kernel && side != TILE))
         return -1;
     memcpy(head->bias, bias, classes * sizeof(float));
     if (!kernel)

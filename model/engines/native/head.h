@@ -12,6 +12,7 @@
 
 struct head {
     int classes;   /* 1 to MAX_CLASSES */
+    int side;      /* of the tiles between coarse logits: 32, 16 or 8 pixels */
     float *kernel; /* dense: (32, classes, 4 * classes, 32), see head_pack; NULL: exactly bilinear */
     float *bias;   /* (classes) */
 };
@@ -23,8 +24,8 @@ struct region {
 
 /* `kernel`: for each row of a tile and each class, the weights of the 4 * classes surrounding coarse
    logits (upper left, upper right, lower left, lower right) for the row's 32 pixels. NULL for bilinear
-   interpolation. 0, or -1 without memory. */
-int head_pack(struct head *head, const float *kernel, const float *bias, int classes);
+   interpolation, which alone has tiles of another side than 32. 0, or -1 without memory. */
+int head_pack(struct head *head, const float *kernel, const float *bias, int classes, int side);
 void head_free(struct head *head);
 
 /* Floats of scratch memory: what a canvas of height x width coarse logits needs once, and each thread

@@ -8,7 +8,7 @@ void head_blend_cells(const struct head_job *job, int tile_y, int dy, float *end
 {
     int line = (job->width + 2) * job->head->classes;
     const float *above = job->cells + (long)tile_y * line, *below = above + line;
-    float share = (dy + .5f) / TILE;
+    float share = (dy + .5f) / job->head->side;
     for (int i = 0; i < line; i++)
         ends[i] = above[i] + (below[i] - above[i]) * share;
 }
@@ -22,14 +22,11 @@ static int best_class(const float *logits, int classes)
     return best;
 }
 
-/* A task: a row of tiles. */
-void head_bilinear_task(void *context, int tile_y, int thread)
+INLINE void label_tiles(const struct head_job *job, int tile_y, float *ends, int side)
 {
-    const struct head_job *job = context;
     int classes = job->head->classes;
-    float *ends = job->scratch + thread * job->scratch_floats;
-    for (int dy = 0; dy < TILE; dy++) {
-        int y = tile_y * TILE - HALF + dy;
+    for (int dy = 0; dy < side; dy++) {
+        int y = tile_y * side - side / 2 + dy;
         if (y < 0 || y >= job->region.output_height)
             continue;
         head_blend_cells(job, tile_y, dy, ends);
@@ -39,18 +36,25 @@ void head_bilinear_task(void *context, int tile_y, int thread)
             int right = best_class(to, classes);
             uint8_t labels[TILE];
             if (left == right) {
-                memset(labels, left, TILE);
+                memset(labels, left, side);
             } else {
-                for (int c = 0; c < TILE_VECTORS; c++) {
-                    vec share = shares_between(c), best = from[0] + (to[0] - from[0]) * share;
+                for (int c = 0; c * SIMD_WIDTH < side; c++) {
+                    vec share = shares_between(c, side), best = from[0] + (to[0] - from[0]) * share;
                     int_vec label = {0};
                     for (int class = 1; class < classes; class++)
                         take_larger(from[class] + (to[class] - from[class]) * share, class, &best, &label);
                     write_labels(labels + c * SIMD_WIDTH, label, SIMD_WIDTH);
                 }
             }
-            write_tile_row(job, y, tile_x, labels);
+            write_tile_row(job, y, tile_x, labels, side);
             left = right;
         }
     }
+}
+
+/* A task: a row of tiles. */
+void head_bilinear_task(void *context, int tile_y, int thread)
+{
+    const struct head_job *job = context;
+    WITH_SIDE(job->head, label_tiles, job, tile_y, job->scratch + thread * job->scratch_floats);
 }

@@ -72,7 +72,7 @@ void head_dense_task(void *context, int dy, int thread)
                     take_larger(load(from + (long)class * PRODUCT_ROWS * TILE), class, &best, &label);
                 write_labels(labels + c * SIMD_WIDTH, label, SIMD_WIDTH);
             }
-            write_tile_row(job, y, (t + r) % columns, labels);
+            write_tile_row(job, y, (t + r) % columns, labels, TILE);
         }
     }
 }

@@ -4,10 +4,20 @@
 
 #include "head.h"
 
-#define TILE 32
-#define BAND_ROWS (TILE + 1) /* rows of pixels that a task of a scaled mask computes */
+#define TILE 32 /* the side of the largest tiles, and of all that a dense product computes */
 #define HALF (TILE / 2)
-#define TILE_VECTORS (TILE / SIMD_WIDTH) /* vectors in a tile's row */
+#define TILE_VECTORS (TILE / SIMD_WIDTH) /* vectors in such a tile's row */
+
+/* Calls an inline function with the side of the head's tiles as a constant, for which it is compiled. */
+#define WITH_SIDE(head, function, ...)                                                                       \
+    do {                                                                                                     \
+        if ((head)->side == TILE)                                                                            \
+            function(__VA_ARGS__, TILE);                                                                     \
+        else if ((head)->side == TILE / 2)                                                                   \
+            function(__VA_ARGS__, TILE / 2);                                                                 \
+        else                                                                                                 \
+            function(__VA_ARGS__, TILE / 4);                                                                 \
+    } while (0)
 
 /* The coarse logits around which the tiles lie: (height + 2) x (width + 2), framed by zeros, as
    transposed columns for the dense product, or with the classes last for interpolation. */
@@ -29,6 +39,15 @@ INLINE long row_floats(const struct head *head, int width)
     return head->classes * MAX(PRODUCT_ROWS * TILE, width + 2L);
 }
 
+/* Rows of pixels that a task of a scaled mask computes, and the floats of one: the last vector of a small
+   tile may reach past the line's end. */
+INLINE int band_rows(const struct head *head) { return head->side + 1; }
+INLINE long band_line(const struct head *head, int width)
+{
+    long pixels = (width + 1L) * head->side;
+    return head->side % SIMD_WIDTH ? (pixels / SIMD_WIDTH + 2) * SIMD_WIDTH : pixels;
+}
+
 INLINE int tile_columns(const struct head_job *job) { return job->width + 1; }
 INLINE int tile_rows(const struct head_job *job) { return job->height + 1; }
 
@@ -48,9 +67,9 @@ INLINE void write_labels(uint8_t *to, int_vec labels, int count)
 }
 
 /* A tile's row of labels, cut at the mask's sides. */
-INLINE void write_tile_row(const struct head_job *job, int y, int tile_x, const uint8_t *labels)
+INLINE void write_tile_row(const struct head_job *job, int y, int tile_x, const uint8_t *labels, int side)
 {
-    int x = tile_x * TILE - HALF, first = MAX(0, -x), last = MIN(TILE, job->region.output_width - x);
+    int x = tile_x * side - side / 2, first = MAX(0, -x), last = MIN(side, job->region.output_width - x);
     if (last > first)
         memcpy(job->mask + (long)y * job->region.output_width + x + first, labels + first, last - first);
 }
@@ -65,12 +84,12 @@ void head_blend_cells(const struct head_job *job, int tile_y, int dy, float *end
 void head_bilinear_task(void *context, int tile_y, int thread);
 void head_scaled_task(void *context, int tile_y, int thread);
 
-/* The pixels of a row of 32 between two ends, vector c of them. */
-INLINE vec shares_between(int c)
+/* The pixels of a row of `side` between two ends, vector c of them. */
+INLINE vec shares_between(int c, int side)
 {
     vec share;
     for (int i = 0; i < SIMD_WIDTH; i++)
-        share[i] = (c * SIMD_WIDTH + i + .5f) / TILE;
+        share[i] = (c * SIMD_WIDTH + i + .5f) / side;
     return share;
 }
 

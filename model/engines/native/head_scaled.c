@@ -16,30 +16,44 @@ int first_output(int i, int source, int output)
     return guess;
 }
 
-/* The logits of 33 rows of pixels, from `HALF` above a row of tiles' first cell on: (classes, 33, width). */
+/* The logits of a row of tiles' pixels and of the row of pixels below: (classes, band_rows, line). */
 struct band {
     float *logits;
-    uint8_t *labels; /* (33, width) */
-    long line;       /* pixels of one row, 32 * (w + 1) */
+    uint8_t *labels;  /* (band_rows, line) */
+    long line, plane; /* floats from row to row, from class to class */
 };
 
 static struct band band_in(const struct head_job *job, float *scratch)
 {
     struct band band;
-    band.line = (long)tile_columns(job) * TILE;
+    band.line = band_line(job->head, job->width);
+    band.plane = band_rows(job->head) * band.line;
     band.logits = scratch + row_floats(job->head, job->width);
-    band.labels = (uint8_t *)(band.logits + job->head->classes * BAND_ROWS * band.line);
+    band.labels = (uint8_t *)(band.logits + job->head->classes * band.plane);
     return band;
+}
+
+/* A row of pixels from the logits at the ends of its tiles. */
+INLINE void interpolate_row(const struct head_job *job, const float *ends, float *to, long plane, int side)
+{
+    int classes = job->head->classes;
+    for (int x = 0; x < tile_columns(job); x++)
+        for (int class = 0; class < classes; class++) {
+            float from = ends[x * classes + class], end = ends[(x + 1) * classes + class];
+            for (int c = 0; c * SIMD_WIDTH < side; c++)
+                store(to + class * plane + x * side + c * SIMD_WIDTH,
+                      from + (end - from) * shares_between(c, side));
+        }
 }
 
 static void fill_band(const struct head_job *job, const struct band *band, int tile_y, int rows,
                       float *scratch)
 {
-    int classes = job->head->classes, columns = tile_columns(job);
+    int classes = job->head->classes, columns = tile_columns(job), side = job->head->side;
+    long plane = band->plane;
     for (int row = 0; row < rows; row++) {
-        int at = tile_y + row / TILE, dy = row % TILE;
+        int at = tile_y + row / side, dy = row % side;
         float *to = band->logits + row * band->line;
-        long plane = BAND_ROWS * band->line;
         if (job->head->kernel) {
             for (int x = 0; x < columns; x += PRODUCT_ROWS) {
                 int tiles = MIN(PRODUCT_ROWS, columns - x);
@@ -50,13 +64,7 @@ static void fill_band(const struct head_job *job, const struct band *band, int t
             }
         } else {
             head_blend_cells(job, at, dy, scratch);
-            for (int x = 0; x < columns; x++)
-                for (int class = 0; class < classes; class++) {
-                    float from = scratch[x * classes + class], end = scratch[(x + 1) * classes + class];
-                    for (int c = 0; c < TILE_VECTORS; c++)
-                        store(to + class * plane + x * TILE + c * SIMD_WIDTH,
-                              from + (end - from) * shares_between(c));
-                }
+            WITH_SIDE(job->head, interpolate_row, job, scratch, to, plane);
         }
         uint8_t *labels = band->labels + row * band->line;
         for (long x = 0; x < band->line; x += SIMD_WIDTH) {
@@ -75,7 +83,7 @@ INLINE int list_candidates(const struct band *band, int classes, const long at[4
                            float corners[4][MAX_CLASSES], int *candidates)
 {
     int count = 0;
-    long plane = BAND_ROWS * band->line;
+    long plane = band->plane;
     for (int class = 0; class < classes; class++) {
         int beaten = 0;
         for (int corner = 0; corner < 4; corner++)
@@ -128,8 +136,9 @@ static void fill_output_rows(const struct head_job *job, const struct band *band
                              int first_y, int last_y)
 {
     const struct region *region = &job->region;
-    const uint8_t *above = band->labels + row * band->line + HALF;
-    const uint8_t *below = band->labels + next_row * band->line + HALF;
+    int half = job->head->side / 2;
+    const uint8_t *above = band->labels + row * band->line + half;
+    const uint8_t *below = band->labels + next_row * band->line + half;
     uint8_t *first = job->mask + (long)first_y * region->output_width;
     if (first_y == last_y)
         return;
@@ -140,7 +149,7 @@ static void fill_output_rows(const struct head_job *job, const struct band *band
     for (int x = 0; x < region->width; x++) {
         int next = MIN(x + 1, region->width - 1);
         if (above[x] != above[next] || above[x] != below[x] || above[x] != below[next])
-            fill_between(job, band, row, next_row, HALF + x, HALF + next, first_y, last_y, job->starts[x],
+            fill_between(job, band, row, next_row, half + x, half + next, first_y, last_y, job->starts[x],
                          job->starts[x + 1]);
     }
 }
@@ -152,11 +161,11 @@ void head_scaled_task(void *context, int tile_y, int thread)
     const struct region *region = &job->region;
     float *scratch = job->scratch + thread * job->scratch_floats;
     struct band band = band_in(job, scratch);
-    int top = tile_y * TILE - HALF;
-    int first = MAX(top, 0), last = MIN(top + TILE, region->height);
+    int side = job->head->side, top = tile_y * side - side / 2;
+    int first = MAX(top, 0), last = MIN(top + side, region->height);
     if (first >= last)
         return;
-    int rows = MIN(BAND_ROWS, (job->height + 1) * TILE - HALF - top);
+    int rows = MIN(band_rows(job->head), (job->height + 1) * side - side / 2 - top);
     fill_band(job, &band, tile_y, MIN(rows, region->height - top), scratch);
     for (int y = first; y < last; y++)
         fill_output_rows(job, &band, y - top, MIN(y + 1, region->height - 1) - top,

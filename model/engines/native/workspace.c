@@ -2,6 +2,7 @@
 #include "workspace.h"
 
 #include "bfloat16.h"
+#include "float32.h"
 #include "memory.h"
 
 /* What a workspace keeps after a canvas, since fresh memory takes 5 % of a canvas' time: of the feature maps
@@ -23,40 +24,33 @@ static int grow(float **memory, long *floats, long wanted)
     return *memory ? 0 : -1;
 }
 
-int workspace_lay_out(struct workspace *workspace, int classes, int bfloat16, int height, int width)
+int workspace_lay_out(struct workspace *workspace, int classes, int skips, int bfloat16, int height,
+                      int width)
 {
     if (workspace->height == height && workspace->width == width)
         return 0;
-    int coarse_channels = round_up(classes, GROUP_CHANNELS);
-    long coarse_floats = feature_map_floats(coarse_channels, height / 32, width / 32), floats = coarse_floats;
-    for (int stage = 0; stage < STAGES && !bfloat16; stage++)
-        floats += FEATURE_MAPS *
-                  feature_map_floats(channels_at(stage), side_at(stage, height), side_at(stage, width));
-    if (bfloat16)
-        floats += bfloat16_floats(height, width);
+    int channels = round_up(classes, GROUP_CHANNELS);
+    long floats = bfloat16 ? bfloat16_floats(height, width) : float32_floats(height, width);
+    for (int c = 0; c <= skips; c++)
+        floats += feature_map_floats(channels, height / stride_with(c), width / stride_with(c));
     workspace->height = workspace->width = 0;
     if (grow(&workspace->memory, &workspace->floats, floats) != 0)
         return -1;
-    workspace->coarse = feature_map_in(workspace->memory, coarse_channels, height / 32, width / 32);
-    float *next = workspace->memory + coarse_floats;
+    float *next = workspace->memory;
+    for (int c = 0; c <= skips; c++) {
+        int h = height / stride_with(c), w = width / stride_with(c);
+        workspace->logits[c] = feature_map_in(next, channels, h, w);
+        clear_border(&workspace->logits[c]);
+        next += feature_map_floats(channels, h, w);
+    }
+    workspace->maps = next;
     if (bfloat16)
         bfloat16_clear_borders(next, height, width);
-    for (int stage = 0; stage < STAGES && !bfloat16; stage++)
-        for (int number = 0; number < FEATURE_MAPS; number++) {
-            int channels = channels_at(stage), h = side_at(stage, height), w = side_at(stage, width);
-            workspace->maps[stage][number] = feature_map_in(next, channels, h, w);
-            clear_border(&workspace->maps[stage][number]);
-            next += feature_map_floats(channels, h, w);
-        }
+    else
+        float32_clear_borders(next, height, width);
     workspace->height = height;
     workspace->width = width;
     return 0;
-}
-
-float *workspace_bfloat16_memory(const struct workspace *workspace)
-{
-    const struct feature_map *coarse = &workspace->coarse;
-    return workspace->memory + feature_map_floats(coarse->channels, coarse->height, coarse->width);
 }
 
 int workspace_provide_scratch(struct workspace *workspace, long floats)

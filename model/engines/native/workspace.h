@@ -9,15 +9,14 @@ struct workspace {
     float *memory, *scratch;
     long floats, scratch_floats;
     int height, width;
-    struct feature_map maps[STAGES][FEATURE_MAPS], coarse; /* maps: of float32 only */
+    struct feature_map logits[MAX_SKIPS + 1]; /* of each classifier; the last are the coarse logits */
+    float *maps;                              /* the memory of float32_run or bfloat16_run */
 };
 
 /* Makes room for the feature maps of a canvas of this size, with borders of zeros. 0, or -1 without memory.
  */
-int workspace_lay_out(struct workspace *workspace, int classes, int bfloat16, int height, int width);
-
-/* The memory of the maps in bfloat16, see bfloat16_run. */
-float *workspace_bfloat16_memory(const struct workspace *workspace);
+int workspace_lay_out(struct workspace *workspace, int classes, int skips, int bfloat16, int height,
+                      int width);
 
 /* Makes room for this much scratch memory. 0, or -1 without memory. */
 int workspace_provide_scratch(struct workspace *workspace, long floats);

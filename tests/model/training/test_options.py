@@ -41,7 +41,7 @@ def test_a_recipe_file_overrides_the_preset_and_options_override_the_file(tmp_pa
     ("text", "message"),
     [
         ("epochs = ", "cannot be read as TOML"),
-        ("epoch = 3", "unknown epoch; a recipe has augment, batch_size"),
+        ("epoch = 3", "unknown epoch; a recipe has architecture, augment"),
         ("epochs = -1", "-1 epochs"),
         ("crop = [60, 64]", "a crop of 60 x 64"),
         ("soft_weight = 2.0", "a soft weight of 2.0"),

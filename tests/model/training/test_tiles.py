@@ -13,42 +13,45 @@ from model.training.tiles import (
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (10, 15)])
-def test_the_transposed_convolution_is_a_product_over_tiles(height, width):
+@pytest.mark.parametrize("architecture", ["fcn32s", "fcn16s", "fcn8s"])
+def test_the_transposed_convolution_is_a_product_over_tiles(architecture, height, width):
     """Forward and backward, in float32: beside PyTorch's own in float64, whose bias sums are exact.
 
     (Its float32 gradient of the bias is off by 1e-5.)
     """
     torch.manual_seed(0)
-    up = FCN(num_classes=5).transpose_conv
+    network = FCN(5, architecture)
+    up, side = network.transpose_conv, network.architecture.stride
     nn.init.normal_(up.weight)
     coarse = torch.randn(2, 5, height, width, requires_grad=True)
     leaves = (coarse, up.weight, up.bias)
     cells = gather_cells(coarse)
     scores = cells.flatten(2) @ build_upsampling_matrix(up.weight) + up.bias.repeat_interleave(
-        32 * 32
+        side * side
     )
     by_class = scores.view(*cells.shape[:3], -1).transpose(1, 2)
 
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-    logits = F.conv_transpose2d(*exact, stride=32, padding=16)
+    logits = F.conv_transpose2d(*exact, stride=side, padding=side // 2)
     down = torch.randn_like(logits)
 
-    inside = cut_tiles(torch.ones(2, 32 * height, 32 * width), outside=0)[:, None]
-    assert_close(by_class * inside, tiled_by_class(logits))
-    found = torch.autograd.grad(by_class, leaves, tiled_by_class(down).float())
+    inside = cut_tiles(torch.ones(2, side * height, side * width), side, outside=0)[:, None]
+    assert_close(by_class * inside, tiled_by_class(logits, side))
+    found = torch.autograd.grad(by_class, leaves, tiled_by_class(down, side).float())
     for own, expected in zip(found, torch.autograd.grad(logits, exact, down), strict=True):
         assert_close(own, expected)
 
 
-def tiled_by_class(logits):
-    return torch.stack([cut_tiles(plane, outside=0) for plane in logits.unbind(dim=1)], dim=1)
+def tiled_by_class(logits, side):
+    return torch.stack([cut_tiles(plane, side, outside=0) for plane in logits.unbind(dim=1)], dim=1)
 
 
 def assert_close(found, expected):
     assert (found - expected).abs().max() < 2e-6 * expected.abs().max()
 
 
-def test_a_bilinear_tile_is_one_class_of_the_bilinear_kernels_matrix():
-    matrix = build_upsampling_matrix(bilinear_kernel(3, 3, 64)).view(3, 4, 3, -1)
-    assert torch.equal(matrix[1, :, 1], build_bilinear_matrix())
+@pytest.mark.parametrize("side", [8, 16, 32])
+def test_a_bilinear_tile_is_one_class_of_the_bilinear_kernels_matrix(side):
+    matrix = build_upsampling_matrix(bilinear_kernel(3, 3, 2 * side)).view(3, 4, 3, -1)
+    assert torch.equal(matrix[1, :, 1], build_bilinear_matrix(side))
     assert not matrix[1, :, 2].any()
