@@ -45,6 +45,18 @@ ALPHA = 0.5
 """The default share of the classes' colours in an overlay."""
 
 
+class Container(StrEnum):
+    """What holds the answers to several files; if a caller prefers none, the first one does."""
+
+    JSON = "json"
+    ZIP = "zip"
+
+    @property
+    def media_type(self) -> str:
+        """The Content-Type of the whole answer."""
+        return f"application/{self}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerOptions:
     """The answer that a caller wants."""

@@ -23,7 +23,7 @@ from app.http.paths import IMAGE_PATHS
 from app.http.telemetry import RequestTelemetry
 from app.observability.peers import Peers
 from app.protocol_schemas import ProtocolError
-from app.routes import admin, model, openinference, operations, pages, segment
+from app.routes import admin, batch, model, openinference, operations, pages, segment
 from app.schemas import ProblemDetails
 from app.service import Service
 from app.settings import Settings, parse_origins, parse_rates
@@ -92,7 +92,7 @@ def _observe(app: FastAPI, service: Service) -> FastAPI:
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
-    for part in (segment, model, admin, openinference):
+    for part in (segment, batch, model, admin, openinference):
         app.include_router(part.router)
     app.include_router(pages.make_router())
     if settings.operations_port is None:

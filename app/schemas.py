@@ -160,6 +160,7 @@ class Limits(BaseModel):
     max_pixels: int
     max_side: int = Field(description="Longer images are scaled down to it; 0: never")
     max_queue: int
+    max_files: int = Field(description="Largest number of files in one request")
 
 
 class ModelInfo(BaseModel):
@@ -184,6 +185,7 @@ class ModelInfo(BaseModel):
             "max_pixels": 25000000,
             "max_side": 480,
             "max_queue": 64,
+            "max_files": 16,
         },
     )
 

@@ -79,6 +79,12 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         25_000_000, ge=1, le=10**9, description="Largest image, in pixels (width x height)."
     )
+    max_files: int = Field(
+        16,
+        ge=1,
+        le=1000,
+        description="Largest number of files in one request to /v1/segment/batch.",
+    )
     max_side: int = Field(
         SERVED_SIDE,
         ge=0,

@@ -33,7 +33,7 @@ APP = (
     {"http"},
     {"scheduling"},
     {"observability"},
-    {"protocol_schemas"},
+    {"protocol_schemas", "file_schemas"},
     {"arguments", "schemas", "environment"},
     {"settings"},
     {"errors", "formats"},

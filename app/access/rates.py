@@ -27,18 +27,35 @@ class RateLimit:
         if scope["type"] != "http" or is_public(scope["path"]):
             await self.app(scope, receive, send)
             return
-        uses = await self.counts.take(identify_caller(scope))
-        fields = build_fields(uses)
+        charges = Charges(self.counts, identify_caller(scope))
 
         async def send_with_fields(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *fields]
+                message["headers"] = [*message["headers"], *build_fields(charges.uses)]
             await send(message)
 
-        if exhausted := [use for use in uses if use.is_exhausted]:
-            await answer_error(_make_too_many(exhausted), scope)(scope, receive, send_with_fields)
-        else:
-            await self.app(scope, receive, send_with_fields)
+        try:
+            await charges.take()
+        except TooManyRequests as error:
+            await answer_error(error, scope)(scope, receive, send_with_fields)
+            return
+        scope["charges"] = charges
+        await self.app(scope, receive, send_with_fields)
+
+
+class Charges:
+    """What one request uses of its caller's rates: once, and again for each further file in it."""
+
+    def __init__(self, counts: Counts, caller: str) -> None:
+        self.uses: Sequence[Use] = ()
+        self._counts = counts
+        self._caller = caller
+
+    async def take(self) -> None:
+        """Use one request of each rate. Raises TooManyRequests if one of them is exhausted."""
+        self.uses = await self._counts.take(self._caller)
+        if exhausted := [use for use in self.uses if use.is_exhausted]:
+            raise _make_too_many(exhausted)
 
 
 def build_fields(uses: Sequence[Use]) -> list[tuple[bytes, bytes]]:

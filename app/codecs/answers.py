@@ -90,7 +90,7 @@ def _encode(mask: Array, size: Size, options: AnswerOptions, metadata: Metadata)
     if writer.size_bytes <= WHOLE_BYTES:
         return _make_whole(encode.encode_mask(mask, answer, metadata))
     packed = [compress(np.ascontiguousarray(mask[part]), LEVEL) for part in jsonmask.split(size)]
-    pieces = _join(writer.write(_PackedMask(packed, size)))
+    pieces = join_pieces(writer.write(_PackedMask(packed, size)))
     held_bytes = sum(map(len, packed)) + 2 * LARGEST_PIECE_BYTES
     return Answer(writer.size_bytes, held_bytes, pieces=pieces)
 
@@ -112,7 +112,7 @@ def _compress(texts: Iterator[bytes]) -> bytes:
     return b"".join([*(packer.compress(text) for text in texts), packer.flush()])
 
 
-def _join(texts: Iterator[bytes]) -> Iterator[bytes]:
+def join_pieces(texts: Iterator[bytes]) -> Iterator[bytes]:
     """Join texts to pieces of at least PIECE_BYTES; only the last may be smaller."""
     gathered: list[bytes] = []
     for text in texts:

@@ -9,7 +9,15 @@ from typing import Any
 
 from app import errors
 from app.errors import RequestError
-from app.http.problems import INTERNAL, MEDIA_TYPE, PROBLEMS, Problem, make_body
+from app.http.problems import (
+    BUG_DETAIL,
+    BUG_REMEDY,
+    INTERNAL,
+    MEDIA_TYPE,
+    PROBLEMS,
+    Problem,
+    make_body,
+)
 
 BINARY = {"type": "string", "format": "binary"}
 
@@ -128,11 +136,6 @@ EXAMPLES: Mapping[type[RequestError], tuple[str, str]] = {
 }
 """An example of the detail and the remedy of each error."""
 
-BUG = (
-    "The server made a mistake; its log has the details under this request id.",
-    "Try again; if it stays, report the X-Request-ID of this answer.",
-)
-
 
 def describe_problems(types: Iterable[type[RequestError]]) -> dict[int | str, dict[str, Any]]:
     """Return OpenAPI's responses for these errors and for a bug of the server's.
@@ -180,7 +183,9 @@ def describe_protocol_errors() -> dict[int | str, dict[str, Any]]:
 
 def list_examples() -> dict[str, dict[str, Any]]:
     """Return the examples that the described problems refer to, by name."""
-    texts = {PROBLEMS[error]: text for error, text in EXAMPLES.items()} | {INTERNAL: BUG}
+    texts = {PROBLEMS[error]: text for error, text in EXAMPLES.items()} | {
+        INTERNAL: (BUG_DETAIL, BUG_REMEDY)
+    }
     return {
         problem.name: {
             "summary": problem.title,

@@ -1,10 +1,11 @@
-"""The one file of a multipart form, read while it arrives (RFC 7578).
+"""The files of a multipart form, read while they arrive (RFC 7578).
 
 Keeps only the names of the other parts, writes no file, and stops at the first error;
 python-multipart limits the headers of a part. Knows nothing of images.
 """
 
 from collections.abc import AsyncIterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
@@ -14,10 +15,19 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 MAX_PARTS = 16
+"""The largest number of parts of a form for one file; each further file allows one more."""
 
 
 class FormError(Exception):
     """The body is not a valid form, or exceeds a limit; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A part that has a file name, which is the caller's and may be anything."""
+
+    name: str
+    data: bytes
 
 
 async def read_file(
@@ -28,11 +38,22 @@ async def read_file(
     A file is a part with a file name; a form may have one. The whole body is read. Raises
     FormError.
     """
+    files, names = await read_files(content_type, body, name=name, max_files=1)
+    return (files[0].data if files else None), names
+
+
+async def read_files(
+    content_type: str, body: AsyncIterable[bytes], *, name: str, max_files: int
+) -> tuple[list[File], list[str]]:
+    """Return the files `name`, in order, and the names of all parts.
+
+    A form may have `max_files` files. The whole body is read. Raises FormError.
+    """
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if not boundary:
         raise FormError("its Content-Type names no boundary")
-    form = _Form(name)
+    form = _Form(name, max_files)
     try:
         parser = MultipartParser(boundary, form.list_callbacks())
         async for chunk in body:
@@ -42,23 +63,32 @@ async def read_file(
         raise FormError("it does not follow the format of RFC 7578") from error
     if not form.has_ended:
         raise FormError("it has no end")
-    data = None if form.chunks is None else b"".join(form.chunks)
-    return data, form.names
+    return form.join_files(), form.names
 
 
 class _Form:
     """The state of a form that is being parsed."""
 
-    def __init__(self, wanted: str) -> None:
+    def __init__(self, wanted: str, max_files: int) -> None:
         self.names: list[str] = []
-        self.chunks: list[bytes] | None = None
         self.has_ended = False
         self._wanted = wanted
+        self._max_files = max_files
+        self._max_parts = MAX_PARTS + max_files - 1
+        self._kept: list[tuple[str, list[bytes]]] = []
         self._files = 0
         self._keeps = False
         self._field = b""
         self._value = b""
         self._disposition = b""
+
+    def join_files(self) -> list[File]:
+        """Return the wanted files. May be called once, for the chunks are not kept beside them."""
+        files = []
+        while self._kept:
+            name, chunks = self._kept.pop(0)
+            files.append(File(name, b"".join(chunks)))
+        return files
 
     def list_callbacks(self) -> "MultipartCallbacks":
         """Return the methods that the parser calls."""
@@ -93,19 +123,21 @@ class _Form:
             raise FormError("a part has no name")
         name = options[b"name"].decode("utf-8", "replace")
         self.names.append(name)
-        if len(self.names) > MAX_PARTS:
-            raise FormError(f"it has more than {MAX_PARTS} parts")
+        if len(self.names) > self._max_parts:
+            raise FormError(f"it has more than {self._max_parts} parts")
         if b"filename" in options:
             self._files += 1
-            if self._files > 1:
-                raise FormError("it has more than one file")
+            if self._files > self._max_files:
+                limit = "one file" if self._max_files == 1 else f"{self._max_files} files"
+                raise FormError(f"it has more than {limit}")
             if name == self._wanted:
-                self.chunks = []
+                file_name = options[b"filename"].decode("utf-8", "replace")
+                self._kept.append((file_name, []))
                 self._keeps = True
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._keeps and self.chunks is not None:
-            self.chunks.append(data[start:end])
+        if self._keeps:
+            self._kept[-1][1].append(data[start:end])
 
     def _on_end(self) -> None:
         self.has_ended = True

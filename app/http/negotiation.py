@@ -3,8 +3,13 @@
 Knows the names and media types of the formats, and nothing of how they are encoded.
 """
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 from app.errors import NotAcceptable
-from app.formats import MASK_FORMATS, AnswerFormat
+from app.formats import MASK_FORMATS, AnswerFormat, Container
+
+T = TypeVar("T")
 
 
 def negotiate(accept: str) -> AnswerFormat:
@@ -12,15 +17,34 @@ def negotiate(accept: str) -> AnswerFormat:
 
     Raises NotAcceptable.
     """
+    return _choose(
+        MASK_FORMATS, accept, find_type=lambda answer: answer.media_types[0], parameter="format"
+    )
+
+
+def negotiate_container(accept: str) -> Container:
+    """Return the container that the caller prefers; JSON without a header.
+
+    Raises NotAcceptable.
+    """
+    return _choose(
+        tuple(Container), accept, find_type=lambda held: held.media_type, parameter="container"
+    )
+
+
+def _choose(
+    offers: Sequence[T], accept: str, *, find_type: Callable[[T], str], parameter: str
+) -> T:
+    """Return the first of the offers that the caller prefers, or the first one without a header."""
     ranges = _parse_ranges(accept)
     if not ranges:
-        return AnswerFormat.PNG
-    best = max(MASK_FORMATS, key=lambda answer: _find_quality(answer.media_types[0], ranges))
-    if _find_quality(best.media_types[0], ranges) <= 0:
-        offered = ", ".join(answer.media_types[0] for answer in MASK_FORMATS)
+        return offers[0]
+    best = max(offers, key=lambda offer: _find_quality(find_type(offer), ranges))
+    if _find_quality(find_type(best), ranges) <= 0:
+        offered = ", ".join(map(find_type, offers))
         raise NotAcceptable(
             f"Accept: {accept[:200]} allows none of {offered}.",
-            remedy=f"Accept one of {offered}, or choose with ?format=.",
+            remedy=f"Accept one of {offered}, or choose with ?{parameter}=.",
         )
     return best
 

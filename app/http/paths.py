@@ -1,6 +1,7 @@
 """The paths that the middleware treats differently. Knows nothing of their handlers."""
 
 SEGMENT_PATH = "/v1/segment"
+BATCH_PATH = f"{SEGMENT_PATH}/batch"
 
 PROTOCOL = "/v2"
 """The paths of the Open Inference Protocol begin with this; its errors have a form of their own."""
@@ -9,7 +10,7 @@ MODEL_NAME, MODEL_VERSION = "fcn_resnet18", "1"
 MODEL_PATH = f"{PROTOCOL}/models/{MODEL_NAME}"
 VERSION_PATH = f"{MODEL_PATH}/versions/{MODEL_VERSION}"
 
-IMAGE_PATHS = frozenset({SEGMENT_PATH, f"{MODEL_PATH}/infer", f"{VERSION_PATH}/infer"})
+IMAGE_PATHS = frozenset({SEGMENT_PATH, BATCH_PATH, f"{MODEL_PATH}/infer", f"{VERSION_PATH}/infer"})
 """The paths of segmentation: their requests need admission, and are timed by stage."""
 
 WEB_PREFIX = "/web/"

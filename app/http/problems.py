@@ -123,6 +123,8 @@ PROBLEMS: Mapping[type[RequestError], Problem] = {
 }
 
 INTERNAL = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "Internal error")
+BUG_DETAIL = "The server made a mistake; its log has the details under this request id."
+BUG_REMEDY = "Try again; if it stays, report the X-Request-ID of this answer."
 
 
 def create_response(error: RequestError, path: str = "") -> Response:
@@ -147,14 +149,19 @@ def answer_error(error: RequestError, scope: Scope) -> Response:
     return create_response(error, scope["path"])
 
 
+def describe(error: RequestError) -> dict[str, str | int]:
+    """Return the problem detail of an error."""
+    return make_body(PROBLEMS[type(error)], detail=error.detail, remedy=error.remedy)
+
+
+def describe_bug() -> dict[str, str | int]:
+    """Return the problem detail of an unexpected exception."""
+    return make_body(INTERNAL, detail=BUG_DETAIL, remedy=BUG_REMEDY)
+
+
 def answer_bug(path: str = "") -> Response:
     """Return the response to an unexpected exception; its text is only logged."""
-    return _respond(
-        INTERNAL,
-        detail="The server made a mistake; its log has the details under this request id.",
-        remedy="Try again; if it stays, report the X-Request-ID of this answer.",
-        path=path,
-    )
+    return _respond(INTERNAL, detail=BUG_DETAIL, remedy=BUG_REMEDY, path=path)
 
 
 def add_handlers(app: FastAPI) -> None:

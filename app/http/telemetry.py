@@ -83,6 +83,7 @@ class RequestTelemetry:
             milliseconds=round(1000 * seconds, 2),
             **({"caller": scope["caller"].name} if "caller" in scope else {}),
             **({"problem": problem} if problem else {}),
+            **scope.get("notes", {}),
         )
 
 

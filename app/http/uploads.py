@@ -5,7 +5,7 @@ Also cancels work whose caller disconnects. Does not look at the bytes.
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -13,9 +13,10 @@ from starlette.requests import ClientDisconnect
 
 from app.errors import ImageMissing, RequestTimeout, UnsupportedType
 from app.formats import SUPPORTED
-from app.http.forms import FormError, read_file
+from app.http.forms import File, FormError, read_file, read_files
 
 FIELD = "file"
+FILES_FIELD = "files"
 
 # The media types of a raw body besides image/...: none, any bytes, and the one that curl sends with
 # --data-binary by default.
@@ -33,10 +34,22 @@ async def read_upload(request: Request, due: float) -> bytes:
     Raises ImageMissing, UnsupportedType, ClientDisconnect, and RequestTimeout if they have not
     arrived by `due`, a reading of `time.perf_counter`.
     """
+    return await _read_until(due, _read(request))
+
+
+async def read_uploads(request: Request, due: float, *, max_files: int) -> list[File]:
+    """Return the files of a form, at least one; each may be empty, or no image.
+
+    Raises what `read_upload` raises.
+    """
+    return await _read_until(due, _read_files(request, max_files))
+
+
+async def _read_until(due: float, reading: Coroutine[Any, Any, T]) -> T:
     started = time.perf_counter()
     try:
         async with asyncio.timeout(due - started):
-            return await _read(request)
+            return await reading
     except TimeoutError as error:
         raise RequestTimeout(
             f"The body had not come after {time.perf_counter() - started:.2g} s.",
@@ -68,6 +81,26 @@ async def _read(request: Request) -> bytes:
     )
 
 
+async def _read_files(request: Request, max_files: int) -> list[File]:
+    remedy = f"Send up to {max_files} files in the field {FILES_FIELD!r} of a multipart form."
+    if (content_type := read_content_type(request)) != "multipart/form-data":
+        raise UnsupportedType(
+            f"Content-Type {content_type[:100]!r} is not multipart/form-data.", remedy=remedy
+        )
+    try:
+        files, names = await read_files(
+            request.headers["content-type"],
+            request.stream(),
+            name=FILES_FIELD,
+            max_files=max_files,
+        )
+    except FormError as error:
+        raise ImageMissing(f"The multipart form cannot be read: {error}.", remedy=remedy) from error
+    if not files:
+        raise _make_no_file(FILES_FIELD, names)
+    return files
+
+
 async def _read_form(request: Request) -> bytes:
     try:
         data, names = await read_file(request.headers["content-type"], request.stream(), name=FIELD)
@@ -82,10 +115,14 @@ async def _read_form(request: Request) -> bytes:
         raise ImageMissing(
             f"The multipart field {FIELD!r} is empty.", remedy="Put an image into it."
         )
+    raise _make_no_file(FIELD, names)
+
+
+def _make_no_file(field: str, names: Sequence[str]) -> ImageMissing:
     given = ", ".join(repr(name[:50]) for name in names) or "none"
-    raise ImageMissing(
-        f"No file in the multipart field {FIELD!r}; fields: {given}.",
-        remedy=f"Name the field {FIELD!r}, as curl -F {FIELD}=@photo.jpg does.",
+    return ImageMissing(
+        f"No file in the multipart field {field!r}; fields: {given}.",
+        remedy=f"Name the field {field!r}, as curl -F {field}=@photo.jpg does.",
     )
 
 

@@ -53,6 +53,7 @@ class Metrics:
             ProcessCollector(registry=self.registry)
             PlatformCollector(registry=self.registry)
         self.requests = self._counter("requests", "Requests by route and status", "route", "status")
+        self.files = self._counter("files", "Files of batch requests by status", "status")
         self.request_seconds = self._histogram(
             "request_seconds", "Time from a request's head to its last byte", SECONDS, "route"
         )
@@ -91,7 +92,9 @@ class Metrics:
         self.connections_refused = self._counter(
             "connections_refused", "Connections refused because there were too many"
         )
-        self.rejections = self._counter("rejections", "Requests answered with a problem", "reason")
+        self.rejections = self._counter(
+            "rejections", "Requests, and files of batches, answered with a problem", "reason"
+        )
         self.rate_fallbacks = self._counter(
             "rate_fallbacks", "Requests counted by this process alone, without the rate storage"
         )

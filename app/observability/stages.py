@@ -12,9 +12,9 @@ class Stages:
     A request is always in exactly one stage, so the durations add up to that of the request.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: str = "accept") -> None:
         self.seconds: dict[str, float] = {}
-        self.current = "accept"
+        self.current = first
         self._since = self.started = time.perf_counter()
 
     def enter(self, stage: str) -> None:
@@ -26,3 +26,7 @@ class Stages:
     def format_server_timing(self) -> str:
         """Return the value of a Server-Timing header, with durations in milliseconds."""
         return ", ".join(f"{stage};dur={1000 * s:.2f}" for stage, s in self.seconds.items())
+    def open_part(self) -> "Stages":
+        """Return the stages of a part of the request that runs beside others, such as one file."""
+        return Stages("turn")
+

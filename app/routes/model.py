@@ -42,4 +42,5 @@ def _list_limits(settings: Settings) -> Limits:
         max_pixels=settings.max_pixels,
         max_side=settings.max_side,
         max_queue=settings.max_queue,
+        max_files=settings.max_files,
     )

@@ -12,6 +12,7 @@ from app.errors import InvalidTensor
 from app.formats import AnswerOptions
 from app.http.description import BINARY, describe_protocol_errors
 from app.http.paths import MODEL_NAME, MODEL_PATH, MODEL_VERSION, PROTOCOL, VERSION_PATH
+from app.http.uploads import read_upload
 from app.observability.stages import Stages
 from app.protocol_schemas import (
     ModelMetadata,
@@ -174,7 +175,7 @@ async def infer(request: Request) -> Response:
         due=stages.started + service.settings.deadline_s,
         json_bytes=read_json_length(request),
     )
-    answer, json_bytes = await carry_out(request, task, task.infer)
+    answer, json_bytes = await carry_out(request, task, task.infer, read=read_upload)
     return _respond(answer, json_bytes, task)
 
 

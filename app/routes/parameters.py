@@ -10,13 +10,17 @@ from fastapi import Header, Query, Request
 from pydantic.json_schema import SkipJsonSchema
 
 from app.errors import InvalidParameter
-from app.formats import ALPHA, AnswerFormat, AnswerOptions
+from app.formats import ALPHA, AnswerFormat, AnswerOptions, Container
 from app.http.negotiation import accepts_gzip, choose_media_type, negotiate
 
 # `SkipJsonSchema[None]`: a generated client can leave a parameter out, but cannot send null in it.
 FormatParameter = Annotated[
     AnswerFormat | SkipJsonSchema[None],
     Query(description="Answer format; overrides the Accept header"),
+]
+ContainerParameter = Annotated[
+    Container | SkipJsonSchema[None],
+    Query(description="What holds the answers; overrides the Accept header"),
 ]
 MaxSideParameter = Annotated[
     int | SkipJsonSchema[None],

@@ -14,6 +14,7 @@ from app.http.uploads import (
     FIELD,
     JSON_TYPE,
     read_content_type,
+    read_upload,
 )
 from app.observability.stages import Stages
 from app.routes.parameters import (
@@ -124,7 +125,7 @@ async def segment(
         max_side=choose_max_side(max_side, service.predictor.max_side),
         due=stages.started + min(timeout or math.inf, service.settings.deadline_s),
     )
-    answer = await carry_out(request, task, task.run)
+    answer = await carry_out(request, task, task.run, read=read_upload)
     return _respond(answer, task)
 
 

@@ -3,9 +3,9 @@
 Knows nothing of the request's headers and parameters; the handler has read them.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 
@@ -13,7 +13,7 @@ from app.codecs.answers import Answer, make_answer
 from app.codecs.base64_image import read_image
 from app.codecs.decode import Decoded
 from app.formats import AnswerFormat, AnswerOptions
-from app.http.uploads import read_upload, run_while_connected
+from app.http.uploads import run_while_connected
 from app.observability.stages import Stages
 from app.scheduling.batcher import Batcher, Predict
 from app.scheduling.budget import Share
@@ -22,6 +22,7 @@ from model.engines.base import Array
 from model.predictor import Canvas, Predictor
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +87,7 @@ class SegmentationTask:
 
     async def next_piece(self, answer: Answer) -> bytes | None:
         """Return the next piece of an answer that is sent in pieces, None after the last."""
-        return await self.service.codecs.run(
-            next, answer.pieces, None, held=(self.sent,), first=True
-        )
+        return await send_piece(self.service, answer, self.sent)
 
     def _prepare(self, image: Decoded) -> Canvas:
         return self.predictor.prepare(image.pixels, max_side=self.max_side, size=image.size)
@@ -99,17 +98,40 @@ class SegmentationTask:
         return made
 
 
+async def send_piece(service: Service, answer: Answer, sent: Share) -> bytes | None:
+    """Return the next piece of an answer, encoded on a codec thread; None after the last."""
+    return await service.codecs.run(next, answer.pieces, None, held=(sent,), first=True)
+
+
+class Task(Protocol):
+    """What is known of the work of any request with images."""
+
+    @property
+    def service(self) -> Service: ...
+    @property
+    def stages(self) -> Stages: ...
+    @property
+    def upload(self) -> Share: ...
+    @property
+    def due(self) -> float: ...
+
+
 async def carry_out(
-    request: Request, task: SegmentationTask, work: Callable[[bytes], Coroutine[Any, Any, T]]
+    request: Request,
+    task: Task,
+    work: Callable[[U], Coroutine[Any, Any, T]],
+    *,
+    read: Callable[[Request, float], Awaitable[U]],
 ) -> T:
     """Read the upload and return what `work` makes of it, unless the client disconnects before.
 
-    `work` is a method of the task that gets the upload's bytes. Raises its errors, and Overloaded.
+    `read` gets the request and when the upload must have come. Raises the errors of both, and
+    Overloaded.
     """
     task.service.admission.require_place(task.due)  # before the body is read, and again afterwards
     task.stages.enter("read")
-    data = await read_upload(request, task.due)
-    result = await run_while_connected(request, work(data))
+    upload = await read(request, task.due)
+    result = await run_while_connected(request, work(upload))
     task.upload.end()
     task.stages.enter("send")
     return result

@@ -50,7 +50,7 @@ class Budget:
         """Raise Overloaded if the whole budget is held."""
         with self.lock:
             if self._held >= self.limit:
-                raise self._make_overloaded(self._held)
+                raise self.make_overloaded(self._held)
 
     def add(self, amount: int, *, own: int = 0) -> None:
         """Add to the amount held; the caller has the lock, and holds `own` of the amount.
@@ -60,11 +60,12 @@ class Budget:
         """
         others = self._held - own
         if amount > 0 and others > 0 and 2 * amount > self.limit - self._held:
-            raise self._make_overloaded(others)
+            raise self.make_overloaded(others)
         self._held += amount
         self._gauge.set(self._held)
 
-    def _make_overloaded(self, held: int) -> Overloaded:
+    def make_overloaded(self, held: int) -> Overloaded:
+        """Return the error of a request for which no room is left beside `held`."""
         return Overloaded(
             f"Requests hold {held} {self.unit} already, the limit is {self.limit}.",
             reason=self.reason,
@@ -95,6 +96,17 @@ class Share:
             if amount:
                 self._budget.add(amount, own=self.amount)
                 self.amount += amount
+
+    def take_another(self, amount: int, *, limit: int) -> None:
+        """Hold one more of several parts, of which the first may be as large as it likes.
+
+        Raises Overloaded if all parts together would exceed the budget or `limit`, also if no other
+        request holds anything; and what `take` raises.
+        """
+        with self._budget.lock:
+            if self.amount and self.amount + amount > min(limit, self._budget.limit):
+                raise self._budget.make_overloaded(self.amount)
+        self.take(amount)
 
     def end(self) -> None:
         """Mark the request as over; `take` and `keep` raise from now on. May be called again."""

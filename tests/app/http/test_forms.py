@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.http.forms import MAX_PARTS, FormError, read_file
+from app.http.forms import MAX_PARTS, File, FormError, read_file, read_files
 
 BOUNDARY = "b0und"
 CONTENT_TYPE = f'multipart/form-data; boundary="{BOUNDARY}"'
@@ -65,6 +65,27 @@ FILE = ('name="file"; filename="a"', b"x")
 def test_what_is_no_reasonable_form_is_refused(body, why):
     with pytest.raises(FormError, match=why):
         read(body)
+
+
+def test_several_files_come_out_in_order_up_to_the_limit():
+    async def chunks(body):
+        for start in range(0, len(body), 7):
+            yield body[start : start + 7]
+
+    def read_all(*parts, max_files=3):
+        return asyncio.run(
+            read_files(CONTENT_TYPE, chunks(form(*parts)), name="files", max_files=max_files)
+        )
+
+    parts = [(f'name="files"; filename="{name}"', name.encode()) for name in ("b", "a", "b")]
+    other = ('name="more"; filename="c"', b"c")
+    files = [File("b", b"b"), File("a", b"a"), File("b", b"b")]
+    assert read_all(*parts) == (files, 3 * ["files"])
+    assert read_all(parts[0], other) == (files[:1], ["files", "more"])
+    with pytest.raises(FormError, match="more than 2 files"):
+        read_all(*parts, max_files=2)
+    with pytest.raises(FormError, match=f"more than {MAX_PARTS + 2} parts"):
+        read_all(*[('name="note"', b"")] * (MAX_PARTS + 3))
 
 
 def test_thousands_of_parts_are_not_read_to_the_end():

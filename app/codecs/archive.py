@@ -1,0 +1,131 @@
+"""The results of several files as a ZIP archive: `results.json`, and the answer to each file.
+
+The answers are compressed already, each when it was made; here they are only joined. Knows
+nothing of HTTP's messages. The format is that of PKWARE's APPNOTE 6.3, without ZIP64.
+"""
+
+import re
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from app.codecs.answers import LARGEST_PIECE_BYTES, WHOLE_BYTES, Answer, join_pieces
+from app.codecs.listing import Result, split_answer
+from app.formats import AnswerFormat
+
+try:
+    from isal.isal_zlib import crc32
+except ImportError:  # see `png`
+    from zlib import crc32
+
+MAX_BYTES = 2**31
+"""The limit of all answers together; the format's is twice as large."""
+
+MAX_PIXELS = 2**32 // 6
+"""The largest mask of an archive: its JSON may have almost six bytes for each pixel."""
+
+SUMMARY = "results.json"
+
+STORED, DEFLATED = 0, 8
+"""The methods of compression."""
+
+GZIP_HEAD_BYTES, GZIP_TAIL_BYTES = 10, 8
+
+VERSION = 20
+UTF8_NAMES = 1 << 11
+ENDINGS = {AnswerFormat.NPY: "npy", AnswerFormat.RAW: "raw"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A file of the archive."""
+
+    name: bytes
+    packed: memoryview
+    method: int
+    crc: int
+    plain_bytes: int
+
+    def describe(self, moment: tuple[int, int]) -> bytes:
+        """Return the fields that the entry's head and the directory have in common."""
+        return struct.pack(
+            "<HHHHHIIIHH",
+            *(VERSION, UTF8_NAMES, self.method, *moment),
+            *(self.crc, len(self.packed), self.plain_bytes, len(self.name), 0),
+        )
+
+
+def make_archive(results: Sequence[Result], answer: AnswerFormat) -> Answer:
+    """Return the archive. The answers are whole, and those in the gzip format become entries.
+
+    An entry is named after the place of its file in the request and the file's own name.
+    """
+    names = {
+        number: name_entry(number, result, answer)
+        for number, result in enumerate(results, 1)
+        if result.answer is not None
+    }
+    fields = [
+        result.describe() | ({"file": names[number]} if number in names else {})
+        for number, result in enumerate(results, 1)
+    ]
+    summary = orjson.dumps(fields, option=orjson.OPT_INDENT_2)
+    entries = [_store(SUMMARY, summary)]
+    for number, name in names.items():
+        made = results[number - 1].answer
+        assert made is not None
+        assert made.whole is not None, "an answer for an archive is whole"
+        entries.append(
+            _unpack_gzip(name, made.whole) if made.encoding else _store(name, made.whole)
+        )
+    written = list(_write(entries))
+    size_bytes = sum(map(len, written))
+    pieces = join_pieces(_split(written))
+    if size_bytes <= WHOLE_BYTES:
+        return Answer(size_bytes, size_bytes, whole=b"".join(pieces))
+    return Answer(size_bytes, len(summary) + 2 * LARGEST_PIECE_BYTES, pieces=pieces)
+
+
+def name_entry(number: int, result: Result, answer: AnswerFormat) -> str:
+    """Return a name that every system can store, whatever the caller calls the file."""
+    stem = re.split(r"[\\/]", result.name)[-1].rpartition(".")
+    plain = re.sub(r"[^\w\- ]", "_", stem[0] or stem[2])[:80].strip() or "file"
+    ending = ENDINGS.get(answer) or result.media_type.rpartition("/")[2]
+    return f"{number:03}-{plain}.{ending}"
+
+
+def _store(name: str, data: bytes) -> _Entry:
+    return _Entry(name.encode(), memoryview(data), STORED, crc32(data), len(data))
+
+
+def _unpack_gzip(name: str, data: bytes) -> _Entry:
+    """Return an entry with the stream of a gzip file (RFC 1952), which needs no new compression."""
+    assert data[3] == 0, "a head without optional fields"
+    crc, plain_bytes = struct.unpack("<II", data[-GZIP_TAIL_BYTES:])
+    packed = memoryview(data)[GZIP_HEAD_BYTES:-GZIP_TAIL_BYTES]
+    return _Entry(name.encode(), packed, DEFLATED, crc, plain_bytes)
+
+
+def _write(entries: Sequence[_Entry]) -> Iterator[bytes | memoryview]:
+    year, month, day, hour, minute, second = time.localtime()[:6]
+    moment = hour << 11 | minute << 5 | second // 2, (year - 1980) << 9 | month << 5 | day
+    directory, offset = b"", 0
+    for entry in entries:
+        fields = entry.describe(moment)
+        yield b"PK\3\4" + fields + entry.name
+        yield entry.packed
+        directory += b"PK\1\2" + struct.pack("<H", VERSION) + fields
+        directory += struct.pack("<HHHII", 0, 0, 0, 0, offset) + entry.name
+        offset += 4 + len(fields) + len(entry.name) + len(entry.packed)
+    yield directory
+    count = len(entries)
+    yield b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, count, count, len(directory), offset, 0)
+
+
+def _split(written: Sequence[bytes | memoryview]) -> Iterator[bytes]:
+    """Yield copies of pieces, so that no more is copied than the caller takes."""
+    for part in written:
+        yield from split_answer(Answer(len(part), 0, whole=part))  # type: ignore[arg-type]

@@ -1,0 +1,188 @@
+"""The work of one request with several files: each has its own result, an answer or a problem.
+
+Knows nothing of the request's headers and parameters; the handler has read them.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import structlog
+
+from app.access.rates import Charges
+from app.codecs.answers import Answer, make_answer
+from app.codecs.archive import MAX_BYTES, MAX_PIXELS, make_archive
+from app.codecs.costs import require_few_pixels
+from app.codecs.listing import Result, make_list
+from app.errors import ImageMissing, RequestError
+from app.formats import AnswerFormat, AnswerOptions, Container
+from app.http.forms import File
+from app.http.problems import INTERNAL, PROBLEMS, describe, describe_bug, find_reason
+from app.observability.stages import Stages
+from app.routes.segmentation import SegmentationTask, send_piece
+from app.scheduling.batcher import Batcher
+from app.scheduling.budget import Share
+from app.service import Service
+from model.engines.base import Array
+from model.predictor import Predictor
+
+FILES_AT_ONCE = 6
+"""The largest number of files of one request that have a place in the queue at the same time, so
+that a request with many files leaves room for others.
+"""
+
+MAX_NAME = 200
+"""The largest number of characters of a file's name in an answer."""
+
+log = structlog.get_logger("segmentation")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileTask(SegmentationTask):
+    """One file on its way to its answer, which others of the same request are held beside."""
+
+    container: Container
+
+    def _encode(self, mask: Array, photo: Array | None) -> Answer:
+        if self.container is Container.ZIP:
+            require_few_pixels((mask.shape[0], mask.shape[1]), MAX_PIXELS)
+        made = make_answer(mask, self.options, self.predictor.metadata, photo=photo)
+        self.sent.take_another(made.held_bytes, limit=MAX_BYTES)
+        return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchTask:
+    """The files of one request on their way to their results, all with the same weights."""
+
+    service: Service
+    predictor: Predictor
+    batcher: Batcher
+    stages: Stages
+    upload: Share
+    sent: Share
+    options: AnswerOptions
+    """Those of each answer; for an archive they accept gzip."""
+    container: Container
+    max_side: int
+    due: float
+    """A reading of `time.perf_counter`; it holds for every file."""
+    charges: Charges | None
+    """What the files after the first use of their caller's rates."""
+
+    async def run(self, files: Sequence[File]) -> tuple[Answer, list[Result]]:
+        """Return the answer, and the result of each file. Raises no error of a single file."""
+        self.stages.enter("files")
+        refusals = [await self._charge(number) for number in range(len(files))]
+        turns = asyncio.Semaphore(self._count_turns())
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._find_result(file, refusal, turns))
+                for file, refusal in zip(files, refusals, strict=True)
+            ]
+        results = [task.result() for task in tasks]
+        self.stages.enter("encode")
+        return await self.service.codecs.run(self._gather, results, held=(self.sent,)), results
+
+    async def _charge(self, number: int) -> RequestError | None:
+        if self.charges is None or number == 0:  # the request itself is the first
+            return None
+        try:
+            await self.charges.take()
+        except RequestError as error:
+            return error
+        return None
+
+    def _count_turns(self) -> int:
+        """Return how many files may be admitted at once without one that refuses another."""
+        settings = self.service.settings
+        decodings = 2 if self.options.format is AnswerFormat.OVERLAY else 1
+        # Who holds a part of the budget already leaves at least half of what is free.
+        fitting = (settings.max_queue_pixels // settings.max_pixels - 1) // decodings
+        return max(1, min(FILES_AT_ONCE, settings.max_queue, fitting))
+
+    async def _find_result(
+        self, file: File, refusal: RequestError | None, turns: asyncio.Semaphore
+    ) -> Result:
+        stages, metrics = self.stages.open_part(), self.service.metrics
+        try:
+            outcome = refusal or await self._segment(file, stages, turns)
+        finally:
+            stages.enter("over")
+        result = self._make_result(file.name[:MAX_NAME], outcome, stages)
+        if isinstance(outcome, RequestError):
+            metrics.rejections.labels(find_reason(outcome)).inc()
+        metrics.files.labels(result.status).inc()
+        for stage, seconds in stages.seconds.items():
+            metrics.stage_seconds.labels(stage).observe(seconds)
+        return result
+
+    async def _segment(
+        self, file: File, stages: Stages, turns: asyncio.Semaphore
+    ) -> Answer | RequestError | None:
+        """Return the answer to a file, why it has none, or None for a bug, which is logged."""
+        task = FileTask(
+            service=self.service,
+            batcher=self.batcher,
+            predictor=self.predictor,
+            stages=stages,
+            upload=self.upload,
+            sent=self.sent,
+            options=self.options,
+            max_side=self.max_side,
+            due=self.due,
+            container=self.container,
+        )
+        try:
+            async with turns:
+                return await task.run(_require_bytes(file))
+        except RequestError as error:
+            return error
+        except Exception:
+            log.exception("file failed", file=file.name)
+            return None
+
+    def _make_result(
+        self, name: str, outcome: Answer | RequestError | None, stages: Stages
+    ) -> Result:
+        timings_ms = {stage: round(1000 * s, 2) for stage, s in stages.seconds.items()}
+        if isinstance(outcome, Answer):
+            return Result(
+                name=name,
+                status=HTTPStatus.OK,
+                timings_ms=timings_ms,
+                answer=outcome,
+                media_type=self.options.media_type,
+            )
+        if outcome is None:
+            status, problem, retry_after_s = INTERNAL.status, describe_bug(), None
+        else:
+            status, problem = PROBLEMS[type(outcome)].status, describe(outcome)
+            retry_after_s = outcome.retry_after_s
+        return Result(
+            name=name,
+            status=status,
+            timings_ms=timings_ms,
+            problem=problem,
+            retry_after_s=retry_after_s,
+        )
+
+    def _gather(self, results: Sequence[Result]) -> Answer:
+        """Return the answer; what it holds beside the answers to the files is counted, too."""
+        if self.container is Container.ZIP:
+            made = make_archive(results, self.options.format)
+        else:
+            made = make_list(results)
+        self.sent.take(made.held_bytes)
+        return made
+
+    async def next_piece(self, answer: Answer) -> bytes | None:
+        """Return the next piece of the answer, None after the last."""
+        return await send_piece(self.service, answer, self.sent)
+
+
+def _require_bytes(file: File) -> bytes:
+    if not file.data:
+        raise ImageMissing("The file is empty.", remedy="Put an image into it.")
+    return file.data
