@@ -56,8 +56,8 @@ docs: $(VENV)/docs.done  ## build the documentation as a website in build/site
 	@echo "The website is in build/site: open build/site/index.html"
 
 lock:  ## pin the newest versions of everything, with hashes (needs uv)
-	uv pip compile pyproject.toml $(LOCK) --extra redis -o $(REQUIREMENTS)/base.txt
-	uv pip compile pyproject.toml $(LOCK) --extra redis --extra torch -o $(REQUIREMENTS)/serve.txt
+	uv pip compile pyproject.toml $(LOCK) --extra redis --extra otel -o $(REQUIREMENTS)/base.txt
+	uv pip compile pyproject.toml $(LOCK) --extra redis --extra otel --extra torch -o $(REQUIREMENTS)/serve.txt
 	uv pip compile pyproject.toml $(LOCK) --extra dev -o $(REQUIREMENTS)/dev.txt
 	uv pip compile pyproject.toml $(LOCK) --extra docs -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/docs.txt
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header

@@ -18,6 +18,7 @@ from app.access.keys import KeysError
 from app.access.shared_counts import RateStorageError
 from app.arguments import parse_arguments
 from app.environment import load_env_file
+from app.observability.traces import TracesError
 from app.process.sockets import ListenError
 from app.process.startup import load_settings
 from app.settings import Settings, unknown_variables
@@ -51,7 +52,7 @@ def main() -> None:
         sys.exit(serve_with_workers(settings) if settings.workers > 1 else serve_alone(settings))
     except ListenError as error:
         sys.exit(f"error: cannot listen on {error.filename}: {error.strerror}")
-    except (OSError, KeysError, RateStorageError) as error:
+    except (OSError, KeysError, RateStorageError, TracesError) as error:
         sys.exit(f"error: cannot start: {error}")
 
 

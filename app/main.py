@@ -1,7 +1,7 @@
 """create_app: the wiring of settings, service, middleware and routes. Nothing else."""
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,6 +22,7 @@ from app.http.methods import HeadAsGet
 from app.http.paths import IMAGE_PATHS
 from app.http.telemetry import RequestTelemetry
 from app.observability.peers import Peers
+from app.observability.traces import Traces, open_traces
 from app.protocol_schemas import ProtocolError
 from app.routes import admin, batch, model, openinference, operations, pages, segment
 from app.schemas import ProblemDetails
@@ -48,15 +49,20 @@ def create_app(settings: Settings, peers: Peers | None = None) -> FastAPI:
     """Return the application; its service, `app.state.service`, starts with the lifespan.
 
     `peers` are the other workers, if there are any. Raises KeysError if the keys file cannot be
-    used, and RateStorageError if the package for the rate storage is missing.
+    used, and RateStorageError and TracesError if the package for them is missing.
     """
     prepare_pillow()
     service = Service(settings, peers)
     counts = _choose_counts(settings, service)
+    traces = open_traces() if settings.traces else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with aclosing(counts), service.running():
+        async with AsyncExitStack() as stack:
+            if traces is not None:
+                await stack.enter_async_context(aclosing(traces))
+            await stack.enter_async_context(aclosing(counts))
+            await stack.enter_async_context(service.running())
             yield
 
     app = Application(
@@ -72,7 +78,7 @@ def create_app(settings: Settings, peers: Peers | None = None) -> FastAPI:
     _add_limits(app, settings, service, counts)
     if settings.cors_origins:
         allow_origins(app, parse_origins(settings.cors_origins))
-    return _observe(app, service)
+    return _observe(app, service, traces)
 
 
 def create_operations_app(service: Service) -> FastAPI:
@@ -82,11 +88,11 @@ def create_operations_app(service: Service) -> FastAPI:
     return _observe(app, service)
 
 
-def _observe(app: FastAPI, service: Service) -> FastAPI:
+def _observe(app: FastAPI, service: Service, traces: Traces | None = None) -> FastAPI:
     app.state.service = service
     problems.add_handlers(app)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(RequestTelemetry, metrics=service.metrics)
+    app.add_middleware(RequestTelemetry, metrics=service.metrics, traces=traces)
     app.add_middleware(SecurityHeaders)
     return app
 

@@ -189,6 +189,11 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field(
         "console", description="console is for people. json writes one object per line."
     )
+    traces: bool = Field(
+        False,
+        description="1 sends a trace of each request with OpenTelemetry, to the collector that "
+        "OTEL_EXPORTER_OTLP_ENDPOINT names. Needs the extra otel.",
+    )
 
     @field_validator("rate_limit")
     @classmethod

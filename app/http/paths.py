@@ -37,6 +37,11 @@ def is_of_protocol(path: str) -> bool:
     return path == PROTOCOL or path.startswith(f"{PROTOCOL}/")
 
 
+def is_probe(path: str) -> bool:
+    """Return whether requests for the path come every few seconds, by themselves."""
+    return path.startswith("/health") or path == "/metrics"
+
+
 def is_public(path: str) -> bool:
     """Return whether a path needs no key and has no rate limit."""
     return path in PUBLIC_PATHS or path.startswith(WEB_PREFIX)

@@ -1,4 +1,4 @@
-"""Telemetry of each request: metrics, a log line and a request id.
+"""Telemetry of each request: metrics, a log line, a request id and, if wanted, a trace.
 
 Plain ASGI around the application. Knows nothing of images or engines.
 """
@@ -15,13 +15,17 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.paths import IMAGE_PATHS
+from app.http.paths import IMAGE_PATHS, is_probe
 from app.http.problems import answer_bug
 from app.observability.metrics import Metrics
-from app.observability.stages import Stages
+from app.observability.stages import LAST, Stages
+from app.observability.traces import TracedStages, Traces, identify
 
 STATUS_CLIENT_LEFT = 499
 """The status in metrics and logs if the caller disconnected, as in nginx's log; never sent."""
+
+MAX_PATH = 200
+"""The largest number of characters of a path in a trace; a longer one is cut."""
 
 # Any other id of a caller is replaced.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -35,17 +39,19 @@ class RequestTelemetry:
     Only SecurityHeaders is outside of it, because the answer to a crash needs them, too.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, traces: Traces | None = None) -> None:
         self.app = app
         self.metrics = metrics
+        self.traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope["stages"] = stages = Stages()
+        scope["stages"] = stages = self._begin(scope)
         watched = _WatchedRequest(scope, send)
-        with structlog.contextvars.bound_contextvars(request_id=watched.request_id):
+        ids = identify(stages) if isinstance(stages, TracedStages) else {}
+        with structlog.contextvars.bound_contextvars(request_id=watched.request_id, **ids):
             try:
                 await self.app(scope, receive, watched.send)
             except ClientDisconnect:
@@ -58,10 +64,15 @@ class RequestTelemetry:
             finally:
                 self.record(scope, watched)
 
+    def _begin(self, scope: Scope) -> Stages:
+        if self.traces is None or is_probe(scope["path"]):
+            return Stages()
+        return self.traces.begin(scope["method"], scope["headers"])
+
     def record(self, scope: Scope, watched: "_WatchedRequest") -> None:
         """Count a request that has ended, and log it."""
         stages: Stages = scope["stages"]
-        stages.enter("over")
+        stages.enter(LAST)
         seconds = sum(stages.seconds.values())
         is_image = scope["path"] in IMAGE_PATHS
         route = scope["path"] if is_image else getattr(scope.get("route"), "path", "unmatched")
@@ -73,9 +84,19 @@ class RequestTelemetry:
         if is_image:
             for stage, stage_seconds in stages.seconds.items():
                 self.metrics.stage_seconds.labels(stage).observe(stage_seconds)
-        quiet = route.startswith("/health") or route == "/metrics"
+        if self.traces is not None and isinstance(stages, TracedStages):
+            facts = {
+                "http.request.method": scope["method"],
+                "http.route": route,
+                "url.path": scope["path"][:MAX_PATH],
+                "url.scheme": scope["scheme"],
+                "segmentation.request_id": watched.request_id,
+            } | ({"error.type": problem} if problem else {})
+            self.traces.end(
+                stages, name=f"{scope['method']} {route}", status=watched.status, facts=facts
+            )
         log.log(
-            logging.DEBUG if quiet else logging.INFO,
+            logging.DEBUG if is_probe(route) else logging.INFO,
             "request",
             method=scope["method"],
             path=scope["path"],

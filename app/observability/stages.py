@@ -5,6 +5,9 @@ Knows nothing of what the stages are.
 
 import time
 
+LAST = "over"
+"""The stage after the last one, which takes no time."""
+
 
 class Stages:
     """The current stage of one request, and the seconds that each stage took, in order.
@@ -23,10 +26,10 @@ class Stages:
         self.seconds[self.current] = self.seconds.get(self.current, 0) + now - self._since
         self.current, self._since = stage, now
 
-    def format_server_timing(self) -> str:
-        """Return the value of a Server-Timing header, with durations in milliseconds."""
-        return ", ".join(f"{stage};dur={1000 * s:.2f}" for stage, s in self.seconds.items())
     def open_part(self) -> "Stages":
         """Return the stages of a part of the request that runs beside others, such as one file."""
         return Stages("turn")
 
+    def format_server_timing(self) -> str:
+        """Return the value of a Server-Timing header, with durations in milliseconds."""
+        return ", ".join(f"{stage};dur={1000 * s:.2f}" for stage, s in self.seconds.items())

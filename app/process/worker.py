@@ -16,6 +16,7 @@ from socket import socket
 from app.access.keys import KeysError
 from app.access.shared_counts import RateStorageError
 from app.observability.peers import Peers
+from app.observability.traces import TracesError
 from app.process.listener import Listener
 from app.process.server import Server, make_protocol, serve
 from app.process.startup import load_settings
@@ -76,7 +77,7 @@ def main() -> None:
     try:
         sockets = [socket(fileno=int(descriptor)) for descriptor in descriptors]
         worker = Worker(settings, sockets, Peers(Path(folder), int(number)))
-    except (OSError, KeysError, RateStorageError) as error:
+    except (OSError, KeysError, RateStorageError, TracesError) as error:
         sys.exit(f"error: cannot start: {error}")
     sys.exit(serve(worker))
 

@@ -1,0 +1,159 @@
+"""Traces: a span for each request, and one in it for each of its stages, for OpenTelemetry.
+
+A caller's trace continues (W3C Trace Context). Imports OpenTelemetry only where traces are on, and
+knows nothing of images. Nothing global is set: libraries that make spans of their own make none.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from app import __version__
+from app.observability.stages import LAST, Stages
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.trace import Span, Tracer
+
+SERVICE_NAME = "segmentation"
+"""The name of the service unless OTEL_SERVICE_NAME gives another."""
+
+PROTOCOL = "http/protobuf"
+PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+
+LAST_EXPORT_S = 2.0
+"""The time for the last spans at the end of the process; a collector that is down gets none."""
+
+
+class TracesError(Exception):
+    """Traces cannot be sent: a package is missing, or a variable of OTLP's names another way."""
+
+
+class TracedStages(Stages):
+    """Stages that are spans, too, within the span of their request or of a part of it."""
+
+    def __init__(self, tracer: "Tracer", span: "Span", first: str = "accept") -> None:
+        from opentelemetry.trace import set_span_in_context
+
+        super().__init__(first)
+        self.span = span
+        self._tracer = tracer
+        self._context = set_span_in_context(span)
+        self._current = self._start(first)
+
+    def enter(self, stage: str) -> None:
+        super().enter(stage)
+        self._current.end()
+        if stage != LAST:
+            self._current = self._start(stage)
+
+    def open_part(self) -> Stages:
+        return _Part(self._tracer, self._start("file"), "turn")
+
+    def _start(self, name: str) -> "Span":
+        return self._tracer.start_span(name, self._context)
+
+
+class _Part(TracedStages):
+    """The stages of one file of several, whose span ends with the last of them."""
+
+    def enter(self, stage: str) -> None:
+        super().enter(stage)
+        if stage == LAST:
+            self.span.end()
+
+
+class Traces:
+    """Makes the spans of requests and sends them in the background, until it is closed."""
+
+    def __init__(self, processor: "SpanProcessor") -> None:
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._provider = TracerProvider(resource=make_resource(), shutdown_on_exit=False)
+        self._provider.add_span_processor(processor)
+        self._tracer = self._provider.get_tracer("segmentation", __version__)
+        self._propagator = TraceContextTextMapPropagator()
+
+    def begin(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> TracedStages:
+        """Return the stages of a request, whose span has begun and continues the caller's trace."""
+        from opentelemetry.trace import SpanKind
+
+        carrier = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in headers
+            if name in (b"traceparent", b"tracestate")
+        }
+        span = self._tracer.start_span(
+            method, self._propagator.extract(carrier), kind=SpanKind.SERVER
+        )
+        return TracedStages(self._tracer, span)
+
+    def end(
+        self, stages: TracedStages, *, name: str, status: int, facts: Mapping[str, str]
+    ) -> None:
+        """End the span of a request whose stages have ended."""
+        from opentelemetry.trace import StatusCode
+
+        stages.span.update_name(name)
+        stages.span.set_attributes({"http.response.status_code": status, **facts})
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            stages.span.set_status(StatusCode.ERROR)
+        stages.span.end()
+
+    async def aclose(self) -> None:
+        """Send the last spans, for LAST_EXPORT_S at most."""
+        loop, has_ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def shut_down() -> None:
+            self._provider.shutdown()
+            with suppress(RuntimeError):  # the loop is closed already
+                loop.call_soon_threadsafe(has_ended.set)
+
+        # A daemon, since neither the loop nor the process shall wait for a collector that hangs.
+        threading.Thread(target=shut_down, name="last spans", daemon=True).start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_EXPORT_S):
+                await has_ended.wait()
+
+
+def identify(stages: TracedStages) -> dict[str, str]:
+    """Return the ids of the trace and of the request's span, for its lines in the log."""
+    context = stages.span.get_span_context()
+    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+
+
+def open_traces() -> Traces:
+    """Return traces that go where OTLP's variables say. Raises TracesError."""
+    for variable in PROTOCOL_VARIABLES:
+        if (protocol := os.environ.get(variable) or PROTOCOL) != PROTOCOL:
+            raise TracesError(f"{variable}={protocol}: traces are sent by {PROTOCOL} only")
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
+        raise TracesError(
+            "SEG_TRACES needs OpenTelemetry: pip install opentelemetry-sdk "
+            "opentelemetry-exporter-otlp-proto-http"
+        ) from error
+    try:
+        return Traces(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:  # a variable of the exporter's or the processor's
+        raise TracesError(f"the variables OTEL_... cannot be used: {error}") from error
+
+
+def make_resource() -> "Resource":
+    """Return what is known of this process; the variables of OpenTelemetry override it."""
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
+    own: dict[str, str | int] = {
+        "service.name": SERVICE_NAME,
+        "service.version": __version__,
+        "process.pid": os.getpid(),
+    }
+    return Resource.create().merge(Resource(own)).merge(OTELResourceDetector().detect())

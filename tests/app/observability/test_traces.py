@@ -1,0 +1,226 @@
+"""Traces arrive at a collector that speaks OTLP; where they are off, nothing of them is there."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
+pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra otel is missing")
+
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from app.http.telemetry import RequestTelemetry
+from app.observability.metrics import Metrics
+from app.observability.traces import Traces, TracesError, open_traces
+from tests.app.conftest import serving
+from tests.app.observability.collector import collecting, read_attributes
+from tests.app.test_program import logged, program
+from tests.conftest import PHOTO, REPOSITORY
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TRACEPARENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+STAGES = ["accept", "read", "decode", "queue", "inference", "encode", "send"]
+
+
+@pytest.fixture
+def collector(monkeypatch):
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
+        yield collector
+
+
+def children_of(parent, spans):
+    """The spans within this one, by their beginning."""
+    found = [span for span in spans if span.parent_span_id == parent.span_id]
+    return sorted(found, key=lambda span: span.start_time_unix_nano)
+
+
+def test_a_callers_trace_continues_with_a_span_for_each_stage(settings, collector, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=7")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+    with serving(settings.model_copy(update={"traces": True})) as (client, _):
+        answer = client.post("/v1/segment", content=PHOTO.read_bytes(), headers=TRACEPARENT)
+        assert answer.status_code == 200
+        client.get("/health/ready")
+        client.get("/metrics")
+    spans = [span for _, span in collector.spans]
+    (request,) = [span for span in spans if span.kind == Span.SPAN_KIND_SERVER]
+    assert (request.trace_id.hex(), request.parent_span_id.hex()) == (TRACE, PARENT)
+    assert request.name == "POST /v1/segment"
+    attributes = read_attributes(request)
+    assert attributes["http.response.status_code"] == 200
+    assert attributes["http.route"] == "/v1/segment"
+    assert attributes["segmentation.request_id"] == answer.headers["X-Request-ID"]
+    stages = children_of(request, spans)
+    assert [span.name for span in stages] == STAGES
+    assert {span.trace_id.hex() for span in stages} == {TRACE}
+    assert len(spans) == 1 + len(stages), "probes have no trace"
+    resource, _ = collector.spans[0]
+    assert resource["service.name"] == "segmentation"
+    assert resource["deployment.environment.name"] == "test"
+    assert collector.headers[0]["x-tenant"] == "7"
+
+
+def test_the_files_of_a_batch_have_spans_of_their_own(settings, collector, monkeypatch):
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "masks")
+    with serving(settings.model_copy(update={"traces": True})) as (client, _):
+        files = [("files", ("a.jpg", PHOTO.read_bytes())), ("files", ("b", b"no image"))]
+        assert client.post("/v1/segment/batch", files=files).status_code == 200
+    spans = [span for _, span in collector.spans]
+    (request,) = [span for span in spans if span.kind == Span.SPAN_KIND_SERVER]
+    stages = children_of(request, spans)
+    assert [span.name for span in stages if span.name != "file"] == [
+        "accept", "read", "files", "encode", "send"
+    ]  # fmt: skip
+    names = [
+        [span.name for span in children_of(file, spans)] for file in stages if file.name == "file"
+    ]
+    assert sorted(names) == [["turn", "decode"], ["turn", *STAGES[2:6]]]
+    assert all(span.end_time_unix_nano for span in spans)
+    assert collector.spans[0][0]["service.name"] == "masks"
+
+
+def test_every_worker_sends_its_traces_and_logs_their_ids(weights_file, collector):
+    settings = {"workers": 2, "threads": 1, "traces": 1, "log_format": "json", "port": 0}
+    with program(weights=weights_file, device="cpu", **settings) as process:
+        url = logged(process, "ready")["address"] + "/v1/model"
+        assert httpx.get(url, headers=TRACEPARENT, timeout=300).status_code == 200
+        line = logged(process, "request")
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    ((resource, span),) = [
+        (resource, span) for resource, span in collector.spans if span.name == "GET /v1/model"
+    ]
+    assert (line["trace_id"], line["span_id"]) == (TRACE, span.span_id.hex())
+    assert span.trace_id.hex() == TRACE
+    assert resource["process.pid"] != process.pid
+
+
+@pytest.fixture
+def spans():
+    """Asks an application within the telemetry, and returns its finished spans."""
+
+    def ask(app, *, headers=(), path="/v1/segment"):
+        exporter = InMemorySpanExporter()
+        traces = Traces(SimpleSpanProcessor(exporter))
+        telemetry = RequestTelemetry(app, metrics=Metrics(), traces=traces)
+
+        async def run():
+            transport = httpx.ASGITransport(telemetry)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                await client.get(path, headers=headers)
+            await traces.aclose()
+
+        asyncio.run(run())
+        return exporter.get_finished_spans()
+
+    return ask
+
+
+async def answer_well(scope, receive, send):
+    scope["stages"].enter("work")
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def crash(scope, receive, send):
+    raise RuntimeError("a secret")
+
+
+def test_a_crash_is_an_error_in_its_trace_and_says_nothing_else(spans):
+    *_, request = spans(crash)
+    assert request.attributes["http.response.status_code"] == 500
+    assert request.status.status_code.value == Status.STATUS_CODE_ERROR
+    assert not request.events
+    assert "secret" not in request.to_json()
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "",
+        "00-0-0-01",
+        f"00-{'0' * 32}-{PARENT}-01",
+        "ff" + TRACEPARENT["traceparent"][2:],
+        "é" * 99,
+    ],
+)
+def test_a_traceparent_that_is_none_begins_a_new_trace(spans, traceparent):
+    *_, request = spans(answer_well, headers=[(b"traceparent", traceparent.encode())])
+    assert request.parent is None
+    assert request.context.trace_id
+
+
+def test_a_caller_who_does_not_record_is_followed(spans):
+    header = (b"traceparent", f"00-{TRACE}-{PARENT}-00".encode())
+    assert spans(answer_well, headers=[header]) == ()
+
+
+def test_a_long_path_is_cut(spans):
+    *_, request = spans(answer_well, path="/" + "a" * 5000)
+    assert len(request.attributes["url.path"]) == 200
+    assert request.name == "GET unmatched"
+
+
+def test_the_end_waits_for_no_collector_that_is_down(settings, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+    with serving(settings.model_copy(update={"traces": True})) as (client, _):
+        assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "traces are sent by http/protobuf only"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-1", "OTEL_"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_named(monkeypatch, variable, value, message):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(TracesError, match=message):
+        open_traces()
+
+
+def test_a_missing_package_is_one_clear_line(weights_file):
+    script = """
+import sys
+sys.modules["opentelemetry.exporter.otlp.proto.http.trace_exporter"] = None
+from app.__main__ import main
+main()
+"""
+    environment = {"SEG_TRACES": "1", "SEG_PORT": "0", "SEG_WEIGHTS": str(weights_file)}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: cannot start: SEG_TRACES needs OpenTelemetry: pip install"
+    )
+
+
+def test_without_traces_nothing_of_them_is_imported():
+    script = (
+        "import json, sys\n"
+        "from app.main import create_app\n"
+        "from app.settings import Settings\n"
+        "create_app(Settings())\n"
+        "print(json.dumps([n for n in sys.modules if n.startswith('opentelemetry.')]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    loaded = json.loads(done.stdout)
+    assert not [n for n in loaded if n.startswith(("opentelemetry.sdk", "opentelemetry.exporter"))]
