@@ -4,107 +4,202 @@ A call is a generator. It yields what to do, `Request` or `Wait`, and is sent wh
 knows nothing of sockets, threads or event loops.
 """
 
-import json
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+import io
+from collections.abc import Sequence
 
 import httpx
-from pydantic import BaseModel, ValidationError
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from app.client.errors import (
-    AnswerTimeout,
-    ClientError,
-    InvalidAnswer,
-    ProblemError,
-    ServerUnreachable,
+from app.client.exchange import (
+    Call,
+    Request,
+    Session,
+    choose_parameters,
+    exchange,
+    make_invalid,
+    parse,
+    parse_timings,
 )
+from app.client.many import segment_many
 from app.client.photos import Photo, read_photo
-from app.client.retries import RETRIED_STATUSES, Retries, parse_retry_after
 from app.client.segmentation import Segmentation
-from app.schemas import ModelInfo, ProblemDetails, Reloaded
+from app.client.served import find_names, model
+from app.formats import ALPHA, JPEG, JSON, PNG, AnswerFormat
+from app.schemas import Polygons, Reloaded, RunLengths
+from app.schemas import Segmentation as MaskAsJson
 
-T = TypeVar("T")
-Fields = TypeVar("Fields", bound=BaseModel)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One attempt to get an answer."""
-
-    method: str
-    path: str
-    parameters: dict[str, str] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
-    content: bytes = field(default=b"", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """The time until the next attempt."""
-
-    seconds: float
+__all__ = [
+    "is_ready",
+    "model",
+    "reload",
+    "segment",
+    "segment_array",
+    "segment_confidence",
+    "segment_json",
+    "segment_many",
+    "segment_overlay",
+    "segment_polygons",
+    "segment_rle",
+]
 
 
-Outcome: TypeAlias = httpx.Response | httpx.RequestError | None
-"""What a request comes to; None after a wait."""
-
-Call: TypeAlias = Generator[Request | Wait, Outcome, T]
-
-
-@dataclass(slots=True, kw_only=True)
-class Session:
-    """What the calls of one client share."""
-
-    url: str
-    timeout_s: float
-    retries: Retries
-    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """The names of the classes, by the digest of their weights."""
-
-
-def segment(session: Session, photo: Photo, *, max_side: int | None = None) -> Call[Segmentation]:
+def segment(
+    session: Session,
+    photo: Photo,
+    *,
+    max_side: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> Call[Segmentation]:
     """Segment one photo: a path, the bytes of a file, a Pillow image or a NumPy array.
 
-    `max_side` scales a longer photo down before the network, for this call. Raises ClientError.
+    `max_side` scales a longer photo down before the network, for this call; `classes` are the
+    names of those to keep. Raises ClientError.
     """
     content = read_photo(photo)
+    response = yield from _ask(
+        session, content, AnswerFormat.PNG, max_side=max_side, classes=classes
+    )
+    digest = response.headers.get("X-Weights-Digest", "")
+    if not digest:
+        raise make_invalid(response, "a mask")
+    return Segmentation(
+        photo=content,
+        png=response.content,
+        names=(yield from find_names(session, digest)),
+        weights=digest,
+        request_id=response.headers.get("X-Request-ID", ""),
+        timings_ms=dict(parse_timings(response.headers.get("Server-Timing", ""))),
+    )
+
+
+def segment_array(
+    session: Session,
+    photo: Photo,
+    *,
+    max_side: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> Call[NDArray[np.uint8]]:
+    """Return the class indices only, uint8 of shape (height, width). Raises ClientError."""
+    response = yield from _ask(
+        session, read_photo(photo), AnswerFormat.NPY, max_side=max_side, classes=classes
+    )
+    mask: NDArray[np.uint8] = np.load(io.BytesIO(response.content), allow_pickle=False)
+    return mask
+
+
+def segment_json(
+    session: Session,
+    photo: Photo,
+    *,
+    max_side: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> Call[MaskAsJson]:
+    """Return the mask as lists, with the classes that occur. Raises ClientError."""
+    response = yield from _ask(
+        session, read_photo(photo), AnswerFormat.JSON, max_side=max_side, classes=classes
+    )
+    return parse(response, MaskAsJson)
+
+
+def segment_rle(
+    session: Session,
+    photo: Photo,
+    *,
+    max_side: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> Call[RunLengths]:
+    """Return each class in COCO's run-length encoding, for pycocotools. Raises ClientError."""
+    response = yield from _ask(
+        session, read_photo(photo), AnswerFormat.RLE, max_side=max_side, classes=classes
+    )
+    return parse(response, RunLengths)
+
+
+def segment_polygons(
+    session: Session,
+    photo: Photo,
+    *,
+    max_side: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> Call[Polygons]:
+    """Return each class as polygons along the edges of its pixels. Raises ClientError."""
+    response = yield from _ask(
+        session, read_photo(photo), AnswerFormat.POLYGONS, max_side=max_side, classes=classes
+    )
+    return parse(response, Polygons)
+
+
+def segment_confidence(
+    session: Session, photo: Photo, *, max_side: int | None = None
+) -> Call[NDArray[np.uint8]]:
+    """Return the softmax of each pixel's class times 255, uint8 of shape (height, width).
+
+    Raises ClientError.
+    """
+    response = yield from _ask(
+        session, read_photo(photo), AnswerFormat.CONFIDENCE, max_side=max_side
+    )
+    return np.asarray(Image.open(io.BytesIO(response.content)))
+
+
+def segment_overlay(
+    session: Session,
+    photo: Photo,
+    *,
+    alpha: float = ALPHA,
+    jpeg: bool = False,
+    max_side: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> Call[Image.Image]:
+    """Return the photo with the classes' colours over it, drawn by the server.
+
+    `alpha` is the share of the colours, 0 to 1; `jpeg` is faster to send and not exact. Raises
+    ClientError.
+    """
+    response = yield from _ask(
+        session,
+        read_photo(photo),
+        AnswerFormat.OVERLAY,
+        media_type=JPEG if jpeg else PNG,
+        max_side=max_side,
+        classes=classes,
+        alpha=alpha,
+    )
+    image = Image.open(io.BytesIO(response.content))
+    image.load()
+    return image
+
+
+def _ask(
+    session: Session,
+    content: bytes,
+    answer: AnswerFormat,
+    *,
+    media_type: str | None = None,
+    max_side: int | None = None,
+    classes: Sequence[str] | None = None,
+    alpha: float | None = None,
+) -> Call[httpx.Response]:
+    """Return the server's answer to one photo, which has the type that was asked for."""
+    media_type = media_type or answer.media_types[0]
+    parameters = choose_parameters(answer, max_side=max_side, classes=classes, alpha=alpha)
     request = Request(
         method="POST",
         path="v1/segment",
-        parameters={} if max_side is None else {"max_side": str(max_side)},
+        parameters=parameters,
         headers={
-            "Accept": "image/png",
+            "Accept": media_type,
             "Content-Type": "application/octet-stream",
             "X-Request-Timeout": f"{session.timeout_s:g}",
         },
         content=content,
     )
-    response = yield from _exchange(session, request)
-    digest = response.headers.get("X-Weights-Digest", "")
-    if response.headers.get("Content-Type") != "image/png" or not digest:
-        raise _make_invalid(response, "a mask")
-    if digest not in session.names:
-        yield from model(session)
-    names = session.names.get(digest)
-    if names is None:  # other weights since: a palette's entries have their index for a name
-        names = tuple(map(str, range(256)))
-    return Segmentation(
-        photo=content,
-        png=response.content,
-        names=names,
-        weights=digest,
-        request_id=response.headers.get("X-Request-ID", ""),
-        timings_ms=dict(_parse_timings(response.headers.get("Server-Timing", ""))),
-    )
-
-
-def model(session: Session) -> Call[ModelInfo]:
-    """Return the weights that serve: classes, colours, scores, digest, and requests' limits."""
-    response = yield from _exchange(session, Request(method="GET", path="v1/model"))
-    info = _parse(response, ModelInfo)
-    session.names[info.digest] = tuple(entry.name for entry in info.classes)
-    return info
+    response = yield from exchange(session, request)
+    if response.headers.get("Content-Type") != media_type:
+        raise make_invalid(response, "the object" if media_type == JSON else "a mask")
+    return response
 
 
 def is_ready(_: Session) -> Call[bool]:
@@ -118,99 +213,5 @@ def is_ready(_: Session) -> Call[bool]:
 
 def reload(session: Session) -> Call[Reloaded]:
     """Let the server read its weights file again; needs an admin's key."""
-    response = yield from _exchange(session, Request(method="POST", path="v1/admin/reload"))
-    return _parse(response, Reloaded)
-
-
-def _exchange(session: Session, request: Request) -> Call[httpx.Response]:
-    """Return the first answer that is no error, and retry until then. Raises ClientError."""
-    waited_s = 0.0
-    attempt = 1
-    while True:
-        outcome = yield request
-        assert outcome is not None
-        if isinstance(outcome, httpx.Response) and outcome.is_success:
-            return outcome
-        retry_after_s = None
-        if isinstance(outcome, httpx.Response):
-            retry_after_s = parse_retry_after(outcome.headers)
-        wait_s = session.retries.choose_wait(
-            attempt, waited_s=waited_s, retry_after_s=retry_after_s
-        )
-        if wait_s is None or not _is_worth_a_retry(outcome):
-            raise _make_error(session, outcome)
-        yield Wait(wait_s)
-        waited_s += wait_s
-        attempt += 1
-
-
-def _is_worth_a_retry(outcome: httpx.Response | httpx.RequestError) -> bool:
-    """Return whether the same request may succeed later.
-
-    Not after a timeout: the server has worked on the request, and repeating it adds to its load.
-    """
-    if isinstance(outcome, httpx.Response):
-        return outcome.status_code in RETRIED_STATUSES
-    return isinstance(
-        outcome, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ConnectTimeout
-    )
-
-
-def _make_error(session: Session, outcome: httpx.Response | httpx.RequestError) -> ClientError:
-    if isinstance(outcome, httpx.Response):
-        return _read_problem(outcome)
-    error: ClientError
-    if isinstance(outcome, httpx.TimeoutException) and not isinstance(
-        outcome, httpx.ConnectTimeout
-    ):
-        error = AnswerTimeout(
-            f"{session.url} did not answer within {session.timeout_s:g} s: allow more time, or "
-            "send smaller photos"
-        )
-    else:
-        error = ServerUnreachable(
-            f"{session.url} cannot be reached ({outcome or type(outcome).__name__}): is the server "
-            "started there?"
-        )
-    error.__cause__ = outcome
-    return error
-
-
-def _read_problem(response: httpx.Response) -> ClientError:
-    """Return the problem detail of an answer, or one made of its status where it has none."""
-    try:
-        problem = ProblemDetails.model_validate_json(response.content)
-    except ValidationError:
-        problem = ProblemDetails(
-            type="about:blank",
-            title=response.reason_phrase or "Error",
-            status=response.status_code,
-            detail=f"{response.url} answered without saying more.",
-            remedy="Is it this service, and its address?",
-        )
-    return ProblemError(
-        problem,
-        request_id=response.headers.get("X-Request-ID", ""),
-        retry_after_s=parse_retry_after(response.headers),
-    )
-
-
-def _parse(response: httpx.Response, kind: type[Fields]) -> Fields:
-    try:
-        return kind.model_validate(json.loads(response.content))
-    except ValueError as error:  # also pydantic's
-        raise _make_invalid(response, kind.__name__) from error
-
-
-def _make_invalid(response: httpx.Response, expected: str) -> InvalidAnswer:
-    found = response.headers.get("Content-Type", "no Content-Type")
-    return InvalidAnswer(
-        f"{response.url} answered with {found}, not with {expected}: is it another server?"
-    )
-
-
-def _parse_timings(value: str) -> Iterator[tuple[str, float]]:
-    for entry in value.split(","):
-        name, _, duration = entry.strip().partition(";dur=")
-        if duration:
-            yield name, float(duration)
+    response = yield from exchange(session, Request(method="POST", path="v1/admin/reload"))
+    return parse(response, Reloaded)

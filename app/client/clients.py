@@ -11,7 +11,7 @@ import httpx
 
 from app import __version__
 from app.client import calls
-from app.client.calls import Call, Outcome, Request, Session, Wait
+from app.client.exchange import Call, Outcome, Request, Session, Wait
 from app.client.retries import Retries
 
 P = ParamSpec("P")
@@ -95,6 +95,13 @@ class Client(_Configured):
         self._http = httpx.Client(**options)
 
     segment = _synchronous(calls.segment)
+    segment_array = _synchronous(calls.segment_array)
+    segment_json = _synchronous(calls.segment_json)
+    segment_rle = _synchronous(calls.segment_rle)
+    segment_polygons = _synchronous(calls.segment_polygons)
+    segment_confidence = _synchronous(calls.segment_confidence)
+    segment_overlay = _synchronous(calls.segment_overlay)
+    segment_many = _synchronous(calls.segment_many)
     model = _synchronous(calls.model)
     is_ready = _synchronous(calls.is_ready)
     reload = _synchronous(calls.reload)
@@ -139,6 +146,13 @@ class AsyncClient(_Configured):
         self._http = httpx.AsyncClient(**options)
 
     segment = _asynchronous(calls.segment)
+    segment_array = _asynchronous(calls.segment_array)
+    segment_json = _asynchronous(calls.segment_json)
+    segment_rle = _asynchronous(calls.segment_rle)
+    segment_polygons = _asynchronous(calls.segment_polygons)
+    segment_confidence = _asynchronous(calls.segment_confidence)
+    segment_overlay = _asynchronous(calls.segment_overlay)
+    segment_many = _asynchronous(calls.segment_many)
     model = _asynchronous(calls.model)
     is_ready = _asynchronous(calls.is_ready)
     reload = _asynchronous(calls.reload)

@@ -1,6 +1,7 @@
 """The client against the real server, synchronous and asynchronous alike."""
 
 import asyncio
+import base64
 import inspect
 import io
 import json
@@ -28,7 +29,7 @@ from app.client import (
 from app.client import calls as client_calls
 from app.client.retries import parse_retry_after
 from tests.app.client.scripted import CLOSE, scripted
-from tests.app.conftest import serving
+from tests.app.conftest import metric, serving
 from tests.conftest import PHOTO
 
 ONCE = Retries(attempts=1)
@@ -56,6 +57,12 @@ class Synchronous:
             return asyncio.run(run())
 
         return method
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture(params=[Client, Synchronous])
@@ -173,6 +180,97 @@ def test_a_max_side_scales_the_photo_down(server, expected, kind):
     assert raised.value.name == "invalid-parameter"
 
 
+def test_every_answer_of_the_server_is_a_call(server, expected, photo, kind):
+    with kind(server.address) as client:
+        result = client.segment(PHOTO)
+        array = client.segment_array(PHOTO)
+        assert (array.dtype, np.array_equal(array, expected)) == (np.uint8, True)
+        listed = client.segment_json(PHOTO)
+        assert np.array_equal(listed.mask, expected)
+        assert listed.classes == result.classes
+        present = [entry.index for entry in result.classes if entry.index]
+        runs = client.segment_rle(PHOTO)
+        assert [entry.index for entry in runs.segments] == present
+        assert [entry.properties.index for entry in client.segment_polygons(PHOTO).features] == (
+            present
+        )
+        confidence = client.segment_confidence(PHOTO)
+        assert (confidence.dtype, confidence.shape) == (np.uint8, expected.shape)
+        overlay = client.segment_overlay(PHOTO, alpha=0)
+        assert np.array_equal(np.asarray(overlay), photo)
+        blended = client.segment_overlay(PHOTO, jpeg=True)
+        assert (blended.format, blended.size) == ("JPEG", (451, 300))
+
+
+def test_classes_are_kept_by_their_names(server, expected, kind):
+    with kind(server.address) as client:
+        name = client.segment(PHOTO).classes[-1].name
+        kept = client.segment(PHOTO, classes=[name, "person"]).classes
+        assert {entry.name for entry in kept} <= {"background", name, "person"}
+        assert [entry.name for entry in client.segment_rle(PHOTO, classes=[name]).segments] == [
+            name
+        ]
+        with pytest.raises(ProblemError, match="unicorn"):
+            client.segment_array(PHOTO, classes=["unicorn"])
+
+
+def test_many_photos_have_their_own_results_and_errors(server, expected, photo, kind):
+    photos = [PHOTO, "no such file.jpg", b"no image", photo[:40, :50], PHOTO]
+    with kind(server.address) as client:
+        first, missing, broken, small, last = client.segment_many(iter(photos), max_side=1024)
+        assert client.segment_many([]) == []
+        alone = client.segment(photo[:40, :50])
+    assert np.array_equal(first.mask, expected)
+    assert np.array_equal(last.mask, expected)
+    assert first.names[15] == "person"
+    assert {"decode", "inference", "encode"} <= first.timings_ms.keys()
+    assert np.array_equal(small.mask, alone.mask)
+    assert isinstance(missing, PhotoError)
+    assert (broken.status, broken.name) == (415, "unsupported-type")
+    assert first.request_id == broken.request_id != ""
+
+
+def test_many_photos_are_sent_in_as_many_requests_as_the_limits_ask_for(settings, photo, kind):
+    small = png(photo[:40, :50])
+    large = png(np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8))
+    limits = {"max_files": 3, "max_body_bytes": 100_000}
+    with serving(settings.model_copy(update=limits)) as (client_of_all, server):
+        with kind(server.address) as client:
+            found = client.segment_many([small] * 4 + [large] + [small])
+        text = client_of_all.get("/metrics").text
+    assert [getattr(result, "status", 200) for result in found] == [200] * 4 + [413, 200]
+    assert found[4].name == "body-too-large"
+    batches = 'seg_requests_total{route="/v1/segment/batch",status="%d"}'
+    assert (metric(text, batches % 200), metric(text, batches % 413)) == (3, 1)
+
+
+def entry(**fields):
+    return {"name": "1", "status": 200, "media_type": "image/png", "height": 4, "width": 5,
+            "timings_ms": {}} | fields  # fmt: skip
+
+
+def test_only_the_photos_that_the_server_could_not_take_are_sent_again(kind):
+    mask = base64.b64encode(MASK.getvalue()).decode()
+    refused = {"name": "2", "status": 503, "problem": json.loads(BUSY), "retry_after_s": 0}
+    headers = {"Content-Type": "application/json", "X-Weights-Digest": "d" * 64}
+    info = json.loads(MODEL[2])
+    info["limits"] |= {"max_files": 9, "max_body_bytes": 9000}
+    answers = [
+        (*MODEL[:2], json.dumps(info).encode()),
+        (200, headers, json.dumps([entry(answer=mask), refused, refused]).encode()),
+        (200, headers, json.dumps([entry(answer=mask), refused]).encode()),
+        (200, headers, json.dumps([entry(answer=mask)]).encode()),
+    ]
+    with scripted(*answers) as server, kind(server.address, retries=QUICK) as client:
+        results = client.segment_many([b"a photo", b"another", b"a third"])
+    assert [result.size for result in results] == 3 * [(4, 5)]
+    assert [result.photo for result in results] == [b"a photo", b"another", b"a third"]
+    bodies = [body for _, path, _, body in server.requests if "batch" in path]
+    assert [b"a photo" in body for body in bodies] == [True, False, False]
+    assert [b"another" in body for body in bodies] == [True, True, False]
+    assert [b"a third" in body for body in bodies] == [True, True, True]
+
+
 def test_a_problem_is_an_exception_with_the_servers_words(server, kind):
     with kind(server.address) as client, pytest.raises(ProblemError) as raised:
         client.segment(PHOTO.read_bytes()[:1000])
@@ -267,7 +365,9 @@ def test_refusals_and_broken_connections_are_repeated_with_the_same_photo(kind):
     with scripted(*answers) as server, kind(server.address, retries=QUICK, key="k") as client:
         result = client.segment(b"photo")
     assert [entry.name for entry in result.classes] == ["nothing"]
-    assert [path for _, path, _, _ in server.requests] == ["/v1/segment"] * 5 + ["/v1/model"]
+    assert [path for _, path, _, _ in server.requests] == ["/v1/segment?format=png"] * 5 + [
+        "/v1/model"
+    ]
     for _, _, headers, body in server.requests[:5]:
         assert body == b"photo"
         assert headers["X-API-Key"] == "k"
