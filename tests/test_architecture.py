@@ -42,7 +42,17 @@ APP = (
 
 MODEL = (
     {"measured_card", "installation"},
-    {"train", "evaluate", "compare", "convert", "export", "card", "soft_labels", "shapes"},
+    {
+        "train",
+        "evaluate",
+        "compare",
+        "convert",
+        "export",
+        "card",
+        "gallery",
+        "soft_labels",
+        "shapes",
+    },
     {"quality_figures"},
     {"training"},
     {"averaging"},
