@@ -11,6 +11,7 @@ import os
 import sys
 from concurrent.futures import Future
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 
@@ -19,6 +20,7 @@ from app.access.shared_counts import RateStorageError
 from app.arguments import parse_arguments
 from app.environment import load_env_file
 from app.observability.traces import TracesError
+from app.process.ending import end_process
 from app.process.sockets import ListenError
 from app.process.startup import load_settings
 from app.settings import Settings, unknown_variables
@@ -49,7 +51,9 @@ def main() -> None:
         sys.exit(f"error: cannot start: {error}")
     log.info("loading", weights=str(settings.weights), device=settings.device)
     try:
-        sys.exit(serve_with_workers(settings) if settings.workers > 1 else serve_alone(settings))
+        if settings.workers > 1:
+            serve_with_workers(settings)
+        serve_alone(settings)
     except ListenError as error:
         sys.exit(f"error: cannot listen on {error.filename}: {error.strerror}")
     except (OSError, KeysError, RateStorageError, TracesError) as error:
@@ -66,8 +70,8 @@ def find_photo() -> Path:
     return next((photo for photo in EXAMPLE_PHOTOS if photo.is_file()), Path("PHOTO.jpg"))
 
 
-def serve_alone(settings: Settings) -> int:
-    """Serve in this process; returns the exit status."""
+def serve_alone(settings: Settings) -> NoReturn:
+    """Serve in this process, and end it."""
     from app.process.server import Server, serve
 
     server = Server(settings)
@@ -82,14 +86,14 @@ def serve_alone(settings: Settings) -> int:
 
     if settings.log_format == "console":
         server.service.started.add_done_callback(greet)
-    return serve(server)
+    serve(server)
 
 
-def serve_with_workers(settings: Settings) -> int:
-    """Serve in worker processes that a supervisor restarts; returns the exit status."""
+def serve_with_workers(settings: Settings) -> NoReturn:
+    """Serve in worker processes that a supervisor restarts, and end this one after them."""
     from app.process.supervisor import Supervisor
 
-    return Supervisor(settings).run()
+    end_process(Supervisor(settings).run())
 
 
 if __name__ == "__main__":

@@ -47,14 +47,18 @@ class Decoders:
         self.idle: list[DecoderProcess] = []
         self.busy: set[DecoderProcess] = set()
         self.metrics = metrics
+        self._is_closed = False
 
     def close(self) -> None:
-        """End all processes at once; running decodings fail."""
-        for process in tuple(self.busy):
+        """Kill all processes; running decodings fail.
+
+        Threads of the pool wait for their exits, which take long where the cores are busy with work
+        of higher priority. Whoever cannot wait for these threads need not.
+        """
+        self._is_closed = True
+        for process in (*self.busy, *self.idle):
             process.kill()
-        self.threads.shutdown()
-        while self.idle:
-            self.idle.pop().end()
+        self.threads.submit(self._end_idle)
 
     async def decode(
         self,
@@ -119,8 +123,15 @@ class Decoders:
                 self.metrics.decoders_ended.labels(process.ended_by).inc()
             if process.is_usable and len(self.idle) < MAX_IDLE:
                 self.idle.append(process)
+                if self._is_closed:
+                    self._end_idle()
             else:
                 process.end()
+
+    def _end_idle(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self.idle.pop().end()
 
     def _take_idle(self) -> "DecoderProcess | None":
         with suppress(IndexError):

@@ -51,8 +51,8 @@ class CodecPool:
 
         async with AsyncExitStack() as stack:
             stack.push_async_callback(end, self._threads.threads)
-            stack.callback(self.decoders.close)
             stack.push_async_callback(end, self.decoders.threads)
+            stack.callback(self.decoders.close)
             yield
 
     @property

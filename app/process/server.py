@@ -4,7 +4,6 @@ Knows nothing of images.
 """
 
 import asyncio
-import os
 import signal
 import sys
 import threading
@@ -14,6 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from socket import socket
 from types import FrameType
+from typing import NoReturn
 
 import structlog
 import uvicorn
@@ -26,10 +26,10 @@ from app.main import create_app, create_operations_app
 from app.observability import allocator
 from app.observability.peers import Peers
 from app.process.connections import ConnectionLimits, LimitedConnection
+from app.process.ending import end_process
 from app.process.file_limit import raise_file_limit
 from app.process.resets import ResetWatcher
 from app.process.sockets import bind, find_url
-from app.scheduling.threads import are_threads_at_work
 from app.service import Service
 from app.settings import Settings
 
@@ -217,24 +217,14 @@ def make_protocol(config: uvicorn.Config, state: ServerState) -> asyncio.Protoco
     return config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
 
 
-def serve(server: Server) -> int:
-    """Run the server and return the exit status. The error of a failed start is printed."""
+def serve(server: Server) -> NoReturn:
+    """Run the server and end the process. The error of a failed start is printed."""
     allocator.limit_kept_memory()
     server.run()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would print a traceback
-    service = server.service
     failure = server.failure
     if failure is not None:
         print(f"error: cannot start: {failure or type(failure).__name__}", file=sys.stderr)
-        return 1
-    if service.is_stuck:
-        sys.stderr.flush()
-        os._exit(EXIT_DEAD)  # an ordinary exit would wait for the thread
-    if are_threads_at_work():
-        # Every request is answered and the time is up, but a decoder or the engine runs C code that
-        # cannot be interrupted, and Python's own exit would wait for it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-    return 0
+        end_process(1)
+    end_process(EXIT_DEAD if server.service.is_stuck else 0)

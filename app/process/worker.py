@@ -79,7 +79,7 @@ def main() -> None:
         worker = Worker(settings, sockets, Peers(Path(folder), int(number)))
     except (OSError, KeysError, RateStorageError, TracesError) as error:
         sys.exit(f"error: cannot start: {error}")
-    sys.exit(serve(worker))
+    serve(worker)
 
 
 if __name__ == "__main__":

@@ -37,12 +37,6 @@ async def end_threads(threads: ThreadPoolExecutor, within_s: float | None) -> No
             await ended.wait()
 
 
-def are_threads_at_work() -> bool:
-    """Return whether the interpreter's exit would wait for a thread."""
-    others = (thread for thread in threading.enumerate() if not thread.daemon)
-    return any(thread is not threading.main_thread() for thread in others)
-
-
 def _lower_priority() -> None:
     if sys.platform == "linux":  # elsewhere it would be the whole process
         os.nice(NICENESS)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from app.codecs import decoder_process, jpegs
 from app.codecs.decode import decode_image
+from app.codecs.decoder_process import DecoderProcess
 from app.codecs.decoders import Decoders
 from app.errors import BrokenImage, Overloaded, TooCostly, TooManyPixels, UnsupportedType
 from app.observability.metrics import Metrics
@@ -51,6 +52,7 @@ async def pool_of(count=1, *, max_pixels=10**9):
         yield pool
     finally:
         pool.close()
+        pool.threads.shutdown()
 
 
 def misbehave(monkeypatch, code):
@@ -216,6 +218,30 @@ def test_no_descriptor_and_no_process_stays_behind(monkeypatch):
     asyncio.run(run())
     assert len(os.listdir("/proc/self/fd")) <= len(before[0])
     assert children() <= before[1]
+
+
+def test_closing_waits_for_no_process(monkeypatch):
+    """One that is killed needs its turn on a core to exit, and has the lowest priority."""
+    goes_on, end = threading.Event(), DecoderProcess.end
+
+    def end_late(process):
+        goes_on.wait()
+        end(process)
+
+    monkeypatch.setattr(DecoderProcess, "end", end_late)
+
+    async def run():
+        async with pool_of() as pool:
+            await decoded(pool, PNG)
+            closing = threading.Thread(target=pool.close)
+            closing.start()
+            closing.join(60)
+            has_waited = closing.is_alive()
+            goes_on.set()
+            closing.join()
+            assert not has_waited
+
+    asyncio.run(run())
 
 
 @LINUX

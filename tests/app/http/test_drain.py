@@ -1,15 +1,20 @@
 """The end: who cannot be answered in time gets a problem, and the process ends all the same."""
 
+import os
+import select
 import signal
 import socket
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
+import pytest
 
 from app.codecs import decode
 from tests.app import faulty
 from tests.app.conftest import connected, held_by, metric, serving
+from tests.app.corpus import picture, saved
 from tests.app.faulty import STUCK, command
 from tests.app.process.test_connections import everything, problem
 from tests.app.process.test_framing import request
@@ -109,8 +114,53 @@ def test_a_batch_that_does_not_end_does_not_keep_the_process(weights_file):
         assert "Traceback" not in process.stderr.read()
 
 
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+def test_a_decoder_process_that_does_not_end_does_not_keep_the_process(weights_file):
+    settings = {"weights": weights_file, "drain_timeout_s": 1, "port": 0, "device": "cpu"}
+    body = saved(picture(), "PNG")
+    with program(log_format="json", stuck_after_s=600, **settings) as process:
+        url = logged(process, "ready")["address"]
+        assert httpx.post(f"{url}/v1/segment", content=body, timeout=300).status_code == 200
+        (decoder,) = decoders_of(process)
+        watched = os.pidfd_open(decoder)
+        os.kill(decoder, signal.SIGSTOP)
+        with connecting(url) as connection:
+            connection.sendall(request(body))
+            while metric(httpx.get(f"{url}/metrics").text, "seg_codec_tasks") < 1:
+                pass
+            process.send_signal(signal.SIGTERM)
+            assert refused(everything(connection))
+        assert process.wait(60) == 0
+        assert "Traceback" not in process.stderr.read()
+        assert select.select([watched], [], [], 60)[0], "the decoder goes on"
+        os.close(watched)
+
+
+def decoders_of(process):
+    """The processes that decode for it."""
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    children = {int(child) for task in tasks for child in (task / "children").read_text().split()}
+    return [one for one in children if b"decoder" in Path(f"/proc/{one}/cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_waits_for_the_interpreters_end_does_not_keep_the_process(weights_file, workers):
+    """Alone, and where it supervises workers."""
+    settings = {"weights": weights_file, "drain_timeout_s": 1, "port": 0, "device": "cpu"}
+    module = "tests.app.lingering"
+    with program(module=module, log_format="json", workers=workers, **settings) as process:
+        logged(process, "ready")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert "Traceback" not in process.stderr.read()
+
+
 def asking(process, body):
-    address = httpx.URL(logged(process, "ready")["address"])
-    connection = socket.create_connection((address.host, address.port), timeout=60)
+    connection = connecting(logged(process, "ready")["address"])
     connection.sendall(request(body))
     return connection
+
+
+def connecting(url):
+    address = httpx.URL(url)
+    return socket.create_connection((address.host, address.port), timeout=60)
