@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -24,6 +25,7 @@ from model.engines.base import Array, Engine, EngineName, Size, usable_cores
 from model.engines.choice import start_engine
 from model.errors import EngineError
 from model.predictor import Canvas, Predictor
+from model.state_dict import network_from_weights
 from model.weights import SHIPPED_WEIGHTS, Weights, read_weights
 
 ENGINES: tuple[EngineName, ...] = ("native", "ncnn", "torch")
@@ -39,6 +41,7 @@ MIN_EQUAL = 0.999
 class Plan(report.Plan):
     threads: Annotated[int, "number of threads"] = usable_cores()
     rounds: Annotated[int, "number of rounds"] = 15
+    weights: Annotated[Path | None, "weights file, of any architecture"] = None
     sizes: Sequence[Size] = ((224, 224), (375, 500), (480, 640), (768, 1024))
 
 
@@ -49,10 +52,11 @@ def main() -> None:
     plan = read_plan(Plan, "engine", __doc__, quick=QUICK)
     torch.set_num_threads(plan.threads)
     rate = measure_multiply_adds_per_s()
+    read = read_weights(plan.weights or SHIPPED_WEIGHTS)
     rows = []
     for kernel in ("dense", "bilinear"):
-        weights = replace_kernel(read_weights(SHIPPED_WEIGHTS), kernel)
-        network = load_notebook_network(weights)
+        weights = replace_kernel(read, kernel)
+        network = load_network(weights)
         predictors = {
             name: Predictor(engine, weights.metadata)
             for name, engine in start_engines(weights, plan.threads).items()
@@ -66,7 +70,14 @@ def main() -> None:
             row = {"photo": f"{size[0]} x {size[1]}", "kernel": kernel, **describe_times(seconds)}
             rows.append(row | {"floor ms": floor_ms, "equal pixels": f"{agreement:.5%}"})
     title = "Engines: milliseconds for one photo on the CPU, and how many times eager PyTorch"
-    publish("engine", title, rows, plan=plan, multiply_adds_per_s=rate)
+    variant = read.metadata.network.name if plan.weights else ""
+    publish("engine", title, rows, plan=plan, variant=variant, multiply_adds_per_s=rate)
+
+
+def load_network(weights: Weights) -> nn.Module:
+    """What runs eagerly: the notebook's network, or ours where it has skips, which that lacks."""
+    skips = weights.metadata.network.skips
+    return network_from_weights(weights) if skips else load_notebook_network(weights)
 
 
 def start_engines(weights: Weights, threads: int) -> dict[str, Engine]:

@@ -93,10 +93,12 @@ def publish(
     tables: Sequence[Row] | Mapping[str, Sequence[Row]],
     *,
     plan: Plan,
+    variant: str = "",
     **facts: object,
 ) -> None:
     """Print the tables; unless the plan is quick, write `results/<name>.md` and `<name>.json`.
 
+    What was measured with other weights is a `variant`, with files of its own, `<name>-<variant>`.
     `tables` is one table, or several by their headings, where the heading of the first is "rows".
     The JSON file holds the machine, the plan and the facts as well.
     """
@@ -114,8 +116,9 @@ def publish(
     chosen = {k: v for k, v in asdict(plan).items() if k != "quick" and not isinstance(v, Path)}
     document = {"benchmark": name, "machine": machine, **chosen, **facts, **tables}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(text)
-    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    file = f"{name}-{variant}" if variant else name
+    (RESULTS / f"{file}.md").write_text(text)
+    (RESULTS / f"{file}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 def list_figures(figures: Mapping[str, Cell]) -> list[Row]:

@@ -1,13 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.engine import count_multiply_adds, prepare_eager, replace_kernel
+from benchmarks.engine import count_multiply_adds, load_network, prepare_eager, replace_kernel
 from benchmarks.notebook import load_notebook_network
 from benchmarks.photos import decode_photo, make_photos
 from model.engines.tiles import is_bilinear
+from model.network import FCN
 from model.predictor import open_predictor
-from model.weights import SHIPPED_WEIGHTS, read_weights
+from model.state_dict import list_tensors
+from model.weights import SHIPPED_WEIGHTS, Weights, read_weights
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,19 @@ def test_the_eager_network_and_the_predictor_make_the_same_mask(weights):
     canvas = predictor.prepare(decode_photo(make_photos(1, (96, 128))[0]))
     expected = prepare_eager(load_notebook_network(weights), weights, canvas.pixels)()
     assert np.mean(predictor.predict([canvas])[0] == expected) >= 0.999
+
+
+def test_any_architecture_is_measured_against_its_own_network(weights):
+    torch.manual_seed(0)
+    network = FCN(21, "fcn8s").eval()
+    metadata = replace(weights.metadata, architecture=network.architecture.identifier)
+    finer = Weights(list_tensors(network), metadata)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(load_network(finer)(images), network(images))
+    assert torch.equal(
+        load_network(weights).final_conv.weight, torch.tensor(weights.tensors["final_conv.weight"])
+    )
 
 
 def test_the_dense_kernel_is_dense_and_the_bilinear_one_is_not(weights):
