@@ -1,7 +1,8 @@
 """The results of several files as a ZIP archive: `results.json`, and the answer to each file.
 
-The answers are compressed already, each when it was made; here they are only joined. Knows
-nothing of HTTP's messages. The format is that of PKWARE's APPNOTE 6.3, without ZIP64.
+The answers are compressed already, each when it was made; here they are only joined, which Python's
+`zipfile` cannot do: it would compress them again, and hold each of them plain. Knows nothing of
+HTTP's messages. The format is that of PKWARE's APPNOTE 6.3, without ZIP64.
 """
 
 import re
