@@ -1,5 +1,6 @@
 """The images and the compose file, as far as they can be checked without a Docker engine."""
 
+import os
 import re
 import sys
 import tomllib
@@ -81,6 +82,14 @@ def test_compose_mounts_folders_for_weights_and_keys(name):
     assert mounted.keys() == {"/weights", "/keys"}
     for target in mounted:
         assert f"={target}/" in documented
+
+
+def test_the_script_that_tries_the_image_builds_what_the_dockerfile_has():
+    script = (REPOSITORY / "deploy" / "image" / "try_image.sh").read_text()
+    (version,) = re.findall(r"^ARG PYTHON=(\S+)$", DOCKERFILE, re.M)
+    assert f"python:{version}-slim" in script
+    assert set(re.findall(r"--target (\w+) ", script)) <= set(STAGES)
+    assert os.access(REPOSITORY / "deploy" / "image" / "try_image.sh", os.X_OK)
 
 
 def test_keys_and_weights_that_are_mounted_are_not_committed():
