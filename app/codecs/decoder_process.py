@@ -38,6 +38,9 @@ ENVIRONMENT = {
 """These variables make the allocator return freed memory, and keep libraries from starting threads.
 """
 
+INHERITED = frozenset({"PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LANG", "LC_ALL", "TZ"})
+"""The variables of ours that a decoder gets. It gets no settings, for some hold a password."""
+
 PIPE_BYTES = 2**20
 F_SETPIPE_SZ = 1031
 """This command of fcntl(2) enlarges a pipe, so that the two processes take fewer turns."""
@@ -73,7 +76,7 @@ class DecoderProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # libtiff writes a line there for each damaged row
-                env=ENVIRONMENT | os.environ,
+                env=ENVIRONMENT | {n: v for n, v in os.environ.items() if n in INHERITED},
                 start_new_session=True,  # Ctrl-C must not end it: the server drains first
             )
         except (OSError, MemoryError) as error:

@@ -245,6 +245,22 @@ def test_closing_waits_for_no_process(monkeypatch):
 
 
 @LINUX
+def test_a_decoder_knows_no_setting_and_no_password(monkeypatch):
+    monkeypatch.setenv("SEG_RATE_STORAGE", "redis://:password@redis")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+    async def run():
+        async with pool_of() as pool:
+            await decoded(pool, PNG)
+            return Path(f"/proc/{pool.idle[0].pid}/environ").read_bytes()
+
+    environment = asyncio.run(run())
+    assert b"PATH=" in environment
+    assert b"password" not in environment
+    assert b"secret" not in environment
+
+
+@LINUX
 def test_a_decoder_is_out_of_the_terminals_reach_and_holds_nothing_of_ours():
     async def run():
         async with pool_of() as pool:
