@@ -35,7 +35,7 @@ sanitize: $(VENV)/dev.done  ## check the native engine's memory, arithmetic and 
 	$(RUN) -m tests.native
 
 native:  ## compile the native engine (without a C compiler, ncnn computes instead)
-	@$(PYTHON) -m model.engines.native.library || echo "The native engine is not compiled: ncnn computes instead, more slowly."
+	@"$(PYTHON)" -m model.engines.native.library || echo "The native engine is not compiled: ncnn computes instead, more slowly."
 
 lint: $(VENV)/dev.done  ## check style
 	$(RUN) -m ruff check .
@@ -74,8 +74,8 @@ export NO_ENVIRONMENT
 
 # Debian's Python without python3-venv leaves an environment without pip behind: making it again mends it, or explains again.
 $(VENV)/%.done: $(REQUIREMENTS)/%.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
-	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { echo "$$NO_ENVIRONMENT" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	@$(RUN) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV) || { echo "$$NO_ENVIRONMENT" >&2; exit 1; }
 	@echo "Installing $< into $(VENV)$(if $(filter base docs,$*),,: some minutes and 5 GB, for PyTorch brings CUDA along)"
 	$(RUN) -m pip install --disable-pip-version-check --require-hashes -r $<
 	@touch $@

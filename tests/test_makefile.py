@@ -47,8 +47,9 @@ def make(folder, *arguments, python=sys.executable, **options):
 
 
 def script(folder, text):
-    """A Python that answers `-c` and `-m venv FOLDER` alone."""
-    path = folder.parent / "python"
+    """A Python that answers `-c` and `-m venv FOLDER` alone; its path has a space."""
+    path = folder.parent / "other programs" / "python"
+    path.parent.mkdir()
     path.write_text(f'#!/bin/sh\nif [ "$1" = -c ]; then exit 0; fi\n{text}\n')
     path.chmod(0o755)
     return path
@@ -57,7 +58,7 @@ def script(folder, text):
 def test_without_python3_venv_every_attempt_explains_and_the_next_one_with_it_works(checkout):
     debian = script(
         checkout,
-        f'{sys.executable} -m venv --without-pip "$3"\n'
+        f'"{sys.executable}" -m venv --without-pip "$3"\n'
         'echo "The virtual environment was not created successfully because ensurepip is not'
         ' available."\nexit 1',
     )
