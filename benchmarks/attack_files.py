@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tests.app.corpus import (
     PNG_KINDS,
@@ -58,10 +58,18 @@ def draw_picture(mode: str, height: int, width: int, *, noise: bool, limit: int)
     return Image.fromarray(np.tile(tile, (rows, columns, 1))[: size[1], : size[0]]).convert(mode)
 
 
+MCU_SIDE = 16
+"""The largest side of a JPEG's units of coding; pictures are filled to a multiple of it."""
+
+
 def make_jpeg(choices: Choices, height: int, width: int) -> bytes:
     mode = ("L", "RGB", "CMYK")[choices["mode"]]
     image = draw_picture(mode, height, width, noise=bool(choices["noise"]), limit=65_500)
     progressive = bool(choices["progressive"])
+    # A progressive file is written in one piece, for which Pillow reserves bytes for each pixel,
+    # but none for those that fill the blocks of a thin picture.
+    bytes_at_most = 4 * (image.width + MCU_SIDE) * (image.height + MCU_SIDE)
+    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, bytes_at_most)
     data = saved(
         image, "JPEG", progressive=progressive, subsampling=choices["sampling"],
         restart_marker_blocks=choices["restarts"],

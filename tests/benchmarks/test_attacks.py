@@ -27,6 +27,13 @@ def test_any_choices_make_a_file_that_is_measured(monkeypatch, kind):
         assert cost.outcome
 
 
+def test_a_thin_progressive_jpeg_of_many_bytes_a_pixel_is_made(monkeypatch):
+    monkeypatch.setattr(attack_files, "SHAPES", ((1, 60_000),))
+    choices = dict.fromkeys(attacks.KNOBS["JPEG"], 0)
+    data = attacks.make("JPEG", choices | {"mode": 2, "progressive": 1, "noise": 1, "restarts": 1})
+    assert len(data) > 2 * 60_000
+
+
 def test_the_cost_is_the_files():
     small = attacks.measure(saved(picture(), "PNG"), 0)
     large = attacks.measure(saved(picture(3000, 2000), "PNG"), 0)
