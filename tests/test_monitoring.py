@@ -30,6 +30,7 @@ OPERATIONS = (REPOSITORY / "docs" / "operations.md").read_text()
 
 METRICS = {
     "seg_requests_total": ("counter", {"route", "status"}),
+    "seg_files_total": ("counter", {"status"}),
     "seg_request_seconds": ("histogram", {"route"}),
     "seg_stage_seconds": ("histogram", {"stage"}),
     "seg_batch_size": ("histogram", set()),
