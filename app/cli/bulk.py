@@ -18,12 +18,14 @@ from tqdm import tqdm
 from app.cli.bulk_run import FAILURES, BulkRun, Tally
 from app.cli.options import (
     EXIT_FAILURES,
-    EXIT_INTERRUPTED,
     EXIT_NO_SERVER,
     EXIT_USAGE,
-    PATIENT,
     add_request_options,
+    end_interrupted,
+    hides_progress,
+    open_client,
     parse_count,
+    summarise,
 )
 from app.cli.parts import MaskFiles, Part
 from app.cli.plan import Plan, Terms, open_plan
@@ -32,7 +34,7 @@ from app.cli.storage import Storage, StorageError, open_storage
 from app.cli.tables import RunTable
 from app.client import AsyncClient, ClientError
 from app.environment import load_env_file
-from app.observability.console import GREEN, RED, YELLOW, paint
+from app.observability.console import RED, paint
 
 
 def main() -> None:
@@ -49,8 +51,7 @@ def main() -> None:
         _carry_out(source, output, tally, options)
     except KeyboardInterrupt:
         _summarise(tally, time.monotonic() - started)
-        print("interrupted: the same command continues from here", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        end_interrupted()
     _summarise(tally, time.monotonic() - started)
     if tally.ended_by:
         print(f"{paint('error', RED, sys.stderr)}: {tally.ended_by} The same command continues "
@@ -105,11 +106,7 @@ def _carry_out(source: Source, output: Storage, tally: Tally, options: argparse.
 
         serving = serve_for_command()
     with serving as url:
-        try:
-            client = AsyncClient(url, key=options.key, timeout_s=options.timeout, retries=PATIENT)
-        except ValueError as error:
-            sys.exit(f"error: {error}")
-        asyncio.run(_run(client, source, output, tally, options))
+        asyncio.run(_run(open_client(url, options), source, output, tally, options))
 
 
 async def _run(
@@ -126,8 +123,7 @@ async def _run(
             tally.ended_by = error
             return
         plan = await asyncio.to_thread(_open_plan, source, output, model.digest, options)
-        hidden = options.quiet or not sys.stderr.isatty()
-        with tqdm(total=plan.photos, unit="photo", disable=hidden) as bar:
+        with tqdm(total=plan.photos, unit="photo", disable=hides_progress(options)) as bar:
             await BulkRun(
                 client=client,
                 source=source,
@@ -159,11 +155,9 @@ def _choose_part(output: Storage, terms: Terms) -> Callable[[int], Part]:
 
 
 def _summarise(tally: Tally, seconds: float) -> None:
-    stream = sys.stderr
-    parts = [paint(f"{tally.written} written", GREEN, stream)]
-    if tally.skipped:
-        parts.append(paint(f"{tally.skipped} done before", YELLOW, stream))
-    if tally.failed:
-        parts.append(paint(f"{tally.failed} failed", RED, stream))
-    rate = f", {tally.written / seconds:.1f} photos/s" if tally.written else ""
-    print(f"{', '.join(parts)} in {seconds:.1f} s{rate}", file=stream)
+    summarise(
+        written=tally.written,
+        skipped=f"{tally.skipped} done before" if tally.skipped else "",
+        failed=tally.failed,
+        seconds=seconds,
+    )

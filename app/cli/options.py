@@ -1,9 +1,12 @@
-"""What `fcn segment` and `fcn bulk` have in common: their options, and their exit statuses."""
+"""What `fcn segment` and `fcn bulk` have in common: options, summary and exit statuses."""
 
 import argparse
 import os
+import sys
+from typing import NoReturn
 
-from app.client import Retries
+from app.client import AsyncClient, Retries
+from app.observability.console import GREEN, RED, YELLOW, paint
 
 EXIT_FAILURES, EXIT_USAGE, EXIT_NO_SERVER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -21,6 +24,37 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=float, default=60, metavar="SECONDS",
         help="for each attempt to get a mask (%(default)s)")  # fmt: skip
     add("--quiet", action="store_true", help="no progress bar")
+
+
+def open_client(url: str, options: argparse.Namespace) -> AsyncClient:
+    """Return a client that waits for a busy server; ends the process if the URL is none."""
+    try:
+        return AsyncClient(url, key=options.key, timeout_s=options.timeout, retries=PATIENT)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def hides_progress(options: argparse.Namespace) -> bool:
+    """Return whether the progress bar is unwanted, or nobody would see it."""
+    return options.quiet or not sys.stderr.isatty()
+
+
+def summarise(*, written: int, skipped: str, failed: int, seconds: float) -> None:
+    """Print a line of counts; `skipped` says how many photos were done before, if any were."""
+    stream = sys.stderr
+    parts = [paint(f"{written} written", GREEN, stream)]
+    if skipped:
+        parts.append(paint(skipped, YELLOW, stream))
+    if failed:
+        parts.append(paint(f"{failed} failed", RED, stream))
+    rate = f", {written / seconds:.1f} photos/s" if written else ""
+    print(f"{', '.join(parts)} in {seconds:.1f} s{rate}", file=stream)
+
+
+def end_interrupted() -> NoReturn:
+    """End the process after Ctrl-C."""
+    print("interrupted: the same command continues from here", file=sys.stderr)
+    sys.exit(EXIT_INTERRUPTED)
 
 
 def parse_count(text: str) -> int:

@@ -18,16 +18,17 @@ from tqdm import tqdm
 from app.cli.batch import Report, segment_all
 from app.cli.options import (
     EXIT_FAILURES,
-    EXIT_INTERRUPTED,
     EXIT_NO_SERVER,
-    PATIENT,
     add_request_options,
+    end_interrupted,
+    hides_progress,
+    open_client,
+    summarise,
 )
 from app.cli.outputs import Job, NoPhotos, Outputs, list_jobs
-from app.client import AsyncClient
 from app.client.clients import DEFAULT_URL
 from app.environment import load_env_file
-from app.observability.console import GREEN, RED, YELLOW, paint
+from app.observability.console import RED, paint
 
 
 def main() -> None:
@@ -48,8 +49,7 @@ def main() -> None:
             _segment(jobs, outputs, report, options)
     except KeyboardInterrupt:
         _summarise(report, time.monotonic() - started)
-        print("interrupted: the same command continues from here", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        end_interrupted()
     _summarise(report, time.monotonic() - started)
     if report.ended_by:
         sys.exit(EXIT_NO_SERVER)
@@ -109,11 +109,8 @@ async def _run(
     report: Report[Job],
     options: argparse.Namespace,
 ) -> None:
-    try:
-        client = AsyncClient(url, key=options.key, timeout_s=options.timeout, retries=PATIENT)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    bar = tqdm(total=len(jobs), unit="photo", disable=options.quiet or not sys.stderr.isatty())
+    client = open_client(url, options)
+    bar = tqdm(total=len(jobs), unit="photo", disable=hides_progress(options))
     async with client:
         with bar:
             await segment_all(
@@ -135,10 +132,9 @@ def _summarise(report: Report[Job], seconds: float) -> None:
     if report.ended_by and not report.failures:
         print(f"{paint('error', RED, stream)}: {report.ended_by} Start one with fcn serve, name "
               "another with --url, or compute here with --local.", file=stream)  # fmt: skip
-    parts = [paint(f"{report.written} written", GREEN, stream)]
-    if report.skipped:
-        parts.append(paint(f"{report.skipped} skipped, done before", YELLOW, stream))
-    if report.failures:
-        parts.append(paint(f"{len(report.failures)} failed", RED, stream))
-    rate = f", {report.written / seconds:.1f} photos/s" if report.written else ""
-    print(f"{', '.join(parts)} in {seconds:.1f} s{rate}", file=stream)
+    summarise(
+        written=report.written,
+        skipped=f"{report.skipped} skipped, done before" if report.skipped else "",
+        failed=len(report.failures),
+        seconds=seconds,
+    )

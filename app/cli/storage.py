@@ -7,6 +7,7 @@ Knows nothing of photos.
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,24 +60,13 @@ class Storage:
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file, whole or not at all. Raises OSError, or what the filesystem raises."""
-        if self._is_object_store:
-            self.filesystem.pipe_file(self.locate(path), content)
-            return
-        unfinished = self.locate(f"{UNFINISHED}/{uuid.uuid4().hex}")
-        self._make_folder(unfinished)
-        with self.filesystem.open(unfinished, "wb") as file:
-            file.write(content)
-        self._finish(unfinished, path)
+        with self._writing(path) as name:
+            self.filesystem.pipe_file(name, content)
 
     def write_file(self, path: str, local: Path) -> None:
         """Write a copy of a file of this machine, whole or not at all."""
-        if self._is_object_store:
-            self.filesystem.put_file(str(local), self.locate(path))
-            return
-        unfinished = self.locate(f"{UNFINISHED}/{uuid.uuid4().hex}")
-        self._make_folder(unfinished)
-        self.filesystem.put_file(str(local), unfinished)
-        self._finish(unfinished, path)
+        with self._writing(path) as name:
+            self.filesystem.put_file(str(local), name)
 
     def remove_unfinished(self) -> None:
         """Remove what runs left behind that were killed while they wrote."""
@@ -102,6 +92,17 @@ class Storage:
     @property
     def _is_local(self) -> bool:
         return isinstance(self.filesystem, LocalFileSystem)
+
+    @contextmanager
+    def _writing(self, path: str) -> Iterator[str]:
+        """Yield the name to write to; the file has its path when the block has ended well."""
+        if self._is_object_store:
+            yield self.locate(path)
+            return
+        unfinished = self.locate(f"{UNFINISHED}/{uuid.uuid4().hex}")
+        self._make_folder(unfinished)
+        yield unfinished
+        self._finish(unfinished, path)
 
     def _make_folder(self, name: str) -> None:
         self.filesystem.makedirs(name.rpartition("/")[0], exist_ok=True)

@@ -3,9 +3,10 @@
 Knows nothing of sockets, threads or event loops, as `app.client.calls`.
 """
 
-import uuid
 from base64 import b64decode
 from collections.abc import Iterable, Sequence
+
+import httpx
 
 from app.client.errors import ClientError, PhotoError, ProblemError
 from app.client.exchange import (
@@ -142,12 +143,6 @@ def _make_error(entry: FileProblem, request_id: str) -> ProblemError:
 
 def _encode_form(files: Iterable[bytes]) -> tuple[str, bytes]:
     """Return the type and the bytes of a form; the files' names are their places in it."""
-    boundary = uuid.uuid4().hex
-    head = '--{}\r\nContent-Disposition: form-data; name="files"; filename="{}"\r\n\r\n'
-    parts = [
-        piece
-        for number, data in enumerate(files, 1)
-        for piece in (head.format(boundary, number).encode(), data, b"\r\n")
-    ]
-    content = b"".join([*parts, f"--{boundary}--\r\n".encode()])
-    return f"multipart/form-data; boundary={boundary}", content
+    parts = [("files", (str(number), data)) for number, data in enumerate(files, 1)]
+    form = httpx.Request("POST", "http://server", files=parts)
+    return form.headers["Content-Type"], form.read()

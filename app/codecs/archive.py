@@ -10,11 +10,12 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import orjson
 
 from app.codecs.answers import LARGEST_PIECE_BYTES, WHOLE_BYTES, Answer, join_pieces
-from app.codecs.listing import Result, split_answer
+from app.codecs.listing import Result, split_bytes
 from app.formats import AnswerFormat
 
 try:
@@ -84,7 +85,7 @@ def make_archive(results: Sequence[Result], answer: AnswerFormat) -> Answer:
         )
     written = list(_write(entries))
     size_bytes = sum(map(len, written))
-    pieces = join_pieces(_split(written))
+    pieces = join_pieces(chain.from_iterable(map(split_bytes, written)))
     if size_bytes <= WHOLE_BYTES:
         return Answer(size_bytes, size_bytes, whole=b"".join(pieces))
     return Answer(size_bytes, len(summary) + 2 * LARGEST_PIECE_BYTES, pieces=pieces)
@@ -124,9 +125,3 @@ def _write(entries: Sequence[_Entry]) -> Iterator[bytes | memoryview]:
     yield directory
     count = len(entries)
     yield b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, count, count, len(directory), offset, 0)
-
-
-def _split(written: Sequence[bytes | memoryview]) -> Iterator[bytes]:
-    """Yield copies of pieces, so that no more is copied than the caller takes."""
-    for part in written:
-        yield from split_answer(Answer(len(part), 0, whole=part))  # type: ignore[arg-type]

@@ -79,10 +79,13 @@ def _write(results: Sequence[Result]) -> Iterator[bytes]:
 
 def split_answer(answer: Answer) -> Iterable[bytes]:
     """Return the pieces of an answer, also of one that is whole. May be called once."""
-    if answer.whole is None:
-        return answer.pieces
-    whole = answer.whole
-    return (whole[first : first + STEP_BYTES] for first in range(0, len(whole), STEP_BYTES))
+    return answer.pieces if answer.whole is None else split_bytes(answer.whole)
+
+
+def split_bytes(data: bytes | memoryview) -> Iterator[bytes]:
+    """Yield copies of parts, so that no more is copied than the caller takes."""
+    for first in range(0, len(data), STEP_BYTES):
+        yield bytes(data[first : first + STEP_BYTES])
 
 
 def _quote(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -6,6 +6,8 @@ Knows nothing of decoding. Safe to use from any thread.
 import threading
 from collections.abc import Callable
 
+from app.scheduling.budget import leaves_room
+
 
 class PixelGate:
     """A limit of pixels together. One image alone may always pass, however large it is.
@@ -26,8 +28,8 @@ class PixelGate:
         """
 
         def may_go_on() -> bool:
-            fits = self._pixels == 0 or 2 * pixels <= self._limit - self._pixels
-            return fits or is_cancelled()
+            fits = leaves_room(pixels, held=self._pixels, limit=self._limit)
+            return self._pixels == 0 or fits or is_cancelled()
 
         with self._changed:
             self._changed.wait_for(may_go_on)

@@ -16,6 +16,11 @@ class ShareEnded(Exception):
     """The request is over: work that still runs for it should stop, for nobody waits for it."""
 
 
+def leaves_room(amount: int, *, held: int, limit: int) -> bool:
+    """Return whether the amount is at most half of what is free, so that small ones find room."""
+    return 2 * amount <= limit - held
+
+
 class Budget:
     """An amount that all requests share.
 
@@ -59,7 +64,7 @@ class Budget:
         is free.
         """
         others = self._held - own
-        if amount > 0 and others > 0 and 2 * amount > self.limit - self._held:
+        if amount > 0 and others > 0 and not leaves_room(amount, held=self._held, limit=self.limit):
             raise self.make_overloaded(others)
         self._held += amount
         self._gauge.set(self._held)
