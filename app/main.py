@@ -22,9 +22,10 @@ from app.http.methods import HeadAsGet
 from app.http.paths import IMAGE_PATHS
 from app.http.telemetry import RequestTelemetry
 from app.observability.peers import Peers
-from app.observability.traces import Traces, open_traces
+from app.observability.traces import LAST_EXPORT_S, Traces, open_traces
 from app.protocol_schemas import ProtocolError
 from app.routes import admin, batch, model, openinference, operations, pages, segment
+from app.scheduling.threads import run_on_daemon
 from app.schemas import ProblemDetails
 from app.service import Service
 from app.settings import Settings, parse_origins, parse_rates
@@ -60,7 +61,7 @@ def create_app(settings: Settings, peers: Peers | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             if traces is not None:
-                await stack.enter_async_context(aclosing(traces))
+                stack.push_async_callback(run_on_daemon, traces.close, LAST_EXPORT_S)
             await stack.enter_async_context(aclosing(counts))
             await stack.enter_async_context(service.running())
             yield

@@ -4,11 +4,8 @@ A caller's trace continues (W3C Trace Context). Imports OpenTelemetry only where
 knows nothing of images. Nothing global is set: libraries that make spans of their own make none.
 """
 
-import asyncio
 import os
-import threading
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -106,20 +103,9 @@ class Traces:
             stages.span.set_status(StatusCode.ERROR)
         stages.span.end()
 
-    async def aclose(self) -> None:
-        """Send the last spans, for LAST_EXPORT_S at most."""
-        loop, has_ended = asyncio.get_running_loop(), asyncio.Event()
-
-        def shut_down() -> None:
-            self._provider.shutdown()
-            with suppress(RuntimeError):  # the loop is closed already
-                loop.call_soon_threadsafe(has_ended.set)
-
-        # A daemon, since neither the loop nor the process shall wait for a collector that hangs.
-        threading.Thread(target=shut_down, name="last spans", daemon=True).start()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LAST_EXPORT_S):
-                await has_ended.wait()
+    def close(self) -> None:
+        """Send the last spans; with a collector that hangs, this takes as long as it does."""
+        self._provider.shutdown()
 
 
 def identify(stages: TracedStages) -> dict[str, str]:

@@ -16,16 +16,12 @@ from app.codecs.archive import MAX_BYTES, MAX_PIXELS, make_archive
 from app.codecs.costs import require_few_pixels
 from app.codecs.listing import Result, make_list
 from app.errors import ImageMissing, RequestError
-from app.formats import AnswerFormat, AnswerOptions, Container
+from app.formats import AnswerFormat, Container
 from app.http.forms import File
 from app.http.problems import INTERNAL, PROBLEMS, describe, describe_bug, find_reason
 from app.observability.stages import Stages
-from app.routes.segmentation import SegmentationTask, send_piece
-from app.scheduling.batcher import Batcher
-from app.scheduling.budget import Share
-from app.service import Service
+from app.routes.segmentation import SegmentationTask, Task
 from model.engines.base import Array
-from model.predictor import Predictor
 
 FILES_AT_ONCE = 6
 """The largest number of files of one request that have a place in the queue at the same time, so
@@ -53,21 +49,13 @@ class FileTask(SegmentationTask):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchTask:
-    """The files of one request on their way to their results, all with the same weights."""
+class BatchTask(Task):
+    """The files of one request on their way to their results; `due` holds for every file.
 
-    service: Service
-    predictor: Predictor
-    batcher: Batcher
-    stages: Stages
-    upload: Share
-    sent: Share
-    options: AnswerOptions
-    """Those of each answer; for an archive they accept gzip."""
+    `options` are those of each answer; for an archive they accept gzip.
+    """
+
     container: Container
-    max_side: int
-    due: float
-    """A reading of `time.perf_counter`; it holds for every file."""
     charges: Charges | None
     """What the files after the first use of their caller's rates."""
 
@@ -176,10 +164,6 @@ class BatchTask:
             made = make_list(results)
         self.sent.take(made.held_bytes)
         return made
-
-    async def next_piece(self, answer: Answer) -> bytes | None:
-        """Return the next piece of the answer, None after the last."""
-        return await send_piece(self.service, answer, self.sent)
 
 
 def _require_bytes(file: File) -> bytes:

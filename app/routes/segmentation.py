@@ -5,7 +5,7 @@ Knows nothing of the request's headers and parameters; the handler has read them
 
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 
@@ -26,8 +26,8 @@ U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentationTask:
-    """One admitted upload on its way to its answer, with the weights that it began with."""
+class Task:
+    """The work of a request with images, with the weights that it began with."""
 
     service: Service
     predictor: Predictor
@@ -38,10 +38,22 @@ class SegmentationTask:
     """The share of the answers' budget: the answer's bytes until the socket has taken them."""
     options: AnswerOptions
     max_side: int
-    is_base64: bool = False
-    """Whether the upload is JSON with the image in base64."""
     due: float
     """A reading of `time.perf_counter`."""
+
+    async def next_piece(self, answer: Answer) -> bytes | None:
+        """Return the next piece of an answer that is sent in pieces, None after the last."""
+        return await self.service.codecs.run(
+            next, answer.pieces, None, held=(self.sent,), first=True
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentationTask(Task):
+    """One admitted upload on its way to its answer."""
+
+    is_base64: bool = False
+    """Whether the upload is JSON with the image in base64."""
 
     async def run(self, data: bytes) -> Answer:
         """Return the answer to the upload. Raises the errors of each stage, Overloaded at `due`."""
@@ -85,10 +97,6 @@ class SegmentationTask:
             held=(place, self.upload),
         )
 
-    async def next_piece(self, answer: Answer) -> bytes | None:
-        """Return the next piece of an answer that is sent in pieces, None after the last."""
-        return await send_piece(self.service, answer, self.sent)
-
     def _prepare(self, image: Decoded) -> Canvas:
         return self.predictor.prepare(image.pixels, max_side=self.max_side, size=image.size)
 
@@ -96,24 +104,6 @@ class SegmentationTask:
         made = make_answer(mask, self.options, self.predictor.metadata, photo=photo)
         self.sent.take(made.held_bytes)
         return made
-
-
-async def send_piece(service: Service, answer: Answer, sent: Share) -> bytes | None:
-    """Return the next piece of an answer, encoded on a codec thread; None after the last."""
-    return await service.codecs.run(next, answer.pieces, None, held=(sent,), first=True)
-
-
-class Task(Protocol):
-    """What is known of the work of any request with images."""
-
-    @property
-    def service(self) -> Service: ...
-    @property
-    def stages(self) -> Stages: ...
-    @property
-    def upload(self) -> Share: ...
-    @property
-    def due(self) -> float: ...
 
 
 async def carry_out(

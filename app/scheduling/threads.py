@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -24,14 +25,22 @@ def start_work_threads(count: int, name: str) -> ThreadPoolExecutor:
 async def end_threads(threads: ThreadPoolExecutor, within_s: float | None) -> None:
     """Shut the executor down and wait for its running work, at most `within_s` (None: no limit)."""
     threads.shutdown(wait=False)
+    await run_on_daemon(threads.shutdown, within_s)
+
+
+async def run_on_daemon(end: Callable[[], object], within_s: float | None) -> None:
+    """Call `end` on a thread and wait for it, at most `within_s` (None: no limit).
+
+    If it hangs, neither the loop nor the process waits for it any longer.
+    """
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
-    def wait() -> None:
-        threads.shutdown(wait=True)
+    def run() -> None:
+        end()
         with suppress(RuntimeError):  # the loop has been closed meanwhile
             loop.call_soon_threadsafe(ended.set)
 
-    threading.Thread(target=wait, name="end", daemon=True).start()
+    threading.Thread(target=run, name="end", daemon=True).start()
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
             await ended.wait()

@@ -119,7 +119,7 @@ def spans():
             transport = httpx.ASGITransport(telemetry)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 await client.get(path, headers=headers)
-            await traces.aclose()
+            traces.close()
 
         asyncio.run(run())
         return exporter.get_finished_spans()
