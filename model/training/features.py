@@ -116,8 +116,8 @@ def open_feature_cache(
 
 
 def describe_features(training: Training, samples: TrainingSamples) -> dict[str, Any]:
-    """What features depend on: images, how views are drawn, and the frozen layers."""
-    recipe = training.recipe
+    """What features depend on: images, how views are drawn, normalisation, the frozen layers."""
+    recipe, metadata = training.recipe, training.metadata
     names = hashlib.sha256("\n".join(s.name for s in samples.images.samples).encode())
     frozen = hashlib.sha256()
     for name, tensor in take_frozen_start(training.network, recipe).state_dict().items():
@@ -131,6 +131,8 @@ def describe_features(training: Training, samples: TrainingSamples) -> dict[str,
         "scale": list(recipe.scale),
         "augment": recipe.augment,
         "seed": samples.seed,
+        "mean": list(metadata.mean),
+        "std": list(metadata.std),
         "dtype": str(probe.dtype).removeprefix("torch."),
         "shape": [len(samples.images) * recipe.views, *probe.shape[1:]],
     }

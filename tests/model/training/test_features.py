@@ -14,7 +14,7 @@ from model.training.cutmix import mix_batch
 from model.training.features import FeatureCache
 from model.training.frozen import count_frozen_start
 from model.training.recipe import PRESETS
-from model.weights import read_weights
+from model.weights import read_weights, write_weights
 
 START = ["conv1", "bn1", "layer1", "layer2"]
 SMALL = [
@@ -89,6 +89,24 @@ def test_features_of_another_run_and_recipes_without_any_are_refused(cached, voc
     refuse("made of other images, views or weights", *common, *cache, "--seed", "1")
     refuse("needs --views", *common, *cache, "--views", "0")
     refuse("needs --views", *common, *cache, "--frozen", "layer4")
+
+
+def test_features_of_another_normalisation_are_refused(cached, voc_folder, tmp_path):
+    weights = read_weights(cached / "w.safetensors")
+    other = replace(weights.metadata, mean=(0.5, 0.5, 0.5))
+    write_weights(tmp_path / "other.safetensors", weights.tensors, other)
+    place = SMALL.index("--backbone")
+    common = ["--data", voc_folder, *SMALL[:place], *SMALL[place + 2 :]]
+    cache = ["--feature-cache", cached / "features"]
+    run(
+        *(*common, *cache, "--init", cached / "w.safetensors"),
+        *("--output", tmp_path / "same.safetensors"),
+    )
+    refuse(
+        "made of other images, views or weights",
+        *(*common, *cache, "--init", tmp_path / "other.safetensors"),
+        *("--output", tmp_path / "w.safetensors"),
+    )
 
 
 def test_unfinished_features_are_made_anew(cached, voc_folder, tmp_path):
