@@ -27,7 +27,6 @@ from model.training.checkpoint import read_checkpoint
 from model.training.data import open_training_images
 from model.training.dataset import SegmentationDataset
 from model.training.distributed import Group, join_group
-from model.training.download import download_voc
 from model.training.features import open_feature_cache
 from model.training.history import Validation, count_worse, find_best
 from model.training.loader import TrainingSamples, create_loader, create_sampler, iterate_epoch
@@ -37,11 +36,13 @@ from model.training.precision import should_autocast
 from model.training.recipe import Recipe
 from model.training.recorder import Files, Recorder
 from model.training.sampler import EpochSampler
+from model.training.sbd import TRAIN_AUG, download_sbd
 from model.training.signals import collect_signals, should_stop
 from model.training.soft_labels import SoftLabels
 from model.training.start import start_network
 from model.training.state import Training
 from model.training.validation import export, measure, validate
+from model.training.voc import download_voc
 from model.weights import Metadata, write_weights
 
 EXIT_INTERRUPTED = 130
@@ -170,6 +171,8 @@ def open_data(
             if options.data is None:
                 raise DatasetError("--download fetches VOC2012 into --data DIR: name the folder")
             download_voc(options.data)
+            if options.image_set == TRAIN_AUG:
+                download_sbd(options.data)
         group.wait()
     min_size = recipe.crop if recipe.drop_small_images else None
     images, val_images = open_training_images(

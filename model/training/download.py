@@ -1,4 +1,4 @@
-"""Fetch Pascal VOC2012, and show how far it is. Knows nothing of what is in it."""
+"""Fetch the archive of a data set, and show the progress. Knows nothing of what is in it."""
 
 import hashlib
 import os
@@ -12,26 +12,15 @@ import httpx
 from tqdm import tqdm
 
 from model.errors import DatasetError
-from model.training.voc import VOC_FOLDER
 
 TIMEOUT_S = 60.0
 CHUNK_BYTES = 2**20
 
 
-def download_voc(folder: Path) -> None:
-    """VOC2012 into `folder`, unless it is there. Raises DatasetError."""
-    if (folder / VOC_FOLDER).is_dir():
-        return
-    from torchvision.datasets.voc import DATASET_YEAR_DICT
+def fetch_archive(folder: Path, content: Path, *, url: str, md5: str) -> None:
+    """Unpack the directory `content` of the archive at `url` to the same path in `folder`.
 
-    archive = DATASET_YEAR_DICT["2012"]
-    fetch_voc(folder, url=archive["url"], md5=archive["md5"])
-
-
-def fetch_voc(folder: Path, *, url: str, md5: str) -> None:
-    """The archive from `url`, unpacked; the folder appears complete or not at all.
-
-    Raises DatasetError.
+    It appears there complete or not at all. Raises DatasetError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = url.rpartition("/")[2]
@@ -43,11 +32,11 @@ def fetch_voc(folder: Path, *, url: str, md5: str) -> None:
             if found != md5:
                 raise DatasetError(f"{url} has MD5 {found}, not {md5}: fetch it again")
             _unpack(path, Path(scratch))
-            (folder / VOC_FOLDER.parent).mkdir(exist_ok=True)
-            os.replace(Path(scratch) / VOC_FOLDER, folder / VOC_FOLDER)
+            (folder / content).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(scratch) / content, folder / content)
     except (OSError, httpx.HTTPError, tarfile.TarError) as error:
         raise DatasetError(
-            f"VOC2012 cannot be fetched from {url} ({error!r}): copy {name} here by hand and "
+            f"{content} cannot be fetched from {url} ({error!r}): copy {name} here by hand and "
             f"unpack it in {folder}"
         ) from error
 

@@ -75,7 +75,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add_reading_options(parser)
     add_validation_options(parser)
     add = parser.add_argument
-    add("--download", action="store_true", help="fetch VOC2012 into --data, if it is not there")
+    add("--download", action="store_true", help="fetch VOC2012 (and SBD for train_aug)")
     add("--val-every", type=int, default=1, help="epochs between validations; 0: only at the end")
     add("--soft-labels", type=Path, help="folder of a teacher's soft labels")
 

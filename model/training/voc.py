@@ -9,10 +9,20 @@ from model.class_list import VOC, ClassList
 from model.engines.base import Size
 from model.errors import DatasetError
 from model.training.dataset import SegmentationDataset, open_images
+from model.training.download import fetch_archive
 from model.training.photos import SUFFIXES
 from model.training.samples import Sample
 
 VOC_FOLDER = Path("VOCdevkit") / "VOC2012"
+
+
+def download_voc(folder: Path) -> None:
+    """VOC2012 into `folder`, unless it is there. Raises DatasetError."""
+    if not (folder / VOC_FOLDER).is_dir():
+        from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+        archive = DATASET_YEAR_DICT["2012"]
+        fetch_archive(folder, VOC_FOLDER, url=archive["url"], md5=archive["md5"])
 
 
 def open_voc(
@@ -37,18 +47,27 @@ def list_samples(folder: Path, image_set: str) -> list[Sample]:
     for name in ("JPEGImages", "SegmentationClass"):
         if not (root / name).is_dir():
             raise DatasetError(f"{root / name} is not there: unpack the whole of VOC2012 again")
-    lists = root / "ImageSets" / "Segmentation"
-    path = lists / f"{image_set}.txt"
-    if not path.is_file():
-        present = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
-        raise DatasetError(f"{path} is not there. Image sets in this folder: {present}")
-    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    if not names:
-        raise DatasetError(f"{path} is empty: it should name one image a line")
+    names = read_list(folder, image_set)
     return [
         Sample(name, _image_path(root, name), root / "SegmentationClass" / f"{name}.png")
         for name in names
     ]
+
+
+def read_list(folder: Path, image_set: str) -> list[str]:
+    """The names of a list's images. Raises DatasetError."""
+    path = list_path(folder, image_set)
+    if not path.is_file():
+        present = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
+        raise DatasetError(f"{path} is not there. Image sets in this folder: {present}")
+    names = path.read_text().split()
+    if not names:
+        raise DatasetError(f"{path} is empty: it should name one image a line")
+    return names
+
+
+def list_path(folder: Path, image_set: str) -> Path:
+    return folder / VOC_FOLDER / "ImageSets" / "Segmentation" / f"{image_set}.txt"
 
 
 def _image_path(root: Path, name: str) -> Path:
