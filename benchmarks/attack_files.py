@@ -1,12 +1,12 @@
-"""Files for the search for costly uploads: each format's, by the positions of its knobs.
+"""Costly files: one for every choice of a format's fields, and some that reach the server's limits.
 
-Knows what a file's header can say; nothing of decoding.
+Knows what the header of a file can say. Knows nothing of decoding.
 """
 
 import io
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -17,7 +17,10 @@ from tests.app.corpus import (
     TIFF_COMPRESSIONS,
     blocks,
     bmp,
+    jpeg_segment,
     more_scans,
+    picture,
+    png,
     png_of,
     saved,
     tiff,
@@ -25,8 +28,8 @@ from tests.app.corpus import (
 
 Choices = dict[str, int]
 SHAPES = ((5000, 5000), (25_000_000, 1), (1, 25_000_000), (381, 65_500), (65_500, 381), (16, 16))
-"""Height and width; sizes that a format does not allow are reduced."""
-KNOBS: dict[str, dict[str, int]] = {
+"""(height, width). A size that a format does not allow is reduced."""
+FIELDS: dict[str, dict[str, int]] = {
     "JPEG": {
         "shape": 6, "mode": 3, "progressive": 2, "sampling": 3, "scans": 3, "restarts": 2,
         "noise": 2, "side": 2,
@@ -42,10 +45,11 @@ KNOBS: dict[str, dict[str, int]] = {
         "samples": 4, "planar": 2, "predictor": 3, "junk": 3, "side": 2,
     },
 }  # fmt: skip
-"""The number of positions of each knob."""
+"""How many values the search tries for each field of a format."""
 
 
 def make(kind: str, choices: Choices) -> bytes:
+    """Make a file of the format; `choices` has the number of the value of each field."""
     return MAKERS[kind](choices, *SHAPES[choices["shape"]])
 
 
@@ -59,15 +63,15 @@ def draw_picture(mode: str, height: int, width: int, *, noise: bool, limit: int)
 
 
 MCU_SIDE = 16
-"""The largest side of a JPEG's units of coding; pictures are filled to a multiple of it."""
+"""The largest side of a JPEG's coding unit (MCU). JPEG pads pictures to a multiple of it."""
 
 
 def make_jpeg(choices: Choices, height: int, width: int) -> bytes:
     mode = ("L", "RGB", "CMYK")[choices["mode"]]
     image = draw_picture(mode, height, width, noise=bool(choices["noise"]), limit=65_500)
     progressive = bool(choices["progressive"])
-    # A progressive file is written in one piece, for which Pillow reserves bytes for each pixel,
-    # but none for those that fill the blocks of a thin picture.
+    # Pillow writes a progressive file in one piece. The buffer that it reserves has room for the
+    # picture's pixels, but not for the padding of a thin picture.
     bytes_at_most = 4 * (image.width + MCU_SIDE) * (image.height + MCU_SIDE)
     ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, bytes_at_most)
     data = saved(
@@ -142,7 +146,7 @@ def make_tiff(choices: Choices, height: int, width: int) -> bytes:
 
 
 def make_tiff_strip(choices: Choices, compression: int, rows: int, width: int, size: int) -> bytes:
-    """Valid where it is easy, or else junk or zeros."""
+    """Valid compressed data where that is easy to make, else random bytes or zeros."""
     if compression == 8 and choices["junk"] == 0:
         return zlib.compress(bytes(min(size, 200_000_000)), 9)
     if compression in (6, 7) and choices["junk"] == 0:
@@ -162,3 +166,38 @@ MAKERS: dict[str, Callable[[Choices, int, int], bytes]] = {
     "BMP": make_bmp,
     "TIFF": make_tiff,
 }
+
+
+def make_files_at_limits(*, side: int, size_bytes: int) -> Iterator[tuple[str, bytes]]:
+    """Names and files: pictures of `side` x `side` pixels, then metadata of `size_bytes`."""
+
+    def make_flat(mode: str, kind: str, **options: object) -> bytes:
+        return saved(Image.new(mode, (side, side)), kind, **options)
+
+    size = f"{side * side / 1e6:g} megapixels"
+    yield f"{size}: flat PNG", png(side, side, pixels=bytes(side * (3 * side + 1)))
+    yield f"{size}: interlaced PNG, 16 bits, alpha", make_deep_png(side)
+    yield f"{size}: flat WebP", make_flat("RGB", "WEBP", lossless=True, method=0)
+    yield f"{size}: flat GIF", make_flat("P", "GIF")
+    yield f"{size}: TIFF of integers", make_flat("I", "TIFF", compression="tiff_lzw")
+    yield f"{size}: TIFF of floats", make_flat("F", "TIFF", compression="tiff_lzw")
+    yield f"{size}: progressive CMYK JPEG", make_flat("CMYK", "JPEG", progressive=True)
+    yield f"{size}: JPEG in 95 scans", make_many_scans(side, 95)
+    size = f"{size_bytes / 2**20:g} MiB"
+    jpeg = saved(picture(), "JPEG")
+    segments = jpeg_segment(0xE0, b"") * (size_bytes // 4)
+    yield f"{size}: JPEG of empty segments", jpeg[:2] + segments + jpeg[2:]
+    yield f"{size}: PNG of private chunks", png(9, 9, before=[(b"prVt", b"")] * (size_bytes // 12))
+    text = b"k\0\0" + zlib.compress(bytes(2**20), 9)
+    texts = [(b"zTXt", text)] * (size_bytes // (len(text) + 12))
+    yield f"{size}: texts of a PNG, compressed 1000 times", png(9, 9, before=texts)
+
+
+def make_deep_png(side: int) -> bytes:
+    rows = bytes(side * (8 * side + 8))
+    return png(side, side, depth=16, colour=6, interlaced=True, pixels=rows)
+
+
+def make_many_scans(side: int, count: int) -> bytes:
+    flat = Image.new("RGB", (side, side))
+    return more_scans(saved(flat, "JPEG", progressive=True, subsampling=0), count)

@@ -1,9 +1,11 @@
-"""The most that an upload can cost, found by search: each format's knobs are turned uphill.
+"""Find the upload of each format that costs most, by hill climbing over the fields of its header.
 
-Each try is decoded by a fresh decoder process, as the server does it, with the default limits, and
-costs processor time, memory and lines of log. Knows nothing of the server.
+With --known, measure known files instead: the tests' corpus, and files that reach the limits. A
+fresh decoder process decodes each file, as in the server, with the default limits. The cost is
+processor time, memory and lines of log. Knows nothing of the server.
 """
 
+import math
 import os
 import random
 import resource
@@ -20,18 +22,20 @@ from app.errors import BodyTooLarge, RequestError
 from app.http.problems import PROBLEMS
 from app.settings import Settings
 from benchmarks import report
-from benchmarks.attack_files import KNOBS, Choices, make
+from benchmarks.attack_files import FIELDS, Choices, make, make_files_at_limits
 from benchmarks.report import Row, publish, read_plan
-from benchmarks.watch import ProcessTree
+from benchmarks.watch import MIB, ProcessTree
 from model.scaling import content_size
 from tests.app.corpus import corpus, picture, saved
 
 SIDES = (512, 0)
-"""Values of max_side; 0 does not scale."""
+"""The values of max_side that the search tries. 0 does not scale."""
 
 
 @dataclass(frozen=True)
 class Cost:
+    """`pixels` is 0 for a file that was refused before its size was read."""
+
     bytes: int
     seconds: float
     memory_bytes: int
@@ -44,38 +48,53 @@ class Cost:
 class Plan(report.Plan):
     seconds: Annotated[float, "of search for each format and goal"] = 60.0
     seed: Annotated[int, "of the search"] = 0
-    corpus: Annotated[bool, "measure every file of the tests' corpus, too"] = False
+    known: Annotated[bool, "measure the tests' corpus and files at the limits instead"] = False
 
 
-QUICK_FILES = 20
-
-CORPUS_SHOWN = 5
-"""This many files of the corpus are shown for each goal."""
+QUICK_FILES = 20  # of the corpus
+CORPUS_SHOWN = 5  # files for each goal
 
 
 def main() -> None:
-    plan = read_plan(Plan, "attacks", __doc__, quick={"seconds": 0.0, "corpus": True})
+    plan = read_plan(Plan, "attacks", __doc__, quick={"seconds": 0.0})
+    if plan.known:
+        tables = measure_known_files(plan)
+        publish("attacks", "What known files cost", tables, plan=plan, variant="known")
+    else:
+        rows, tries = search(plan)
+        publish("attacks", "The most that an upload can cost", rows, plan=plan, tries=tries)
+
+
+def search(plan: Plan) -> tuple[list[Row], int]:
+    """Search in each format for each goal. Returns the rows and the number of files tried."""
     rows, tries = [], 0
-    for kind in KNOBS:
+    for kind in FIELDS:
         for goal in GOALS:
             (choices, cost), count = climb(kind, GOALS[goal], seconds=plan.seconds, seed=plan.seed)
             tries += count
             rows.append(describe(kind, goal, name_choices(choices), cost))
             print(rows[-1], flush=True)
-    tables = {"rows": rows}
-    if plan.corpus:
-        tables["The corpus"] = measure_corpus(QUICK_FILES if plan.quick else None)
-    publish("attacks", "The most that an upload can cost", tables, plan=plan, tries=tries)
+    return rows, tries
 
 
-def measure_corpus(count: int | None) -> list[Row]:
-    """Measure so many files of the tests' corpus, and describe the costliest for each goal."""
-    costs = {name: measure(data, 0) for name, data in list(corpus().items())[:count]}
-    return [
+def measure_known_files(plan: Plan) -> dict[str, list[Row]]:
+    """Measure files at the limits, and the corpus, of which the costliest are shown."""
+    limits = Settings()
+    side, size_bytes = math.isqrt(limits.max_pixels), limits.max_body_bytes - MIB
+    if plan.quick:
+        side, size_bytes = 500, MIB
+    at_limits = [
+        describe("limits", "", name, measure(data, limits.max_side))
+        for name, data in make_files_at_limits(side=side, size_bytes=size_bytes)
+    ]
+    files = list(corpus().items())[: QUICK_FILES if plan.quick else None]
+    costs = {name: measure(data, 0) for name, data in files}
+    costliest = [
         describe("corpus", goal, name, costs[name])
         for goal, value in GOALS.items()
         for name in sorted(costs, key=lambda name: -value(costs[name]))[:CORPUS_SHOWN]
     ]
+    return {"rows": at_limits, f"The costliest of the corpus ({len(costs)} files)": costliest}
 
 
 GOALS: dict[str, Callable[[Cost], float]] = {
@@ -97,6 +116,7 @@ def describe(kind: str, goal: str, file: str, cost: Cost) -> Row:
         "bytes": cost.bytes,
         "processor, s": round(cost.seconds, 2),
         "ms a byte": round(1000 * cost.seconds / cost.bytes, 3),
+        "memory, MiB": round(cost.memory_bytes / MIB),
         "memory, bytes a pixel": round(cost.memory_bytes / cost.pixels, 1) if cost.pixels else "",
         "log lines": cost.log_lines,
         "outcome": cost.outcome,
@@ -106,12 +126,15 @@ def describe(kind: str, goal: str, file: str, cost: Cost) -> Row:
 def climb(
     kind: str, goal: Callable[[Cost], float], *, seconds: float, seed: int
 ) -> tuple[tuple[Choices, Cost], int]:
-    """The worst that was found, and the number of tries. From a summit it starts elsewhere."""
+    """The costliest file that was found, and the number of tries.
+
+    Where no change of a single field costs more, the search starts again from random choices.
+    """
     rng, ends = random.Random(seed), time.monotonic() + seconds
     worst: tuple[Choices, Cost] | None = None
     tries = 0
     while worst is None or time.monotonic() < ends:
-        here = {knob: rng.randrange(count) for knob, count in KNOBS[kind].items()}
+        here = {field: rng.randrange(count) for field, count in FIELDS[kind].items()}
         cost = measure(make(kind, here), SIDES[here["side"]])
         tries += 1
         for there in list_neighbours(kind, here, rng):
@@ -127,19 +150,20 @@ def climb(
 
 
 def list_neighbours(kind: str, choices: Choices, rng: random.Random) -> Iterator[Choices]:
-    """Each differs in one knob, in random order."""
-    turns = [
-        (knob, value)
-        for knob, count in KNOBS[kind].items()
+    """The choices that differ in one field, in random order."""
+    changes = [
+        (field, value)
+        for field, count in FIELDS[kind].items()
         for value in range(count)
-        if value != choices[knob]
+        if value != choices[field]
     ]
-    rng.shuffle(turns)
-    for knob, value in turns:
-        yield choices | {knob: value}
+    rng.shuffle(changes)
+    for field, value in changes:
+        yield choices | {field: value}
 
 
 def measure(data: bytes, side: int) -> Cost:
+    """Decode the file in a fresh decoder process; `side` is its max_side."""
     limits = Settings()
     if len(data) > limits.max_body_bytes:
         return Cost(len(data), 0, 0, 0, PROBLEMS[BodyTooLarge].name, 0)
@@ -167,7 +191,7 @@ def measure(data: bytes, side: int) -> Cost:
 
 
 class Meter:
-    """Measures what a decoder process uses from now on."""
+    """Measures what a decoder process uses from its creation to `end`."""
 
     def __init__(self, process: DecoderProcess) -> None:
         self._process = process
@@ -177,9 +201,12 @@ class Meter:
         self._ended_s = measure_ended_children_s()
 
     def end(self) -> tuple[float, int]:
-        """End the process; return its seconds and its bytes, 0 if a file has ended it."""
+        """End the process. Returns its processor time in seconds and its memory in bytes.
+
+        If the file has already ended the process, its memory is unknown and counts as 0.
+        """
         seconds, memory_bytes = 0.0, 0
-        with suppress(OSError, AssertionError):  # it may have ended
+        with suppress(OSError, AssertionError):  # the process may have ended already
             seconds = self._tree.measure_cpu_s() - self._cpu_s
             memory_bytes = self._tree.measure_peak_bytes() - self._held_bytes
         self._process.end()
@@ -190,7 +217,7 @@ class Meter:
 
 @contextmanager
 def counting_lines() -> Iterator[Callable[[], int]]:
-    """Count the lines that this process and its decoders write where a server has its log."""
+    """Count the lines that this process and its decoders write where a server writes its log."""
     kept = [os.dup(descriptor) for descriptor in LOG_DESCRIPTORS]
     with tempfile.TemporaryFile() as file:
 
@@ -210,8 +237,7 @@ def counting_lines() -> Iterator[Callable[[], int]]:
                 os.close(old)
 
 
-LOG_DESCRIPTORS = (1, 2)
-"""Standard output and standard error."""
+LOG_DESCRIPTORS = (1, 2)  # standard output and standard error
 
 
 def measure_ended_children_s() -> float:

@@ -1,6 +1,6 @@
-"""Clients that disconnect, that send slowly, or that send requests while the server shuts down.
+"""Callers that disconnect, that send slowly, or that send requests while the server shuts down.
 
-Each function is one client, until it is cancelled or has finished.
+Each function is one caller. It runs until it is cancelled or has finished.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ SINGLE_BYTES = 10
 
 
 class Leaving(StrEnum):
-    """When a caller leaves."""
+    """When a caller disconnects."""
 
     CONNECTED = "leaves when connected"
     HEAD = "leaves in the head"
@@ -32,13 +32,13 @@ class Leaving(StrEnum):
 
 
 def shuffle_forever(load: LoadGenerator, requests: Sequence[Request]) -> Iterator[Request]:
-    """All of them in random order, again and again."""
+    """Yield all requests in random order, again and again."""
     while True:
         yield from load.rng.sample(requests, len(requests))
 
 
 async def keep_leaving(load: LoadGenerator, requests: Sequence[Request], *, pause_s: float) -> None:
-    """Leave at each moment in turn."""
+    """Disconnect at each of the moments in turn."""
     moments = itertools.cycle(Leaving)
     for request, leaving in zip(shuffle_forever(load, requests), moments, strict=False):
         try:
@@ -51,7 +51,7 @@ async def keep_leaving(load: LoadGenerator, requests: Sequence[Request], *, paus
 
 
 async def leave(load: LoadGenerator, request: Request, leaving: Leaving) -> None:
-    """Close the connection at that moment, with FIN or with RST."""
+    """Close the connection at that moment, by FIN or RST at random."""
     data = request.head + request.body
     sent_bytes = {
         Leaving.CONNECTED: 0,
@@ -73,7 +73,7 @@ async def leave(load: LoadGenerator, request: Request, leaving: Leaving) -> None
 async def keep_sending_slowly(
     load: LoadGenerator, requests: Sequence[Request], *, seconds: float
 ) -> None:
-    """Send each request within `seconds`."""
+    """Send one request after the other, each over `seconds`."""
     for request in shuffle_forever(load, requests):
         try:
             await send_slowly(load, request, seconds / (2 * SINGLE_BYTES))
@@ -82,7 +82,7 @@ async def keep_sending_slowly(
 
 
 async def send_slowly(load: LoadGenerator, request: Request, pause_s: float) -> None:
-    """Raises OSError or EOFError where the request was sent completely and got no response."""
+    """Raises OSError or EOFError if the request was sent completely and got no response."""
     pieces = [
         piece
         for part in (request.head, request.body)
@@ -108,7 +108,7 @@ async def send_slowly(load: LoadGenerator, request: Request, pause_s: float) -> 
 async def ask_until_refused(load: LoadGenerator, requests: Sequence[Request]) -> None:
     """Send one request after the other until the server accepts no more.
 
-    The body follows when the server has asked for it: from then on it owes a response.
+    The body follows after `100 Continue`. From then on the server owes a response.
     """
     for request in shuffle_forever(load, requests):
         was_accepted = False

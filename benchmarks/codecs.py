@@ -1,6 +1,6 @@
-"""Our decoding and encoding against the usual ways with Pillow, NumPy and json, in turns.
+"""Our decoding and encoding compared with the usual code with Pillow, NumPy and json, in turns.
 
-The photos are made of the repository's one, and the masks are what the shipped weights give them.
+The photos are made from the repository's photo, and their masks are those of the shipped weights.
 Knows nothing of servers.
 """
 
@@ -31,7 +31,7 @@ TINY = (16, 16)
 MAX_PIXELS = 100_000_000
 
 MASKS_MAX_SIDE = 1024
-"""Masks are made at this scale, as by a request with this max_side, and have the photo's size."""
+"""Masks are computed with this max_side. They have the photo's size."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Plan(report.Plan):
     large_rounds: Annotated[int, "number of rounds of twelve megapixels"] = 7
     sizes: Sequence[Size] = (VOC_SIZE, (1080, 1920), TWELVE_MEGAPIXELS)
     sides: Sequence[int] = (640, 2048)
-    """Values of max_side for photos that exceed them."""
+    """The values of max_side, for photos that are larger."""
 
 
 QUICK = {"rounds": 1, "sizes": (VOC_SIZE,), "sides": (320,)}
@@ -48,7 +48,7 @@ QUICK = {"rounds": 1, "sizes": (VOC_SIZE,), "sides": (320,)}
 
 @dataclass(frozen=True)
 class Comparison:
-    """The usual way and ours; `check` says how far two of their results are the same."""
+    """The usual code and ours; `check` describes how far their results are equal."""
 
     what: str
     usually: str
@@ -61,7 +61,7 @@ class Comparison:
         rounds = plan.large_rounds if size == TWELVE_MEGAPIXELS else plan.rounds
         seconds = run_in_turns({"usual": usual, "ours": ours}, rounds=rounds)
         usual_ms, our_ms = median_ms(seconds["usual"]), median_ms(seconds["ours"])
-        # The file's bytes are those that are decoded, or the result of encoding.
+        # The file is the input of decoding, or the result of encoding.
         files = (value, value) if isinstance(value, bytes) else (usual(), ours())
         return {
             "what": self.what,
@@ -79,7 +79,7 @@ class Comparison:
 
 
 def measure_peak_mib(function: Callable[[Any], object], value: Any, tiny: Any) -> int:
-    """The peak memory of one call, result included, in a process warmed up by a tiny one."""
+    """The peak memory of one call, with its result, in a process that a tiny call has warmed up."""
     with start_worker() as call:
         return round(call(_measure_peak_bytes, function, value, tiny) / MIB)
 
@@ -103,7 +103,7 @@ def decode_ours(data: bytes, *, max_side: int) -> Array:
 
 
 def compare_pixels(usual: Array, ours: Array, *, size: Size, predictor: Predictor) -> str:
-    """Where some pixels differ, the share of the mask that is equal."""
+    """ "every pixel", or the equal share of the masks where some pixels differ."""
     if np.array_equal(usual, ours):
         return "every pixel"
     max_side = max(ours.shape)
@@ -129,7 +129,7 @@ def measure_decoding(plan: Plan, predictor: Predictor) -> Iterator[Row]:
 
 
 def encode_colour_png(mask: Array, *, metadata: Metadata) -> bytes:
-    """A picture in colours, as masks are usually sent."""
+    """Encode a picture in colours, as masks are usually sent."""
     return encode_image(Image.fromarray(colormap(metadata)[mask]), "PNG")
 
 

@@ -1,8 +1,9 @@
-"""Engines compared with eager PyTorch, with each other and with a floor of multiply-adds.
+"""Engines compared with eager PyTorch, with each other and with a lower bound.
 
-Every engine computes the same canvas in every round, and their masks are compared in the same run.
-The floor is the time of the network's multiply-adds, done one by one, at the rate of this machine's
-matrix product; Winograd's convolutions do fewer. OpenVINO takes part where it is installed.
+Every engine computes the same canvas in every round, and the masks are compared in the same run.
+The lower bound ("floor") is the time that the network's multiply-adds take at the rate of this
+machine's matrix product. Winograd's algorithm needs fewer multiply-adds, so an engine can be
+faster. OpenVINO is measured where it is installed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +32,10 @@ from model.weights import SHIPPED_WEIGHTS, Weights, read_weights
 ENGINES: tuple[EngineName, ...] = ("native", "ncnn", "torch")
 BFLOAT16 = "bfloat16"
 TRAINED_NOISE = 0.02
-"""The standard deviation of what makes a bilinear kernel dense, as training does."""
+"""The standard deviation of the noise that makes a bilinear kernel dense, as training does."""
 
 MIN_EQUAL = 0.999
-"""The part of the pixels on which the masks of all exact engines must agree."""
+"""The share of the pixels on which the masks of all exact engines must agree."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,13 @@ def main() -> None:
 
 
 def load_network(weights: Weights) -> nn.Module:
-    """What runs eagerly: the notebook's network, or ours where it has skips, which that lacks."""
+    """The network for eager PyTorch: the notebook's, or ours if it has skips."""
     skips = weights.metadata.network.skips
     return network_from_weights(weights) if skips else load_notebook_network(weights)
 
 
 def start_engines(weights: Weights, threads: int) -> dict[str, Engine]:
-    """Start all engines, and the native one in bfloat16 where the processor has AMX."""
+    """Start all engines, and the native engine also in bfloat16 if the processor has AMX."""
     engines: dict[str, Engine] = {
         name: start_engine(weights, engine=name, device="cpu", threads=threads) for name in ENGINES
     }
@@ -95,7 +96,7 @@ def start_engines(weights: Weights, threads: int) -> dict[str, Engine]:
 def list_candidates(
     canvas: Canvas, weights: Weights, network: nn.Module, predictors: Mapping[str, Predictor]
 ) -> dict[str, Callable[[], Array]]:
-    """Functions that compute the canvas's mask, eager PyTorch first."""
+    """Functions that compute the canvas' mask, eager PyTorch first."""
     candidates = {"eager": prepare_eager(network, weights, canvas.pixels)}
     for name, predictor in predictors.items():
         candidates[name] = lambda predictor=predictor: predictor.predict([canvas])[0]
@@ -105,11 +106,11 @@ def list_candidates(
 
 
 def compare_masks(candidates: Mapping[str, Callable[[], Array]], size: Size) -> float:
-    """The least part of the pixels on which a candidate agrees with eager PyTorch."""
+    """The smallest share of the pixels on which a candidate agrees with eager PyTorch."""
     masks = {
         name: run()[: size[0], : size[1]]
         for name, run in candidates.items()
-        if name != BFLOAT16  # fast, not exact: its cost is measured in mean IoU
+        if name != BFLOAT16  # not exact: its effect on mean IoU is measured elsewhere
     }
     agreement = min(float(np.mean(mask == masks["eager"])) for mask in masks.values())
     assert agreement >= MIN_EQUAL, f"the engines disagree on {1 - agreement:.2%} of the pixels"
@@ -126,7 +127,7 @@ def describe_times(seconds: Mapping[str, Sequence[float]]) -> dict[str, Cell]:
 
 
 def replace_kernel(weights: Weights, kernel: str) -> Weights:
-    """The weights as they are (bilinear), or with a last kernel that has no zeros (dense)."""
+    """The weights unchanged ("bilinear"), or with a last kernel without zeros ("dense")."""
     if kernel == "bilinear":
         return weights
     name = "transpose_conv.weight"
@@ -136,7 +137,7 @@ def replace_kernel(weights: Weights, kernel: str) -> Weights:
 
 
 def prepare_eager(network: nn.Module, weights: Weights, pixels: Array) -> Callable[[], Array]:
-    """Prepare what the notebook does: normalise, whole network, argmax."""
+    """Prepare the notebook's prediction: normalise, run the whole network, argmax."""
     mean = torch.tensor(weights.metadata.mean).view(1, 3, 1, 1)
     std = torch.tensor(weights.metadata.std).view(1, 3, 1, 1)
 
@@ -158,7 +159,7 @@ class _Argmax(nn.Module):
 
 
 def prepare_openvino(network: nn.Module, weights: Weights, pixels: Array) -> Callable[[], Array]:
-    """OpenVINO's whole network with argmax, float32, for the size of these pixels."""
+    """Compile the network with argmax by OpenVINO, in float32, for the size of these pixels."""
     import openvino
 
     shape = [1, 3, *pixels.shape[:2]]
@@ -187,7 +188,7 @@ def count_multiply_adds(network: nn.Module, canvas: Size) -> float:
 
 
 def measure_multiply_adds_per_s() -> float:
-    """The rate of a 2048 x 2048 matrix product, the best of some."""
+    """The best rate of several products of 2048 x 2048 matrices."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
     seconds = run_in_turns({"product": lambda: a @ b}, rounds=7)["product"]
     return 2048**3 / min(seconds)

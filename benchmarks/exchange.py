@@ -1,8 +1,8 @@
-"""Is an answer ever exchanged or damaged? Concurrent callers, whose answers are compared with those
-that their photos get alone.
+"""Does a caller ever get another caller's answer, or a damaged one?
 
-The server is restarted again and again, because its first minutes differ from the rest. An answer
-that differs is kept, with its photo. Equal to the byte they are on the CPU only, as in the soak.
+Concurrent callers send photos. Each answer must equal, byte for byte, the one that its photo gets
+when the server has no other request; that holds on the CPU only. The server is restarted again and
+again, because its first minutes differ from the rest. Different answers are kept with their photos.
 """
 
 import asyncio
@@ -11,23 +11,22 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from benchmarks import report
-from benchmarks.connection import Request, Response, send_once
+from benchmarks.connection import Request, Response
 from benchmarks.load import Judge, LoadGenerator
 from benchmarks.photos import VOC_SIZE, make_photos
 from benchmarks.process import start_our_server
 from benchmarks.report import Cell, list_figures, publish, read_plan
-from benchmarks.requests import SERVER, Alone, ask_by_body, make_judge
+from benchmarks.requests import SERVER, ask_alone, ask_by_body, make_judge
 from benchmarks.results import Outcome, Result, count_outcomes
-from model.weights import SHIPPED_WEIGHTS, read_metadata
+from model.weights import SHIPPED_WEIGHTS
 
 PATIENT = {"deadline_s": 300, "stuck_after_s": 120}
-"""Of the defaults, neither holds on one core beside busy neighbours."""
+"""Longer than the defaults, which are too short for one core that other programs use, too."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,13 @@ def main() -> None:
 
 
 def compare(plan: Plan, folder: Path) -> tuple[list[Result], int]:
-    """The results of all requests, and how often the server was started."""
+    """The results of all requests, and how often the server was started.
+
+    The folder gets every answer that differs.
+    """
     requests = [ask_by_body(name, photo, "png") for name, photo in choose_photos(plan)]
-    judge = keep_failures(make_judge(ask_one_by_one(requests)), folder)
+    alone = ask_alone([SHIPPED_WEIGHTS], requests, **PATIENT)
+    judge = keep_failures(make_judge(alone), folder)
     results: list[Result] = []
     starts, until = 0, time.monotonic() + 60 * plan.minutes
     while (seconds := min(plan.restart_every_s, until - time.monotonic())) > 0:
@@ -91,18 +94,8 @@ def choose_photos(plan: Plan) -> list[tuple[str, bytes]]:
     return [(path.name, path.read_bytes()) for path in chosen]
 
 
-def ask_one_by_one(requests: Sequence[Request]) -> Alone:
-    """The answer to each request while no other is there."""
-    digest = read_metadata(SHIPPED_WEIGHTS).digest
-    with start_our_server(weights=SHIPPED_WEIGHTS, **SERVER, **PATIENT) as server:
-        return {
-            request: {digest: asyncio.run(send_once(server.address, request))}
-            for request in requests
-        }
-
-
 def keep_failures(judge: Judge, folder: Path) -> Judge:
-    """The judge, which leaves in the folder what was sent and what came back."""
+    """A judge that also writes each failed request and its response into the folder."""
 
     def judge_and_keep(request: Request, response: Response) -> Outcome:
         outcome = judge(request, response)

@@ -1,4 +1,4 @@
-"""The gauges of what a server holds for requests. Knows nothing of the requests."""
+"""The gauges of what our server holds for its requests. Knows nothing of the requests."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -12,11 +12,11 @@ HELD = (
     "seg_queue_depth",
     "seg_codec_tasks",
 )
-"""The gauges of what requests hold: zero when all are over and no thread works for one."""
+"""They are zero when all requests have ended and no thread works for one."""
 
 
 async def read_held(address: Address) -> dict[str, float]:
-    """The gauges that are not at zero, and their values."""
+    """The values of the gauges that are not at zero, by name."""
     response = await send_once(address, get_request("/metrics"))
     families = text_string_to_metric_families(response.body.decode())
     values = {sample.name: sample.value for family in families for sample in family.samples}

@@ -1,6 +1,6 @@
-"""What hostile callers send, and two of the ways in which they behave.
+"""The requests that hostile callers send, and two ways in which they behave.
 
-Each file or caller has once stopped or filled a server. Knows nothing of what is measured.
+Each of them once stopped a server or exhausted its memory. Knows nothing of what is measured.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from benchmarks.attack_files import make_deep_png, make_many_scans
 from benchmarks.callers import Leaving, leave
 from benchmarks.connection import Request, open_streams, post_request
 from benchmarks.load import LoadGenerator
@@ -18,8 +19,6 @@ from tests.app.corpus import (
     ccitt_strips,
     jpeg_segment,
     jpeg_strips,
-    more_scans,
-    png,
     saved,
     tall_png,
 )
@@ -43,17 +42,12 @@ def make_thin_pngs(side: int) -> Iterator[Request]:
 
 
 def make_slow_pictures(side: int) -> Iterator[Request]:
-    rows = bytes(side * (8 * side + 8))
-    deep = png(side, side, depth=16, colour=6, interlaced=True, pixels=rows)
-    flat = Image.new("RGB", (side, side))
-    for name, data in (
-        ("deep PNG", deep),
-        ("90 scans", more_scans(saved(flat, "JPEG", progressive=True, subsampling=0), 90)),
-    ):
-        yield post_request(name, OUR_PATH, content=data)
+    yield post_request("deep PNG", OUR_PATH, content=make_deep_png(side))
+    yield post_request("90 scans", OUR_PATH, content=make_many_scans(side, 90))
 
 
 def make_hasty_jpegs(side: int) -> Iterator[Request]:
+    """JPEGs of many segments, with deadlines that are too short for them."""
     jpeg = saved(Image.new("RGB", (side, side)), "JPEG")
     data = jpeg[:2] + jpeg_segment(0xFE, b"") * 65_000 + jpeg[2:]
     for milliseconds in range(5, 120, 5):
@@ -72,7 +66,7 @@ def make_small_webp(side: int) -> Request:
 
 
 async def keep_leaving_late(load: LoadGenerator, request: Request) -> None:
-    """Send all of a large photo, and leave while it is decoded."""
+    """Send the whole of a large photo and disconnect while the server decodes it."""
     while True:
         try:
             await leave(load, request, Leaving.COMPUTED)
@@ -82,7 +76,7 @@ async def keep_leaving_late(load: LoadGenerator, request: Request) -> None:
 
 
 async def keep_reading_slowly(load: LoadGenerator, request: Request) -> None:
-    """Ask for large answers, ten at a time, and take 64 KiB of each every two seconds."""
+    """Request ten large answers at a time and read 64 KiB of each every two seconds."""
 
     async def read_slowly() -> None:
         try:

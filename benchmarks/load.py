@@ -16,9 +16,9 @@ from benchmarks.connection import Address, Connection, Request, Response
 from benchmarks.results import FAILURES, NO_RESPONSE, Load, Outcome, Result
 
 OVERLOAD = 3
-"""An overload's rate is this many times the measured capacity."""
+"""An overload sends this many times the measured capacity."""
 
-# A refused connection fails in no time; without a pause its caller would do nothing but try.
+# A refused connection fails at once. Without a pause, its caller would spin.
 PAUSE_AFTER_NO_RESPONSE_S = 0.05
 
 MAX_COMPLAINTS = 20
@@ -35,7 +35,7 @@ def judge_by_status(_: Request, response: Response) -> Outcome:
 
 @dataclass(slots=True)
 class LoadGenerator:
-    """Sends requests to one server. Every request that it begins becomes one result."""
+    """Sends requests to one server. Every request that it starts becomes one result."""
 
     address: Address
     judge: Judge = judge_by_status
@@ -43,7 +43,7 @@ class LoadGenerator:
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     results: list[Result] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
-    """The first failures, in words."""
+    """The first failures, as text."""
     started: float = field(default_factory=time.perf_counter)
     cpu_started: float = field(default_factory=time.process_time)
 
@@ -59,14 +59,14 @@ class LoadGenerator:
         count: int | None = None,
         seconds: float = math.inf,
     ) -> Load:
-        """The callers take the requests in turns until `count` are sent or `seconds` are over.
+        """The callers share the requests until `count` are sent or `seconds` have passed.
 
-        The load ends with the response to the last of them.
+        Returns after the response to the last request.
         """
-        assert count is not None or seconds < math.inf, "a closed loop has to end"
+        assert count is not None or seconds < math.inf, "a closed loop needs an end"
         until = time.perf_counter() + seconds
         counted = itertools.islice(itertools.cycle(requests), count)
-        # One iterator for all callers.
+        # The callers take turns because they share this iterator.
         turns = itertools.takewhile(lambda _: time.perf_counter() < until, counted)
         await asyncio.gather(*(self.ask_in_turn(turns) for _ in range(callers)))
         return self.finish()
@@ -79,9 +79,9 @@ class LoadGenerator:
         keep: bool = True,
         pause_s: float = 0,
     ) -> None:
-        """Send each request after the response to the one before.
+        """Send each request after the response to the previous one.
 
-        They share one connection if `keep`, and have one each otherwise. `pause_s` is the mean of
+        With `keep`, all use one connection; otherwise each opens its own. `pause_s` is the mean of
         the random pauses between them.
         """
         connection = Connection(self.address)
@@ -102,8 +102,8 @@ class LoadGenerator:
     ) -> Load:
         """Send each request when it is due, without waiting for earlier ones.
 
-        Idle connections are used again. A late start counts as waiting, so a stalled server hides
-        nothing. Returns when all requests have ended.
+        Idle connections are reused. Latency counts from the due time, so it includes a late start,
+        and a stalled server cannot hide it. Returns when all requests have ended.
         """
         idle: list[Connection] = []
 
@@ -141,7 +141,7 @@ class LoadGenerator:
         *,
         due: float = math.nan,
     ) -> Result:
-        """Record a response, which the judge judges, an outcome, or the error instead of one."""
+        """Record a response, whose outcome the judge decides, or an outcome, or an error."""
         now, status, server_timing = time.perf_counter(), NO_RESPONSE, ""
         if isinstance(what, Response):
             status, server_timing = what.status, what.headers.get("server-timing", "")
@@ -156,7 +156,7 @@ class LoadGenerator:
 
 
 def draw_arrivals(rate: float, seconds: float, seed: int | None) -> Iterator[float]:
-    """Seconds of each arrival after the start: Poisson by `seed`, evenly spaced for None."""
+    """The arrivals, in seconds after the start: Poisson by `seed`, or evenly spaced if None."""
     rng = random.Random(seed)
     at_s = 0.0
     while (at_s := at_s + (1 / rate if seed is None else rng.expovariate(rate))) < seconds:

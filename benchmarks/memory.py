@@ -1,4 +1,4 @@
-"""What our server needs: time to start, memory, processor time when idle, disk."""
+"""What our server needs of a machine: start-up time, memory, idle processor time, disk space."""
 
 import asyncio
 import math
@@ -28,7 +28,7 @@ from model.engines.base import Size
 SLIM_REQUIREMENTS = REPOSITORY / "deploy" / "requirements" / "base.txt"
 SLIM_PACKAGES = ("app", "model")
 
-# After the last response: threads that spin for a moment, connections that are being closed.
+# After the last response, threads spin for a moment and connections are closed.
 SETTLE_S = 2
 
 Values = defaultdict[str, list[float]]
@@ -65,7 +65,7 @@ def start_measured_server(values: Values) -> Iterator[tuple[Address, ProcessTree
 def send_photos(
     address: Address, photos: Sequence[bytes], *, callers: int, count: int | None, seconds: float
 ) -> list[float]:
-    """The seconds of each request; all must succeed."""
+    """Send the photos; all must be answered with 200. Returns the seconds of each request."""
     requests = [upload_request(OUR_PATH, photo) for photo in photos]
     generator = LoadGenerator(address)
     load = asyncio.run(
@@ -76,7 +76,7 @@ def send_photos(
 
 
 def measure_large_photos(plan: Plan, values: Values, photos: Sequence[bytes]) -> None:
-    """Large photos, one after the other, are a fresh server's first requests."""
+    """Send large photos, one after the other, as the first requests of a fresh server."""
     with start_measured_server(values) as (address, tree):
         count = plan.large_requests
         first, *later = send_photos(address, photos, callers=1, count=count, seconds=math.inf)
@@ -88,26 +88,26 @@ def measure_large_photos(plan: Plan, values: Values, photos: Sequence[bytes]) ->
 
 
 def measure_load(plan: Plan, values: Values, photos: Sequence[bytes]) -> None:
-    """Many callers with small photos load another fresh server, which is idle afterwards."""
+    """Load a fresh server with many callers of small photos, then leave it idle."""
     with start_measured_server(values) as (address, tree):
         seconds = plan.load_seconds
         send_photos(address, photos, callers=plan.callers, count=None, seconds=seconds)
         values["load_peak_bytes"].append(tree.measure_peak_bytes())
         time.sleep(SETTLE_S)
         values["resident_after_load_bytes"].append(tree.measure_resident_bytes())
-        if not values["idle_share"]:  # once, as it takes long
+        if not values["idle_share"]:  # measured only once, because it takes long
             values["idle_share"].append(measure_cpu_share(tree, plan.idle_seconds))
 
 
 def measure_cpu_share(tree: ProcessTree, seconds: float) -> float:
-    """The part of one core that the processes use."""
+    """The share of one core that the processes use."""
     used, started = tree.measure_cpu_s(), time.perf_counter()
     time.sleep(seconds)
     return (tree.measure_cpu_s() - used) / (time.perf_counter() - started)
 
 
 def measure_installation() -> dict[str, int]:
-    """Bytes on the disk of the slim variant, as the Dockerfile makes it."""
+    """The bytes on disk of the slim variant, installed as in the Dockerfile."""
     with tempfile.TemporaryDirectory() as folder:
         environment, code = Path(folder) / "venv", Path(folder) / "code"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
@@ -125,7 +125,7 @@ def measure_installation() -> dict[str, int]:
 
 
 def measure_disk_bytes(folder: Path) -> int:
-    """Blocks that the files take, each file once, however many names it has."""
+    """The bytes of the blocks that the files occupy. A file with several names counts once."""
     found = {(s.st_dev, s.st_ino): s.st_blocks for s in map(Path.lstat, folder.rglob("*"))}
     return 512 * sum(found.values())
 
@@ -134,7 +134,7 @@ def main() -> None:
     plan = read_plan(Plan, "memory", __doc__, quick=QUICK)
     values: Values = defaultdict(list)
     small, large = make_photos(plan.callers), make_photos(1, plan.large_size)
-    with start_our_server():  # reads the files from disk, so that every measured start finds them
+    with start_our_server():  # fills the file cache, which every measured start then uses
         pass
     for _ in range(plan.starts):
         measure_large_photos(plan, values, large)

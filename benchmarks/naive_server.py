@@ -1,7 +1,7 @@
-"""The server to compare with: FastAPI around PyTorch, as tutorials show it.
+"""The naive server that ours is compared with: FastAPI around PyTorch, as tutorials show it.
 
-It is one process, loads the network at import and does everything in the handler. It has no
-batches, threads or limits. Of this project it uses only the trained weights and the colours.
+One process loads the network at import and does everything in the handler. It has no batches,
+threads or limits. It uses nothing of this project but the trained weights and the colours.
 """
 
 import argparse

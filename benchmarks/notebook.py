@@ -1,6 +1,6 @@
 """The teaching notebook's network, data and training loop in plain PyTorch, to compare with ours.
 
-Of this project it uses only the trained weights, the classes' colours and the bilinear kernel.
+It uses nothing of this project but the trained weights, the colours and the bilinear kernel.
 """
 
 import warnings
@@ -23,11 +23,11 @@ from model.training.samples import Sample
 from model.weights import Weights
 
 WORKERS = 4
-"""The processes of the notebook's loader, on every machine."""
+"""The number of processes of the notebook's loader, on every machine."""
 
 
 def build_notebook_network(classes: int = 21) -> nn.Sequential:
-    """Build the chapter's network; the backbone starts at random."""
+    """Build the notebook's network; its backbone has random weights."""
     network = nn.Sequential(*list(resnet18().children())[:-2])
     network.add_module("final_conv", nn.Conv2d(512, classes, kernel_size=1))
     upsampling = nn.ConvTranspose2d(classes, classes, kernel_size=64, padding=16, stride=32)
@@ -37,7 +37,7 @@ def build_notebook_network(classes: int = 21) -> nn.Sequential:
 
 
 def load_notebook_network(weights: Weights) -> nn.Sequential:
-    """Ready to predict: (N, 3, H, W) normalised to logits (N, C, H, W)."""
+    """The network in evaluation mode: normalised (N, 3, H, W) to logits (N, C, H, W)."""
     network = build_notebook_network(len(weights.metadata.classes))
     names = [name for name, _ in resnet18().named_children()]
     state = {}
@@ -50,13 +50,13 @@ def load_notebook_network(weights: Weights) -> nn.Sequential:
 
 
 class NotebookImages(Dataset[tuple[Tensor, Tensor]]):
-    """All images in memory, normalised; masks in colours, looked up for each crop."""
+    """All images in memory, normalised. Masks are kept in colours and looked up for each crop."""
 
     def __init__(self, samples: Sequence[Sample], size: Size) -> None:
         self.size = size
         self.images = [normalize_images(read_image(str(one.image_path))) for one in samples]
         self.masks = [read_image(str(one.mask_path), ImageReadMode.RGB) for one in samples]
-        self.index_of = torch.zeros(256**3, dtype=torch.long)  # void's colour stays background
+        self.index_of = torch.zeros(256**3, dtype=torch.long)  # so void counts as background
         for index, (red, green, blue) in enumerate(PALETTE[: len(CLASSES)].tolist()):
             self.index_of[(red * 256 + green) * 256 + blue] = index
 
@@ -71,14 +71,14 @@ class NotebookImages(Dataset[tuple[Tensor, Tensor]]):
 
 
 def normalize_images(images: Tensor) -> Tensor:
-    """RGB (..., 3, H, W) uint8, normalised."""
+    """RGB (..., 3, H, W) uint8 to the network's float32 input."""
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     normalised: Tensor = normalize(images.float() / 255, mean, std)
     return normalised
 
 
 class NotebookLoop:
-    """The notebook's loop for one device: float32, channels first, the loss per pixel in full."""
+    """The notebook's loop on one device: float32, channels first, a loss for every pixel."""
 
     def __init__(self, network: nn.Sequential, images: NotebookImages, recipe: Recipe) -> None:
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more than the cores
@@ -95,12 +95,12 @@ class NotebookLoop:
             self.train_step(images, target)
 
     def train_step(self, images: Tensor, target: Tensor) -> tuple[float, int]:
-        """The sum of the images' losses, and the number of pixels that were right."""
+        """Returns the sum of the images' losses and the number of correct pixels."""
         self.network.train()
         self.optimiser.zero_grad()
         logits = self.network(images)
         loss = F.cross_entropy(logits, target, reduction="none").mean(1).mean(1)
         loss.sum().backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
-        right = (logits.argmax(dim=1).type(target.dtype) == target).type(target.dtype).sum()
-        return loss.sum().item(), right.item()
+        hits = (logits.argmax(dim=1).type(target.dtype) == target).type(target.dtype).sum()
+        return loss.sum().item(), hits.item()

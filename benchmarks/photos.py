@@ -1,6 +1,6 @@
-"""JPEG photos to send: made from the repository's one photo, or read from a folder.
+"""JPEG photos to send: made from the photo of this repository, or read from a folder.
 
-Knows nothing of servers. Made photos are the same at every call: the photo's number is its seed.
+Made photos are the same at every call: a photo's number is its seed. Knows nothing of servers.
 """
 
 import io
@@ -19,14 +19,14 @@ VOC_SIZE = (375, 500)
 
 TWELVE_MEGAPIXELS = (3000, 4000)
 
-# An enlarged photo has less detail than one of a camera, and would decode too fast. With this much
-# grain and this quality the photos have the 70 KB that VOC's of this size have.
+# An enlarged photo has less detail than a camera's and would decode too fast. With this grain and
+# quality, the photos have 70 kB, as VOC's photos of this size have.
 GRAIN = 5.0
 QUALITY = 92
 
 
 def make_photos(count: int, size: Size = VOC_SIZE) -> list[bytes]:
-    """Different crops, flips and exposures of the one photo."""
+    """Different crops, flips and exposures of the repository's photo."""
     with Image.open(SOURCE) as file:
         source = file.convert("RGB")
     return [_make_photo(source, size, np.random.default_rng(number)) for number in range(count)]

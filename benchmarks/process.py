@@ -1,6 +1,6 @@
-"""Processes that benchmarks start: our server, the naive one, and calls in a fresh process.
+"""Processes that benchmarks start: our server, the naive server, and workers that make calls.
 
-Knows nothing of what is measured in them, except the time and the peak memory of a call.
+Measures the time and the peak memory of a call, and knows nothing else of what is measured.
 """
 
 import json
@@ -39,7 +39,7 @@ NAIVE_PATH = "/predict"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server in a process of its own. Its log can be read when it has ended."""
+    """A server in its own process. Its log can be read when it has ended."""
 
     process: subprocess.Popen[bytes]
     address: Address
@@ -53,7 +53,10 @@ class Server:
 
 @contextmanager
 def start_our_server(**variables: object) -> Iterator[Server]:
-    """`python -m app`, ready; `variables` override the SEG_ variables of the environment."""
+    """Run `python -m app` for the block, which starts when the server is ready.
+
+    `variables` override the SEG_ variables of the environment.
+    """
     port = find_free_port()
     variables |= {"host": HOST, "port": port}
     settings = {PREFIX + name.upper(): str(value) for name, value in variables.items()}
@@ -79,7 +82,7 @@ def find_free_port() -> int:
 def _start_server(
     command: Sequence[str], port: int, ready_path: str, **environment: str
 ) -> Iterator[Server]:
-    """The module's server once `ready_path` answers 200; it is stopped when the block ends."""
+    """Run the module for the block, which starts when `ready_path` answers 200."""
     with tempfile.TemporaryFile() as log, httpx.Client(timeout=START_TIMEOUT_S) as client:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -98,7 +101,7 @@ def _start_server(
 
 
 def _wait_until_ready(server: Server, client: httpx.Client, url: str) -> None:
-    """Ask every few milliseconds: another process has no event to wait for."""
+    """Poll, because another process offers no event to wait for."""
     until = time.perf_counter() + START_TIMEOUT_S
     while server.process.poll() is None and time.perf_counter() < until:
         with suppress(httpx.TransportError):
@@ -112,13 +115,13 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:  # the naive one, with all that it was sent in the overload
+    except subprocess.TimeoutExpired:  # the naive server has a long queue after an overload
         process.kill()
         process.wait()
 
 
 def find_errors(log: str) -> list[str]:
-    """Lines of a JSON log that are errors, or are no JSON."""
+    """The lines of a JSON log that are errors or not JSON."""
     return [line[:500] for line in log.splitlines() if _read_level(line) in ("error", "critical")]
 
 
@@ -131,9 +134,9 @@ def _read_level(line: str) -> str:
 
 @contextmanager
 def start_worker() -> Iterator[Callable[..., Any]]:
-    """A process that makes calls one after the other: `call(function, *arguments)`.
+    """A fresh process that makes calls one after the other: `call(function, *arguments)`.
 
-    What a function caches stays in that process.
+    It lives until the block ends, and keeps what a function caches.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=_end_with_the_parent) as pool:
@@ -141,7 +144,7 @@ def start_worker() -> Iterator[Callable[..., Any]]:
 
 
 def _end_with_the_parent() -> None:
-    """A pool's process does not notice that its parent was killed, and would wait for ever."""
+    """A pool's process does not notice when its parent is killed, and would wait forever."""
 
     def wait() -> None:
         parent = multiprocessing.parent_process()
@@ -154,7 +157,7 @@ def _end_with_the_parent() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The result of one call, its time, and the memory that it added at its peak."""
+    """The result of one call, its time, and its peak memory in addition to what was in use."""
 
     result: Any
     seconds: float

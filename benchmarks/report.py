@@ -1,4 +1,4 @@
-"""What all commands share: options, taking turns, the machine, tables and the JSON file.
+"""What all benchmarks share: options, rounds, the machine, tables and the JSON file.
 
 Knows nothing of what is measured.
 """
@@ -22,7 +22,7 @@ Row = Mapping[str, Cell]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much a command measures. Fields with an `Annotated` text are its options."""
+    """How much a command measures. Fields with an `Annotated` help text are its options."""
 
     quick: Annotated[bool, "measure little, and write no file"] = False
 
@@ -33,7 +33,7 @@ AnyPlan = TypeVar("AnyPlan", bound=Plan)
 def read_plan(
     plan_type: type[AnyPlan], name: str, description: str | None, *, quick: Mapping[str, object]
 ) -> AnyPlan:
-    """The plan from the command line; `quick` holds the values that --quick changes."""
+    """Read the plan from the command line. `quick` has the values that --quick changes."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=description,
@@ -57,10 +57,10 @@ def run_in_turns(
     warm_up: int = 2,
     settle_s: float = 0,
 ) -> dict[str, list[float]]:
-    """Seconds of each candidate in each round.
+    """Run every candidate once in each round. Returns each candidate's seconds by round.
 
-    Every round runs every candidate once, so that a slow period of the machine affects all of them.
-    `settle_s` is a pause before each, because threads of the previous one may still spin.
+    Candidates take turns so that a slow period of the machine affects all of them. `settle_s` is a
+    pause before each, because threads of the previous candidate may still spin.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(warm_up + rounds):
@@ -78,7 +78,7 @@ def median_ms(seconds: Sequence[float]) -> float:
 
 
 def describe_machine() -> dict[str, Cell]:
-    """What the figures depend on, without the machine's name."""
+    """The properties of the machine that the figures depend on, without its name."""
     return {
         "processor": _read_processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -96,11 +96,11 @@ def publish(
     variant: str = "",
     **facts: object,
 ) -> None:
-    """Print the tables; unless the plan is quick, write `results/<name>.md` and `<name>.json`.
+    """Print the tables. Unless the plan is quick, write `results/<name>.md` and `<name>.json`.
 
-    What was measured with other weights is a `variant`, with files of its own, `<name>-<variant>`.
-    `tables` is one table, or several by their headings, where the heading of the first is "rows".
-    The JSON file holds the machine, the plan and the facts as well.
+    `tables` is one table, or several by heading, of which the first has the heading "rows". A
+    `variant`, such as other weights, has files of its own: `<name>-<variant>`. The JSON file also
+    has the machine, the plan and the facts.
     """
     if not isinstance(tables, Mapping):
         tables = {"rows": tables}
@@ -126,7 +126,7 @@ def list_figures(figures: Mapping[str, Cell]) -> list[Row]:
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """Markdown, one column for each key of the first row."""
+    """Format a Markdown table with a column for each key of the first row."""
     columns = list(rows[0])
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for row in rows:

@@ -1,7 +1,8 @@
-"""The requests of a soak and the expected responses: those that each request gets alone.
+"""The requests that are sent to our server, and a judge that compares each response.
 
-The requests are photos of many sizes and formats, sent in every way, and broken images. They are
-the same at every call. Knows nothing of the traffic.
+The judge expects the response that a request gets when the server has no other. The requests are
+photos of many sizes and formats, sent in every way, and broken images; they are the same at every
+call. Knows nothing of the traffic.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import itertools
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,20 +31,23 @@ MEDIA_TYPES = {"png": "image/png", "json": "application/json", "npy": "applicati
 SERVER = {"device": "cpu", "log_level": "warning", "log_format": "json"}
 
 Alone = Mapping[Request, Mapping[str, Response]]
-"""The response to each request with nothing beside it, by the digest of the weights."""
+"""The response that each request gets when the server has no other, by the weights' digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """`photos` are of VOC's size, as a form, for a PNG: what the capacity is measured with."""
+    """`photos` measure the capacity: of VOC's size, sent as a form, answered with a PNG."""
 
     good: Sequence[Request]
     broken: Sequence[Request]
     photos: Sequence[Request]
 
+    def __iter__(self) -> Iterator[Request]:
+        return itertools.chain(self.good, self.broken, self.photos)
+
 
 def make_requests(*, large: bool) -> Requests:
-    """Every good image in two of the ways to ask; `large` adds one of twelve megapixels."""
+    """Send every good image in two ways; `large` adds an image of twelve megapixels."""
     ways = itertools.cycle(itertools.product((ask_by_form, ask_by_body), MEDIA_TYPES))
     good = [
         ask(name, image, kind)
@@ -55,7 +59,7 @@ def make_requests(*, large: bool) -> Requests:
 
 
 def make_broken_requests() -> list[Request]:
-    """Requests that the server must refuse, each for another reason."""
+    """Requests that the server must refuse, each for a different reason."""
     jpeg = make_photos(1)[0]
     png = encode_image(Image.open(io.BytesIO(jpeg)).resize((200, 150)), "PNG")
     ihdr = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
@@ -89,7 +93,10 @@ def ask_by_body(name: str, image: bytes, kind: str) -> Request:
 
 
 def make_images(*, large: bool) -> Iterator[tuple[str, bytes]]:
-    """Names and files. The large one's turn is npy and PNG: as JSON its mask has 24 megabytes."""
+    """Names and files.
+
+    The large image stands where its answers are npy and PNG: as JSON, its mask has 24 MB.
+    """
     photo = Image.open(io.BytesIO(make_photos(1)[0]))
     for size in ((48, 64), VOC_SIZE, VOC_SIZE[::-1], (720, 1280)):
         yield f"JPEG {size[0]} x {size[1]}", make_photos(1, size)[0]
@@ -109,7 +116,10 @@ def make_images(*, large: bool) -> Iterator[tuple[str, bytes]]:
 
 
 def write_two_weights(folder: Path) -> list[Path]:
-    """The shipped weights, and others with the classes rotated by one: no mask is the same."""
+    """Write the shipped weights, and the same with every class rotated by one.
+
+    No mask of the one equals that of the other.
+    """
     shipped = read_weights(SHIPPED_WEIGHTS)
     rotated = {
         name: np.roll(array, 1, axis=0) if name.startswith("final_conv.") else array
@@ -122,15 +132,18 @@ def write_two_weights(folder: Path) -> list[Path]:
     return files
 
 
-def ask_alone(files: Sequence[Path], requests: Requests) -> Alone:
-    every = [*requests.good, *requests.broken, *requests.photos]
-    alone: dict[Request, dict[str, Response]] = {request: {} for request in every}
+def ask_alone(files: Iterable[Path], requests: Iterable[Request], **settings: object) -> Alone:
+    """Send the requests one by one to a server for each weights file.
+
+    Fails if a status is not documented, or if a response names other weights.
+    """
+    alone: dict[Request, dict[str, Response]] = {request: {} for request in requests}
     for file in files:
         digest = read_metadata(file).digest
-        with start_our_server(weights=file, **SERVER) as server:
+        with start_our_server(weights=file, **SERVER, **settings) as server:
             paths = httpx.get(f"{server.address.url}/openapi.json").json()["paths"]
             documented = paths[OUR_PATH]["post"]["responses"]
-            for request in every:
+            for request in alone:
                 response = asyncio.run(send_once(server.address, request))
                 assert str(response.status) in documented, f"{request.name}: {response.status}"
                 assert response.headers.get("x-weights-digest", digest) == digest
@@ -139,7 +152,10 @@ def ask_alone(files: Sequence[Path], requests: Requests) -> Alone:
 
 
 def make_judge(alone: Alone) -> Judge:
-    """A mask must equal that of the weights that the response names, and a refusal its status."""
+    """A mask must be the one that the request got alone, with the weights that the response names.
+
+    A refusal must have the status that the request got alone, or be a 503.
+    """
 
     def judge(request: Request, response: Response) -> Outcome:
         outcome = judge_by_status(request, response)

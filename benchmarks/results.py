@@ -5,7 +5,7 @@ Knows nothing of how the requests were sent.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
@@ -13,24 +13,24 @@ from http import HTTPStatus
 from benchmarks.report import Cell, Row
 
 NO_RESPONSE = 0
-"""The status of a request without a response: refused, broken off, or not in time."""
+"""The status of a request without a response: not connected, disconnected, or timed out."""
 
 
 class Outcome(StrEnum):
-    """The outcome of a request, in the order of the report's columns."""
+    """The outcome of a request, in the order of the table's columns."""
 
     MASK = "mask"
     REFUSED = "refused"
-    """The server refused it with a status that it may have."""
+    """The server refused it with a status that is right for this request."""
     OVERLOADED = "503"
     LEFT = "left"
-    """Its caller closed the connection before the response."""
+    """The caller closed the connection before the response."""
     CUT_OFF = "cut off"
-    """The server closed the connection before it was sent completely."""
+    """The server closed the connection before the request was sent completely."""
     LOST = "LOST"
-    """It was sent completely and got no response."""
+    """The request was sent completely and got no response."""
     WRONG = "WRONG"
-    """It got another mask than alone, or a status that it cannot have."""
+    """The response has a wrong mask, or a status that is wrong for this request."""
 
 
 FAILURES = (Outcome.LOST, Outcome.WRONG)
@@ -40,7 +40,7 @@ FAILURES = (Outcome.LOST, Outcome.WRONG)
 class Result:
     """The result of one request.
 
-    `seconds` count from when the request was due, not from when it was sent; `ended_s` counts from
+    `seconds` is the time since the request was due, not since it was sent. `ended_s` counts from
     the start of the load.
     """
 
@@ -59,7 +59,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The results in the order in which the requests ended, and what the load took."""
+    """The results in the order in which the requests ended, and the cost of the load."""
 
     results: Sequence[Result]
     wall_s: float
@@ -72,30 +72,32 @@ class Load:
 
     @property
     def throughput(self) -> float:
-        """Responses 200 per second, until the last of them; 0 where there are none."""
+        """Responses 200 per second, until the last of them; 0 if there are none."""
         ends = [result.ended_s for result in self.results if result.status == HTTPStatus.OK]
         return len(ends) / max(ends) if ends else 0.0
 
     @property
     def client_share(self) -> float:
-        """The part of one core that the generator itself used."""
+        """The share of one core that the load generator used."""
         return self.client_cpu_s / self.wall_s
 
     def share(self, status: int) -> float:
         return self.statuses.get(status, 0) / len(self.results)
 
     def latency_ms(self, quantile: float, *, status: int = HTTPStatus.OK) -> float:
-        """The latency that a share `quantile` of the responses with that status does not exceed;
-        NaN where there are none.
-        """
-        seconds = sorted(result.seconds for result in self.results if result.status == status)
-        if not seconds:
-            return math.nan
-        return 1000 * seconds[max(0, math.ceil(quantile * len(seconds)) - 1)]
+        """The quantile of the latencies of responses with that status; NaN if there are none."""
+        chosen = (result.seconds for result in self.results if result.status == status)
+        return 1000 * find_quantile(chosen, quantile)
+
+
+def find_quantile(values: Iterable[float], quantile: float) -> float:
+    """The smallest value that this share of all values does not exceed; NaN if there are none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(quantile * len(ordered)) - 1)] if ordered else math.nan
 
 
 def count_outcomes(results: Sequence[Result]) -> list[Row]:
-    """One row for each caller and one for all: the number of requests by outcome."""
+    """A row for each caller and a last one for all callers: the number of requests by outcome."""
     counts = Counter((result.caller, result.outcome) for result in results)
     callers = sorted({result.caller for result in results})
 

@@ -1,7 +1,7 @@
 """Our server compared with the naive one and with its own engine, also under overload.
 
-Both servers run all the time and are loaded in turns, so that a slow period of the machine affects
-both. Of what happens inside a server it knows only the Server-Timing header.
+Both servers run during the whole measurement and take turns, so that a slow period of the machine
+affects both. Knows only the Server-Timing header of what happens inside a server.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ OVERLOADS = 3
 """At most this many rounds have an overload."""
 
 MIN_EQUAL = 0.999
-"""The masks of both servers must agree on this part of the pixels."""
+"""The masks of both servers must agree on this share of the pixels."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Candidate:
 
 
 def compare_masks(ours: Candidate, naive: Candidate) -> list[float]:
-    """The part of each photo's pixels that have the same class from both servers."""
+    """The share of each photo's pixels that have the same class from both servers."""
     pairs = zip(ours.requests, naive.requests, strict=True)
     return [float(np.mean(ours.fetch_mask(a) == naive.fetch_mask(b))) for a, b in pairs]
 
@@ -96,10 +96,13 @@ def compare_masks(ours: Candidate, naive: Candidate) -> list[float]:
 def take_rounds(
     plan: Plan, found: Measurements, ours: Candidate, naive: Candidate, photos: Sequence[bytes]
 ) -> None:
-    """Run every closed loop once in each round; ours last, for the engine alone to follow it."""
+    """Run every closed loop once in each round.
+
+    Our server's last loop comes last, just before the engine alone, because they are compared.
+    """
     ping = replace(ours, requests=[get_request("/health/live")])
     with start_worker() as call:
-        call(measure_engine, photos, 0)  # it is loaded and warm when this returns
+        call(measure_engine, photos, 0)  # loads the engine and warms it up
         for _ in range(plan.rounds):
             for callers in plan.callers:
                 for name, candidate in (("naive", naive), ("ours", ours)):
@@ -111,9 +114,10 @@ def take_rounds(
 
 
 def take_overloads(plan: Plan, found: Measurements, ours: Candidate, naive: Candidate) -> None:
-    """Overload ours in each round, then the naive one once: it would take too long to recover.
+    """Overload our server several times, then the naive one, which recovers too slowly, once.
 
-    The peak is measured before each of them, as the machine's pace changes; a lone caller follows.
+    Before each overload of our server its peak is measured, because the machine's speed changes.
+    After each one, a single caller measures how it recovers.
     """
     most = max(plan.callers)
     found.overload_rate = OVERLOAD * median(found.collect("ours", most))
@@ -127,7 +131,7 @@ def take_overloads(plan: Plan, found: Measurements, ours: Candidate, naive: Cand
 
 @cache
 def open_engine(photos: Sequence[bytes]) -> tuple[Predictor, list[Canvas]]:
-    """The server's engine, and canvases that are ready."""
+    """The server's engine, and the photos' canvases."""
     settings = Settings()
     predictor = open_predictor(
         settings.weights, engine=settings.engine, device=settings.device, threads=settings.threads
@@ -136,7 +140,7 @@ def open_engine(photos: Sequence[bytes]) -> tuple[Predictor, list[Canvas]]:
 
 
 def measure_engine(photos: Sequence[bytes], seconds: float) -> list[float]:
-    """Images per second of one caller, and of as many as the engine takes at once."""
+    """Images per second of one caller, and of as many callers as the engine accepts at once."""
     predictor, canvases = open_engine(photos)
 
     def predict(first: int, until: float) -> int:

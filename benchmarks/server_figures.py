@@ -1,6 +1,6 @@
-"""The figures of the server benchmark: medians over the rounds, and medians of their ratios.
+"""The figures of the server benchmark: medians over the rounds, and medians of the rounds' ratios.
 
-Knows nothing of how the loads were made.
+Knows nothing of how the servers were loaded.
 """
 
 import math
@@ -13,8 +13,8 @@ from statistics import mean, median
 from benchmarks.report import Cell, Row
 from benchmarks.results import NO_RESPONSE, Load
 
-# An engine's threads may spin for a fifth of a second after their last work; the next candidate
-# shall not pay for it.
+# An engine's threads may spin for a fifth of a second after their last work. This pause keeps that
+# from the next candidate's figures.
 SETTLE_S = 0.5
 
 ENGINE_ALONE = ("engine in a loop", "engine kept busy")
@@ -43,10 +43,11 @@ OPEN_LOOP: dict[str, Figure] = {
 
 @dataclass(slots=True)
 class Measurements:
-    """`loads` are those of each round by server and kind; a closed loop's kind is its callers.
+    """What was measured in all rounds.
 
-    `engine` holds the images per second of the engine alone, in the order of `ENGINE_ALONE`, and
-    `equal` the part of each photo's pixels that have the same class from both servers.
+    `loads` has a load per round by server and kind; a closed loop's kind is its number of callers.
+    `engine` has the images per second of the engine alone, in the order of `ENGINE_ALONE`. `equal`
+    is the share of each photo's pixels that have the same class from both servers.
     """
 
     callers: Sequence[int]
@@ -92,7 +93,7 @@ class Measurements:
             yield make_row(label, median(served), "", median(alone), ratio)
 
     def _list_stages(self) -> Iterator[Row]:
-        """The stages of a lone request, and what it costs besides the work itself."""
+        """The stages of a lone request, and its time outside decoding, inference and encoding."""
         results = [
             result
             for load in self.loads["ours", 1]
@@ -120,7 +121,7 @@ class Measurements:
         yield make_row(label, after, ratio=after / before)
         for name, figure in OPEN_LOOP.items():
             values = [median(self.collect(who, "overload", figure)) for who in ("ours", "naive")]
-            # The percentile of nothing is NaN.
+            # NaN: no response had the status, so there is no latency.
             cells = ["" if math.isnan(value) else value for value in values]
             yield make_row(f"{offered}: {name}", *cells)
 

@@ -1,8 +1,8 @@
-"""Hostile callers beside a good one: is it still answered, and is everything given back?
+"""Hostile callers beside a good one: does it still get its answers, and is all memory released?
 
-Eight callers do what has once stopped or filled the server, each as fast as it can, in a process of
-their own. The good caller sends photos, one after the other, and a probe asks for `/health/live`.
-Afterwards the server must hold nothing. Knows nothing of how the server defends itself.
+Eight hostile callers, in their own process, do as fast as they can what once stopped the server or
+exhausted its memory. The good caller sends photos, one after the other, and a probe requests
+`/health/live`. Afterwards the server must hold nothing. Knows nothing of the server's defences.
 """
 
 import asyncio
@@ -35,20 +35,22 @@ from benchmarks.load import LoadGenerator
 from benchmarks.photos import make_photos
 from benchmarks.process import OUR_PATH, Server, find_errors, start_our_server
 from benchmarks.report import Cell, Row, list_figures, publish, read_plan
-from benchmarks.results import Result
+from benchmarks.results import Result, find_quantile
 from benchmarks.watch import MIB, ProcessTree
 from tests.app.corpus import corpus, picture, saved
 
 GOOD, PROBE = "good caller", "/health/live"
 MAX_P99_S = 2.0
 MAX_GROWTH_MIB = 64
-"""Of resident memory at rest; the allocator keeps some of what decoders and answers had."""
+"""The allowed growth of resident memory at rest. The allocator keeps some freed memory."""
 
 REST_S = 60
+"""The server has this long to release everything."""
 
 NICENESS = 10
-"""Of the hostile callers, who would have other machines' cores: in the good caller's process, or as
-important as it, they would delay not its answers, but its reading of them.
+"""The hostile callers' priority. Real ones would use the cores of other machines; here they share
+the good caller's. With its priority, or in its process, they would delay the good caller itself,
+and its latencies would not be the server's.
 """
 
 
@@ -56,10 +58,8 @@ important as it, they would delay not its answers, but its reading of them.
 class Plan(report.Plan):
     minutes: Annotated[float, "of hostile callers"] = 10.0
     side: int = 5000
-    """Of the large pictures; its square is the default SEG_MAX_PIXELS."""
-    stuck_after_s: Annotated[float, "SEG_STUCK_AFTER_S; more on a machine that others use, too"] = (
-        10.0
-    )
+    """Of the large pictures, in pixels; its square is the default SEG_MAX_PIXELS."""
+    stuck_after_s: Annotated[float, "SEG_STUCK_AFTER_S; increase it on a busy machine"] = 10.0
     good_pause_s: float = 0.2
     probe_pause_s: float = 0.2
 
@@ -116,19 +116,18 @@ class Siege:
 
 
 def besiege(address: Address, plan: Plan) -> list[Result]:
-    """Be the eight hostile callers for the plan's minutes."""
+    """Run the eight hostile callers for the plan's minutes."""
     load = LoadGenerator(address)
 
     async def run() -> None:
-        callers = list_hostile(load, plan)
-        await run_until(asyncio.sleep(60 * plan.minutes), callers)
+        await run_until(asyncio.sleep(60 * plan.minutes), list_hostile(load, plan))
 
     asyncio.run(run())
     return load.results
 
 
 async def run_until(end: Awaitable[object], callers: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run the callers until the end has come; no caller ends by itself. Raises what ended one."""
+    """Run the callers until `end` is done, and cancel them. Raises the exception that ends one."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(caller) for caller in callers]
         await end
@@ -163,37 +162,33 @@ def list_hostile(load: LoadGenerator, plan: Plan) -> list[Coroutine[Any, Any, No
 
 
 def describe_callers(results: Sequence[Result]) -> list[Row]:
-    """Latencies count answers of status 200, of the polite callers."""
+    """A row for each caller; latencies are those of status 200, of the polite callers."""
     rows: list[Row] = []
     for caller in dict.fromkeys(result.caller for result in results):
         own = [result for result in results if result.caller == caller]
         statuses = [result.status for result in own]
-        seconds = sorted(result.seconds for result in own if result.status == HTTPStatus.OK)
-        polite = caller in (GOOD, PROBE) and seconds
-        rows.append(
-            {
-                "caller": caller,
-                "requests": len(own),
-                "200": statuses.count(200),
-                "4xx": sum(400 <= status < 500 for status in statuses),
-                "503": statuses.count(503),
-                "no answer": statuses.count(0),
-                "other": sum(status >= 500 and status != 503 for status in statuses),
-                "p50, s": round(find_quantile(seconds, 0.5), 3) if polite else "",
-                "p99, s": round(find_quantile(seconds, 0.99), 3) if polite else "",
-                "most, s": round(seconds[-1], 3) if polite else "",
-            }
-        )
+        seconds = [result.seconds for result in own if result.status == HTTPStatus.OK]
+        row: dict[str, Cell] = {
+            "caller": caller,
+            "requests": len(own),
+            "200": statuses.count(200),
+            "4xx": sum(400 <= status < 500 for status in statuses),
+            "503": statuses.count(503),
+            "no answer": statuses.count(0),
+            "other": sum(status >= 500 and status != 503 for status in statuses),
+        }
+        is_polite = caller in (GOOD, PROBE) and seconds
+        for name, quantile in QUANTILES.items():
+            row[name] = round(find_quantile(seconds, quantile), 3) if is_polite else ""
+        rows.append(row)
     return rows
 
 
-def find_quantile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that so large a share of all does not exceed."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+QUANTILES = {"p50, s": 0.5, "p99, s": 0.99, "most, s": 1.0}
 
 
 def list_failures(siege: Siege, rows: Sequence[Row], errors: Sequence[str]) -> list[str]:
-    """What is not as promised, in words."""
+    """The promises that the server did not keep, in words; empty if it kept all."""
     of = {row["caller"]: row for row in rows}
     good = of.get(GOOD, {"200": 0, "p99, s": math.inf, "4xx": 0})
     found = [f"{name} is {value:g} at rest" for name, value in siege.held.items()]

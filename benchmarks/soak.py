@@ -2,8 +2,8 @@
 
 The server runs in its own process. The traffic is photos and broken images, clients that disconnect
 at every moment, slow clients, overload, new weights (SIGHUP), and finally SIGTERM under load. A
-response is correct if it equals, byte for byte, the one that its request got alone with the same
-weights. That holds on the CPU only, so the soak does not use a GPU.
+response must equal, byte for byte, the one that its request gets, with the same weights, when the
+server has no other. That holds on the CPU only, so the soak does not use a GPU.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ QUICK = {
 
 @dataclass(slots=True)
 class Soak:
-    """One server under all callers, and what was found."""
+    """One server, its callers, and the findings."""
 
     plan: Plan
     requests: Requests
@@ -86,7 +86,7 @@ class Soak:
     missed_reloads: int = 0
     has_reloaded: asyncio.Event = field(default_factory=asyncio.Event)
     held: Mapping[str, float] = field(default_factory=dict)
-    """The gauges that were not at zero when the callers had gone."""
+    """The gauges that were not at zero after the last caller had left."""
     exit_status: int | None = None
     errors: Sequence[str] = ()
     """The error lines of the server's log."""
@@ -102,9 +102,9 @@ class Soak:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one) for one in self.list_tasks()]
             await asyncio.sleep(60 * plan.minutes)
-            if plan.reload_every_s:  # a busy machine may not have come to the first one
+            if plan.reload_every_s:  # a busy machine may not have reached the first reload
                 await self.has_reloaded.wait()
-            for task in tasks:  # a request that is cancelled by this has no result
+            for task in tasks:  # a request that this cancels has no result
                 task.cancel()
         after = await self.wait_at_rest(before)
         samples = self.watch.samples
@@ -142,7 +142,7 @@ class Soak:
             self.overloads.append((started_s, self.watch.now_s))
 
     async def keep_reloading(self) -> None:
-        """Put the other weights in place in one step, as `mv` does, and send SIGHUP."""
+        """Replace the weights file atomically, as `mv` does, and send SIGHUP."""
         number = 0
         while self.plan.reload_every_s:
             await asyncio.sleep(self.plan.reload_every_s)
@@ -159,7 +159,7 @@ class Soak:
             self.has_reloaded.set()
 
     async def wait_until_served(self, digest: str) -> None:
-        """Ask again and again: another process has no event to wait for."""
+        """Poll, because another process offers no event to wait for."""
         async with asyncio.timeout(RELOAD_TIMEOUT_S):
             while True:
                 response = await send_once(self.server.address, get_request("/v1/model"))
@@ -168,18 +168,18 @@ class Soak:
                 await asyncio.sleep(0.05)
 
     async def wait_at_rest(self, before: Sample) -> Sample:
-        """All connections are closed here; the server still has to see that, and to finish."""
+        """Wait until the server has noticed that all connections are closed, and has finished."""
         for _ in range(100):
             await asyncio.sleep(0.1)
             after = self.watch.take_sample()
             self.held = await read_held(self.server.address)
             growth = after.values[DESCRIPTORS] - before.values[DESCRIPTORS]
-            if not self.held and growth <= MAX_GROWTH[DESCRIPTORS]:  # of idle decoders' pipes
+            if not self.held and growth <= MAX_GROWTH[DESCRIPTORS]:  # idle decoders have pipes
                 break
         return after
 
     async def end(self) -> None:
-        """Send SIGTERM while there are callers; the server answers what it has accepted."""
+        """Send SIGTERM under load. The server must answer the requests that it has accepted."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self.plan.last_callers):
                 group.create_task(ask_until_refused(self.load, self.requests.good))
@@ -189,7 +189,7 @@ class Soak:
         self.errors = find_errors(self.server.read_log())
 
     def list_failures(self) -> list[str]:
-        """Why the soak has failed, in words; empty where it has not."""
+        """Why the soak failed, in words; empty if it passed."""
         counts = count_outcomes(self.load.results)[-1]
         found = [f"{counts[outcome]} {outcome}" for outcome in FAILURES if counts[outcome]]
         found += self.load.complaints
@@ -206,7 +206,7 @@ class Soak:
 
 
 def run_soak(plan: Plan) -> Soak:
-    """Everything from making the requests to the server's end."""
+    """Run the whole soak, from making the requests to the end of the server."""
     requests = make_requests(large=plan.large)
     with tempfile.TemporaryDirectory() as folder:
         weights = write_two_weights(Path(folder))

@@ -1,6 +1,6 @@
-"""Our training compared with the teaching notebook's loop: images per second at the same loss.
+"""Our training loop compared with the teaching notebook's: images per second at the same loss.
 
-The loops take turns. Every network starts at random, and nothing is validated.
+The loops take turns. Every network starts with random weights, and nothing is validated.
 """
 
 import functools
@@ -53,7 +53,7 @@ from model.weights import Metadata
 
 BOOK = "the book's loop"
 TOLERANCE = 1e-4
-"""Relative, of the two losses: float32 sums of some millions of pixels in another order."""
+"""The relative difference of the two losses: float32 sums of millions of pixels differ in order."""
 
 CHECKED_STEPS, CHECKED_BATCH_SIZE = 2, 8
 
@@ -68,7 +68,7 @@ class Plan(report.Plan):
     crop: Size | None = None
 
     def choose_recipe(self, loop: str) -> Recipe:
-        """The preset's, long enough for its learning rate not to reach 0."""
+        """The preset's recipe, with so many epochs that the learning rate does not reach 0."""
         recipe = replace(PRESETS["d2l" if loop == BOOK else loop], epochs=1000)
         return replace(
             recipe,
@@ -125,22 +125,22 @@ def open_loop(name: str, plan: Plan, samples: tuple[Sample, ...]) -> NotebookLoo
 
 
 def train_epoch(name: str, plan: Plan, samples: tuple[Sample, ...]) -> float:
-    """Run one epoch, from the loader's start to the last step; returns the peak memory in MiB."""
-    # A spawned process would spawn its loader's, too: seconds of imports in every epoch.
+    """Run one epoch, including the loader's start. Returns the peak memory in MiB."""
+    # Spawned loader processes would import everything anew: seconds in every epoch.
     multiprocessing.set_start_method("fork", force=True)
     open_loop(name, plan, samples).train_epoch()
     return ProcessTree(os.getpid(), children=False).measure_peak_bytes() / MIB
 
 
 def close_loops() -> None:
-    """End the loaders' processes, which ignore the signal that would end them with this one."""
+    """End the loaders' processes: they ignore the signal that ends this process."""
     open_loop.cache_clear()
 
 
 def compare_losses(plan: Plan, samples: Sequence[Sample]) -> float:
     """The largest relative difference of the two losses, over steps from the same weights.
 
-    Each step sees the same batch in both; the second one shows that both learnt the same.
+    Both loops get the same batches. The second step's loss shows that both learnt the same.
     """
     recipe = plan.choose_recipe(BOOK)
     recipe = replace(recipe, batch_size=min(recipe.batch_size, CHECKED_BATCH_SIZE))
@@ -163,9 +163,9 @@ def compare_losses(plan: Plan, samples: Sequence[Sample]) -> float:
 def measure_epochs(
     plan: Plan, samples: tuple[Sample, ...], loops: Sequence[str] = (BOOK, *PRESETS)
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """The seconds of each loop's epochs, and the most memory in MiB.
+    """The seconds of each loop's epochs, and each loop's peak memory in MiB.
 
-    Each loop has a process of its own: our allocator's settings and our memory stay ours.
+    Each loop has its own process, so our allocator's settings do not affect the notebook's loop.
     """
     peaks_mib: dict[str, float] = {}
 

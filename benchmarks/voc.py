@@ -1,4 +1,4 @@
-"""A VOC folder to train on: a given one, or one of made photos.
+"""A folder of VOC's layout to train on: the given one, or a temporary one of made photos.
 
 Knows nothing of training.
 """
@@ -20,7 +20,7 @@ from model.training.voc import VOC_FOLDER, list_samples
 
 @contextmanager
 def open_voc(data: Path | None, images: int) -> Iterator[Path]:
-    """The given folder, or a made one for as long as the context lasts."""
+    """The given folder, or a made one that is removed when the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         if data is None:
             make_voc(Path(folder), images)
@@ -28,7 +28,7 @@ def open_voc(data: Path | None, images: int) -> Iterator[Path]:
 
 
 def make_voc(folder: Path, images: int, size: Size = VOC_SIZE) -> None:
-    """An image set "train" of made photos; in each mask two rectangles with void borders."""
+    """Write an image set "train" of made photos. Each mask has two rectangles with void borders."""
     root = folder / VOC_FOLDER
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True)
@@ -50,7 +50,7 @@ def make_voc(folder: Path, images: int, size: Size = VOC_SIZE) -> None:
 
 
 def choose_samples(data: Path, size: Size, number: int) -> tuple[Sample, ...]:
-    """The first samples of the set "train" that hold a crop of this size; the book drops others."""
+    """The first samples of the set "train" that hold a crop of this size, as the notebook does."""
     found = []
     for sample in list_samples(data, "train"):
         with Image.open(sample.image_path) as image:
@@ -60,5 +60,5 @@ def choose_samples(data: Path, size: Size, number: int) -> tuple[Sample, ...]:
             return tuple(found)
     raise SystemExit(
         f"error: {data} has {len(found)} images of {size[0]} x {size[1]} or more in its set "
-        f"train, and {number} are asked for: choose fewer with --images"
+        f"train, and {number} are needed: choose fewer with --images"
     )

@@ -1,7 +1,7 @@
 """A process over time: memory, descriptors, threads, processor time; trends and a plot.
 
-It reads /proc of Linux, because psutil has no peak memory and counts processor time in ticks of
-10 ms. Knows nothing of what the process does.
+Reads Linux' /proc, because psutil has no peak memory and counts processor time in ticks of 10 ms.
+Knows nothing of what the process does.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from benchmarks.report import Row
 MIB = 2**20
 
 MIN_SECONDS = 300
-"""In a shorter time, whatever fills in the first minutes looks like growth."""
+"""In a shorter run, caches and pools that still fill would look like growth."""
 
 WARM_UP_SHARE = 0.1
-"""The part of the time in which pools fill and the allocator takes what it needs."""
+"""The share of the time that is left out at the start, while pools and the allocator fill."""
 
 EDGE_SHARE = 0.25
-"""The parts at the start and at the end of the rest whose medians are compared."""
+"""Growth compares the median of this first share of the rest with that of its last share."""
 
 RESIDENT, DESCRIPTORS, THREADS = "resident memory, MiB", "descriptors", "threads"
 
 MAX_GROWTH = {RESIDENT: 24.0, DESCRIPTORS: 8.0, THREADS: 4.0}
-"""More growth than this between those medians is a leak."""
+"""More growth than this is a leak."""
 
 GROWS = "GROWS"
 
@@ -40,7 +40,7 @@ ATTEMPTS = 3
 
 
 class ProcessTree:
-    """A process and, unless told otherwise, its descendants, as the kernel accounts for them."""
+    """The kernel's figures of a process and, unless `children` is False, its descendants."""
 
     def __init__(self, pid: int, *, children: bool = True) -> None:
         self.pids = _find_descendants(pid) if children else [pid]
@@ -49,7 +49,7 @@ class ProcessTree:
         return sum(_read_status_bytes(pid, "VmRSS") for pid in self.pids)
 
     def measure_peak_bytes(self) -> int:
-        """The largest resident memory since `reset_peak`; of several processes, their sum."""
+        """The largest resident memory since `reset_peak`, summed over the processes."""
         return sum(_read_status_bytes(pid, "VmHWM") for pid in self.pids)
 
     def reset_peak(self) -> None:
@@ -63,8 +63,8 @@ class ProcessTree:
         return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in self.pids)
 
     def measure_cpu_s(self) -> float:
-        """Processor time so far, user and system, in nanoseconds' resolution."""
-        # The clock's number is what clock_getcpuclockid(3) returns.
+        """The processor time so far, user and system."""
+        # This is the clock id that clock_getcpuclockid(3) returns; it has nanoseconds.
         return sum(time.clock_gettime((~pid << 3) | 2) for pid in self.pids)
 
 
@@ -78,7 +78,7 @@ def _find_descendants(pid: int) -> list[int]:
 
 
 def _read_status_bytes(pid: int, name: str) -> int:
-    """A size of the process, such as VmRSS; 0 for one that has ended and is not reaped yet."""
+    """A size from the process' status, such as VmRSS; 0 if it has ended but is not reaped."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
@@ -87,7 +87,7 @@ def _read_status_bytes(pid: int, name: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`ended` is the number of requests that have ended by then."""
+    """`ended` is the number of requests that had ended at that time."""
 
     at_s: float
     values: Mapping[str, float]
@@ -113,9 +113,9 @@ class Watch:
             await asyncio.sleep(period_s)
 
     def take_sample(self) -> Sample:
-        """Raises ProcessLookupError when the process has ended."""
+        """Raises ProcessLookupError if the process has ended."""
         for _ in range(ATTEMPTS):
-            with suppress(FileNotFoundError, ProcessLookupError):  # a child has ended meanwhile
+            with suppress(FileNotFoundError, ProcessLookupError):  # a child ended in between
                 tree = ProcessTree(self.pid)
                 values = {
                     RESIDENT: tree.measure_resident_bytes() / MIB,
@@ -127,7 +127,7 @@ class Watch:
 
 
 def describe_trend(name: str, before: Sample, loaded: Sequence[Sample], after: Sample) -> Row:
-    """One value before, under and after the load, its growth, and whether that is a leak."""
+    """A row of one value: before, under and after the load, its growth, whether it is a leak."""
     at_s = np.array([sample.at_s for sample in loaded])
     values = np.array([sample.values[name] for sample in loaded])
     seconds = at_s[-1] - at_s[0]
@@ -159,8 +159,11 @@ def plot(
     spans: Sequence[tuple[float, float]],
     events: Sequence[float],
 ) -> None:
-    """Memory, descriptors, threads and requests per second; `spans` are shaded, `events` lines."""
-    from matplotlib.figure import Figure  # takes a second to import, and servers have none
+    """Draw memory, descriptors, threads and requests per second over time.
+
+    `spans` are shaded, and `events` are vertical lines.
+    """
+    from matplotlib.figure import Figure  # its import takes a second
 
     figure = Figure(figsize=(10, 7), layout="constrained")
     at_s = [sample.at_s for sample in samples]

@@ -1,4 +1,4 @@
-"""The search for costly uploads makes a file of any choices, and measures what it costs."""
+"""The search for costly uploads makes a file for any choices and measures what it costs."""
 
 import random
 from pathlib import Path
@@ -12,14 +12,14 @@ from tests.app.corpus import ccitt_strips, picture, saved
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 
 
-@pytest.mark.parametrize("kind", attacks.KNOBS)
+@pytest.mark.parametrize("kind", attacks.FIELDS)
 def test_any_choices_make_a_file_that_is_measured(monkeypatch, kind):
     monkeypatch.setattr(
         attack_files, "SHAPES", ((40, 30), (200, 1), (1, 200), (7, 9), (9, 7), (1, 1))
     )
     rng = random.Random(1)
     for _ in range(4):
-        choices = {knob: rng.randrange(count) for knob, count in attacks.KNOBS[kind].items()}
+        choices = {field: rng.randrange(count) for field, count in attacks.FIELDS[kind].items()}
         data = attacks.make(kind, choices)
         cost = attacks.measure(data, 0)
         assert cost.bytes == len(data)
@@ -29,12 +29,29 @@ def test_any_choices_make_a_file_that_is_measured(monkeypatch, kind):
 
 def test_a_thin_progressive_jpeg_of_many_bytes_a_pixel_is_made(monkeypatch):
     monkeypatch.setattr(attack_files, "SHAPES", ((1, 60_000),))
-    choices = dict.fromkeys(attacks.KNOBS["JPEG"], 0)
+    choices = dict.fromkeys(attacks.FIELDS["JPEG"], 0)
     data = attacks.make("JPEG", choices | {"mode": 2, "progressive": 1, "noise": 1, "restarts": 1})
     assert len(data) > 2 * 60_000
 
 
-def test_the_cost_is_the_files():
+def test_files_at_the_limits_are_made_and_measured():
+    files = dict(attack_files.make_files_at_limits(side=40, size_bytes=2**14))
+    costs = {name: attacks.measure(data, 0) for name, data in files.items()}
+    assert len(files) == 11
+    assert all("megapixels" in name or len(data) <= 2**14 + 2000 for name, data in files.items())
+    outcomes = [cost.outcome for name, cost in costs.items() if "megapixels" in name]
+    assert outcomes == ["40 x 40"] * 8
+    assert all(cost.seconds > 0 for cost in costs.values())
+
+
+def test_a_refused_file_has_a_problem_for_its_outcome_and_no_pixels():
+    cost = attacks.measure(b"no image", 0)
+    assert (cost.outcome, cost.pixels) == ("unsupported-type", 0)
+    row = attacks.describe("corpus", "memory", "a file", cost)
+    assert (row["file"], row["outcome"]) == ("a file", "unsupported-type")
+
+
+def test_the_cost_is_that_of_the_file_alone():
     small = attacks.measure(saved(picture(), "PNG"), 0)
     large = attacks.measure(saved(picture(3000, 2000), "PNG"), 0)
     assert large.outcome == "3000 x 2000"
@@ -43,20 +60,20 @@ def test_the_cost_is_the_files():
     assert 3 * large.pixels < large.memory_bytes < 20 * large.pixels
 
 
-def test_a_decoder_that_was_ended_has_cost_what_it_may(monkeypatch):
-    """The estimate refuses what is known to take so long, so there is none here."""
+def test_a_file_that_exceeds_the_time_limit_costs_that_limit(monkeypatch):
+    """The estimate would refuse this file before it is decoded, so it is switched off here."""
     path = "import sys; sys.path[:] = sys.argv[1:]; from app.codecs import decoder"
     no_estimate = "decoder.require_modest, decoder.WALL_FACTOR = lambda *_, **__: None, 1000"
     monkeypatch.setattr(decoder_process, "PROGRAM", f"{path}; {no_estimate}; decoder.main()")
-    # It may take 2.2 s, and needs many times that.
+    # The limit is 2.2 s. The file needs many times that.
     cost = attacks.measure(ccitt_strips(rows=10_000_000, strips=2**12), 512)
     assert cost.outcome == "too-costly"
     assert cost.seconds > 1
     assert cost.log_lines == 0
 
 
-def test_lines_of_a_decoder_would_be_counted(monkeypatch):
-    """They are where they reach the server's log, which they do not."""
+def test_lines_that_a_decoder_writes_are_counted_where_they_reach_the_log(monkeypatch):
+    """The server discards a decoder's output. Without that, the lines are counted."""
     assert attacks.measure(fax(), 0).log_lines == 0
     monkeypatch.setattr(decoder_process.subprocess, "DEVNULL", None)
     cost = attacks.measure(fax(), 0)
@@ -68,7 +85,7 @@ def fax():
     return ccitt_strips(rows=1000, strips=1, shared=False)
 
 
-def test_the_search_keeps_the_worst(monkeypatch):
+def test_the_search_keeps_the_costliest_file(monkeypatch):
     monkeypatch.setattr(attacks, "make", lambda kind, choices: bytes(sum(choices.values())))
     costs = []
 
@@ -77,6 +94,6 @@ def test_the_search_keeps_the_worst(monkeypatch):
         return attacks.Cost(len(data), len(data), 0, 0, "", 1)
 
     monkeypatch.setattr(attacks, "measure", measure)
-    (_, worst), tries = attacks.climb("GIF", attacks.GOALS["seconds"], seconds=0, seed=1)
-    assert worst.seconds >= costs[0]
+    (_, costliest), tries = attacks.climb("GIF", attacks.GOALS["seconds"], seconds=0, seed=1)
+    assert costliest.seconds >= costs[0]
     assert tries == len(costs)
