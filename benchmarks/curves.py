@@ -1,0 +1,192 @@
+"""Goodput and latency of one server against the offered load, and how long its stages take.
+
+The stage times are from closed loops, the curves from open loops with Poisson arrivals, so that a
+simulation fed with the ones can be compared with the others (see benchmarks.scale). Of what happens
+inside a server it knows only the Server-Timing header and the processor time.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Container, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from itertools import cycle
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any
+
+import httpx
+
+from benchmarks import report
+from benchmarks.connection import Request, send_once, upload_request
+from benchmarks.load import LoadGenerator, draw_arrivals
+from benchmarks.photos import VOC_SIZE, make_photos, read_photos
+from benchmarks.process import OUR_PATH, Server, start_our_server
+from benchmarks.report import Row, format_table, publish, read_plan
+from benchmarks.results import Load, Result
+from benchmarks.server_figures import SETTLE_S
+from benchmarks.watch import ProcessTree
+
+STAGES = ("decode", "inference", "encode")
+"""The stages in which threads work; the rest of a lone request is the event loop and the caller."""
+
+
+@dataclass(frozen=True)
+class Plan(report.Plan):
+    images: Annotated[Path | None, "folder of JPEG photos of 500 x 375 to send"] = None
+    photos: Annotated[int, "number of different photos"] = 64
+    core: Annotated[int | None, "the server's only core, which the caller then avoids"] = None
+    rounds: Annotated[int, "number of rounds"] = 2
+    calibration_s: Annotated[float, "seconds of each closed loop"] = 6.0
+    requests: Annotated[int, "of each load, if they take at least --least seconds"] = 240
+    least_s: Annotated[float, "seconds of the shortest load"] = 20.0
+    loads: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.2, 1.5)
+    """The offered loads, in parts of the capacity."""
+    callers: Sequence[int] = (1, 16)
+    """Of the closed loops; the last gives the capacity."""
+
+
+QUICK = {
+    "photos": 4, "rounds": 1, "calibration_s": 0.5, "requests": 10, "least_s": 0.5,
+    "loads": (0.4, 1.5),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A load, and the processor seconds that the server and others used of the server's cores."""
+
+    load: Load
+    server_cpu_s: float
+    others_cpu_s: float
+
+
+def measure(server: Server, loop: Coroutine[Any, Any, Load]) -> Measured:
+    """Others are all but the server, and but the caller if it may use the server's cores."""
+    time.sleep(SETTLE_S)
+    pid = server.process.pid
+    cores = os.sched_getaffinity(pid)
+    tree, before, busy = ProcessTree(pid), ProcessTree(pid).measure_cpu_s(), read_busy_s(cores)
+    load = asyncio.run(loop)
+    used, busy = tree.measure_cpu_s() - before, read_busy_s(cores) - busy
+    shared = load.client_cpu_s if cores & os.sched_getaffinity(0) else 0.0
+    return Measured(load, used, max(0.0, busy - used - shared))
+
+
+def read_busy_s(cores: Container[int]) -> float:
+    """Seconds since the start of the machine in which the cores were not idle, or were stolen."""
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *values = line.split()
+        if name[:3] == "cpu" and name[3:] and int(name[3:]) in cores:
+            idle, waiting = int(values[3]), int(values[4])
+            ticks += sum(map(int, values[:8])) - idle - waiting
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def start_server(core: int | None) -> Iterator[Server]:
+    """Our server on that core only, and this process on the others; None shares all of them."""
+    cores = os.sched_getaffinity(0)
+    with ExitStack() as stack:
+        stack.callback(os.sched_setaffinity, 0, cores)
+        os.sched_setaffinity(0, cores if core is None else {core})
+        server = stack.enter_context(start_our_server())  # it counts its cores as it starts
+        os.sched_setaffinity(0, cores if core is None else cores - {core} or cores)
+        yield server
+
+
+def describe(measured: Measured) -> Row:
+    load = measured.load
+    answered = load.statuses.get(HTTPStatus.OK, 0)
+    return {
+        "requests": len(load.results),
+        "goodput/s": answered / load.wall_s,
+        "refused": load.share(HTTPStatus.SERVICE_UNAVAILABLE),
+        "p50 ms": load.latency_ms(0.5),
+        "p99 ms": load.latency_ms(0.99),
+        "server's CPU ms an answer": 1000 * measured.server_cpu_s / answered,
+        "caller's share of a core": load.client_share,
+        "others' share of a core": measured.others_cpu_s / load.wall_s,
+    }
+
+
+def describe_sample(result: Result) -> str:
+    """The milliseconds of each stage and of everything else, as text, to keep the file small."""
+    stages = result.read_stages_ms()
+    work = [stages[name] for name in STAGES]
+    return " ".join(f"{ms:.2f}" for ms in (*work, 1000 * result.seconds - sum(work)))
+
+
+@dataclass(slots=True)
+class Curves:
+    """The rows of both kinds of loads, and the lone requests' stages."""
+
+    plan: Plan
+    server: Server
+    requests: Sequence[Request]
+    capacity: float = 0.0
+    open: list[Row] = field(default_factory=list)
+    closed: list[Row] = field(default_factory=list)
+    samples: list[str] = field(default_factory=list)
+
+    def take_round(self, seed: int) -> None:
+        """The closed loops first: they give the capacity that the loads are parts of."""
+        for callers in self.plan.callers:
+            measured = self.run_closed_loop(callers)
+            self.closed.append({"callers": callers, **describe(measured)})
+            if callers == 1:
+                self.samples += map(describe_sample, measured.load.results)
+        self.capacity = self.capacity or measured.load.throughput
+        for share in self.plan.loads:
+            self.open.append(self.run_open_loop(share, seed))
+            print(format_table(self.open[-1:]), flush=True)
+
+    def run_closed_loop(self, callers: int) -> Measured:
+        load = LoadGenerator(self.server.address)
+        seconds = self.plan.calibration_s
+        loop = load.run_closed_loop(self.requests, callers=callers, seconds=seconds)
+        measured = measure(self.server, loop)
+        assert set(measured.load.statuses) == {HTTPStatus.OK}, measured.load.statuses
+        return measured
+
+    def run_open_loop(self, share: float, seed: int) -> Row:
+        rate = share * self.capacity
+        seconds = max(self.plan.least_s, self.plan.requests / rate)
+        load = LoadGenerator(self.server.address)
+        loop = load.run_open_loop(draw_arrivals(rate, seconds, seed), cycle(self.requests))
+        row = {"load": share, "offered/s": rate, "seconds": seconds, "seed": seed}
+        return row | describe(measure(self.server, loop))
+
+
+def main() -> None:
+    plan = read_plan(Plan, "curves", __doc__, quick=QUICK)
+    photos = read_photos(plan.images, plan.photos) if plan.images else make_photos(plan.photos)
+    requests = [upload_request(OUR_PATH, photo) for photo in photos]
+    with start_server(plan.core) as server:
+        engine = httpx.get(f"{server.address.url}/v1/model").json()["engine"]
+        answers = [asyncio.run(send_once(server.address, one)) for one in requests]
+        print("The server is ready.", flush=True)
+        curves = Curves(plan, server, requests)
+        for number in range(plan.rounds):
+            curves.take_round(seed=number)
+    source = "a folder's" if plan.images else "made from docs/images/cat.jpg"
+    publish(
+        "curves",
+        f"Our server ({engine}) against the offered load",
+        {"rows": curves.open, "Closed loops": curves.closed},
+        plan=plan,
+        engine=engine,
+        photos=f"{len(photos)} of {VOC_SIZE[1]} x {VOC_SIZE[0]}, {source}",
+        capacity=curves.capacity,
+        request_bytes=mean(len(one.head) + len(one.body) for one in requests),
+        answer_bytes=mean(len(one.body) for one in answers),
+        sample_columns_ms=[*STAGES, "everything else"],
+        samples_ms=curves.samples,
+    )
+
+
+if __name__ == "__main__":
+    main()
