@@ -91,7 +91,10 @@ class PixelLoss(nn.Module):
         """The loss of all pixels, summed, the sum of their weights, and how many are right."""
         stride = self.recipe.loss_stride
         if self.interpolates:
+            bias = self.network.transpose_conv.bias
+            assert bias is not None, "FCN has one"
             logits = upsample_bilinear(coarse, self.network.architecture.stride // stride)
+            logits = logits + bias[:, None, None]
         else:
             logits = self.network.transpose_conv(coarse)
             logits = logits[..., stride // 2 :: stride, stride // 2 :: stride]
@@ -117,10 +120,14 @@ class PixelLoss(nn.Module):
             if self.interpolates
             else build_upsampling_matrix(up.weight)
         )
-        bias = None if self.interpolates else up.bias
         labels = cut_tiles(target, side, outside=IGNORE_INDEX)
         total, mass, hits = TiledCrossEntropy.apply(
-            gather_cells(coarse), matrix, bias, labels, self.class_weights, self.recipe.hard_share
+            gather_cells(coarse),
+            matrix,
+            up.bias,
+            labels,
+            self.class_weights,
+            self.recipe.hard_share,
         )
         return total, mass, hits
 
@@ -145,6 +152,7 @@ def soft_cross_entropy(
 
 
 def has_bilinear_upsampling(network: FCN) -> bool:
+    """Whether the last step only interpolates and adds its bias."""
     up = network.transpose_conv
     kernel = bilinear_kernel(up.in_channels, up.out_channels, up.kernel_size[0])
-    return torch.equal(up.weight.cpu(), kernel) and (up.bias is None or not up.bias.any())
+    return torch.equal(up.weight.cpu(), kernel)

@@ -276,6 +276,7 @@ with join_group("cpu") as group:
         for soft_weight in (0, 0.5):
             network.zero_grad()
             recipe = replace(PRESETS[preset], soft_weight=soft_weight)
+            network.transpose_conv.requires_grad_(recipe.train_transpose_conv)
             loss = PixelLoss(network, recipe, autocast=False, group=group)
             if group.world_size > 1:
                 loss = torch.nn.parallel.DistributedDataParallel(loss)
@@ -306,11 +307,10 @@ def test_the_loss_in_tiles_is_the_loss_of_full_logits(preset, void, weighted):
             recipe, class_weights=tuple(0.5 + i / 10 for i in range(21)), hard_share=0.3
         )
     network = FCN()
-    torch.nn.init.zeros_(network.transpose_conv.bias)
+    torch.nn.init.normal_(network.transpose_conv.bias)
     network.transpose_conv.requires_grad_(recipe.train_transpose_conv)
     if recipe.train_transpose_conv:
         torch.nn.init.normal_(network.transpose_conv.weight, std=0.1)
-        torch.nn.init.normal_(network.transpose_conv.bias)
     loss = PixelLoss(network, recipe, autocast=False)
     assert loss.interpolates == (preset == "default")
     coarse = torch.randn(3, 21, 2, 4, requires_grad=True)
