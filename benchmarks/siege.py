@@ -80,6 +80,8 @@ class Siege:
         memory = ProcessTree(self.server.process.pid)
         alone = LoadGenerator(self.server.address)
         await alone.run_closed_loop(self.photos, callers=2, count=20)
+        # Files of all formats start the decoders that the server keeps.
+        await alone.run_closed_loop(make_corpus_requests(), callers=4, count=200)
         self.resident_mib["before"] = memory.measure_resident_bytes() / MIB
         memory.reset_peak()
         with ProcessPoolExecutor(
@@ -140,15 +142,18 @@ def make_photo_requests() -> list[Request]:
     return [post_request("photo", OUR_PATH, content=photo) for photo in photos]
 
 
+def make_corpus_requests() -> list[Request]:
+    return [post_request(name, OUR_PATH, content=data) for name, data in corpus().items()]
+
+
 def list_hostile(load: LoadGenerator, plan: Plan) -> list[Coroutine[Any, Any, None]]:
     side = plan.side
-    files = [post_request(name, OUR_PATH, content=data) for name, data in corpus().items()]
     in_turn = {
         "costly TIFFs": list(make_costly_tiffs(side)),
         "thin PNGs": list(make_thin_pngs(side)),
         "deep PNGs and scans": list(make_slow_pictures(side)),
         "JPEGs of segments, too short a deadline": list(make_hasty_jpegs(side)),
-        "the corpus": files,
+        "the corpus": make_corpus_requests(),
     }
     return [
         *(
