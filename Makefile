@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 REQUIREMENTS := deploy/requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test training test-avx2 fuzz sanitize native lint types openapi docs lock clean
+.PHONY: help serve test training test-avx2 test-gpu fuzz sanitize native lint types openapi docs lock clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ test-avx2: $(VENV)/dev.done native  ## run the tests as on one core of a process
 	core=$$($(RUN) -c 'import os; print(max(os.sched_getaffinity(0)))') && \
 	taskset -c $$core env NATIVE_MAX_KIND=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
 		$(RUN) -m pytest -p no:cacheprovider $(TESTS)
+
+# Without a GPU they are skipped, each with the reason.
+test-gpu: $(VENV)/dev.done native  ## run the tests that need a CUDA GPU
+	$(RUN) -m pytest -m gpu -rs
 
 fuzz: $(VENV)/dev.done  ## look for uploads that break the decoding, for ten minutes (needs atheris)
 	mkdir -p build/fuzz

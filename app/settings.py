@@ -67,8 +67,10 @@ class Settings(BaseSettings):
         0, ge=0, le=1024, description="Number of CPU threads of the engine. 0 means one per core."
     )
     precision: Precision = Field(
-        "float32",
-        description="float32 is exact. bfloat16 is several times as fast on processors with AMX.",
+        "auto",
+        description="auto, float32, float16 or bfloat16. float32 is exact. bfloat16 is several "
+        "times as fast on processors with AMX. auto chooses float16 on a GPU, and float32 on the "
+        "CPU.",
     )
     codec_threads: int = Field(
         2, ge=1, le=256, description="Number of threads that decode uploads and encode masks."

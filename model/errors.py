@@ -6,6 +6,7 @@
       WeightsError          a weights file is missing, damaged or of another kind
       NetworkError          a state dict or a pretrained network cannot be used
       EngineError           an engine or its device is not there
+        DeviceLost          nothing works on the device any more until the process is replaced
       CheckpointError       there is no checkpoint, or it is of another run
       OutputError           what would be written is there already
 
@@ -34,6 +35,10 @@ class NetworkError(ModelError):
 
 
 class EngineError(ModelError):
+    pass
+
+
+class DeviceLost(EngineError):
     pass
 
 

@@ -16,8 +16,11 @@ Array = NDArray[np.uint8]
 Size = tuple[int, int]
 """(height, width)"""
 
-Precision = Literal["float32", "bfloat16"]
-"""The precision of convolutions. float32 masks are exact up to near-ties, others are not."""
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+"""The precision of convolutions. float32 masks are exact up to near-ties, others are not.
+
+"auto" is float32 on the CPU and float16 on a GPU.
+"""
 
 EngineName = Literal["auto", "native", "ncnn", "torch"]
 

@@ -24,32 +24,59 @@ def start_engine(
 
     "auto" takes PyTorch on a GPU where there is one; on the CPU the native engine where it is built
     or can be, or else ncnn, or else PyTorch. `threads`: of one forward pass on the CPU, 0 for one
-    per core. `precision`: bfloat16 is the native engine's, on processors with AMX. Raises
-    EngineError.
+    per core. `precision`: on the CPU only the native engine has another than float32, and only on
+    processors with AMX: bfloat16. Raises EngineError.
     """
     name = choose(engine, device)
-    if precision != "float32" and name != "native":
-        raise EngineError(f"engine {name!r} cannot compute in {precision!r}: choose float32")
+    if name == "torch":
+        return _start_torch(weights, device=device, threads=threads, precision=precision)
+    if precision == "auto":
+        precision = "float32"
     if name == "native":
-        try:
-            path = library.prepare()
-        except EngineError as error:
-            raise EngineError(
-                "engine 'native' is not available here. It needs Linux, a C compiler, and a "
-                f"processor with AVX2 or NEON; choose ncnn: {error}"
-            ) from error
-        from model.engines.native_engine import NativeEngine
+        return _start_native(weights, threads=threads, precision=precision)
+    _require_installed(name)
+    _require_float32(name, precision)
+    from model.engines.ncnn_engine import NcnnEngine
 
-        return NativeEngine(weights, path, threads=threads, precision=precision)
+    return NcnnEngine(weights, threads=threads)
+
+
+def _start_torch(weights: Weights, *, device: str, threads: int, precision: Precision) -> Engine:
+    _require_installed("torch")
+    from model.engines.torch_engine import TorchEngine, choose_device
+
+    if choose_device(device).type == "cuda":
+        from model.engines.cuda_engine import CudaEngine
+
+        chosen = "float16" if precision == "auto" else precision
+        return CudaEngine(weights, device=device, precision=chosen)
+    _require_float32("torch", precision)
+    return TorchEngine(weights, threads=threads)
+
+
+def _start_native(weights: Weights, *, threads: int, precision: Precision) -> Engine:
+    if precision == "float16":
+        _require_float32("native", precision)
+    try:
+        path = library.prepare()
+    except EngineError as error:
+        raise EngineError(
+            "engine 'native' is not available here. It needs Linux, a C compiler, and a "
+            f"processor with AVX2 or NEON; choose ncnn: {error}"
+        ) from error
+    from model.engines.native_engine import NativeEngine
+
+    return NativeEngine(weights, path, threads=threads, precision=precision)
+
+
+def _require_float32(name: str, precision: Precision) -> None:
+    if precision not in ("auto", "float32"):
+        raise EngineError(f"engine {name!r} cannot compute in {precision!r}: choose float32")
+
+
+def _require_installed(name: str) -> None:
     if find_spec(name) is None:
         raise EngineError(f"engine {name!r} is not installed here: pip install {name}")
-    if name == "ncnn":
-        from model.engines.ncnn_engine import NcnnEngine
-
-        return NcnnEngine(weights, threads=threads)
-    from model.engines.torch_engine import TorchEngine
-
-    return TorchEngine(weights, device=device, threads=threads)
 
 
 def choose(engine: EngineName, device: str) -> EngineName:

@@ -48,6 +48,19 @@ class TorchHead:
         """Coarse logits (C, h, w) of one canvas to its confidence, of shape `region.output`."""
         return self._reduce(coarse, region, measure_softmax)
 
+    def segment_canvases(self, coarse: Tensor, masks: Tensor, *, confidence: bool = False) -> None:
+        """Fill masks (N, H, W) of whole canvases from coarse logits (N, C, h, w)."""
+        height, width = masks.shape[1:]
+        region = Region((height, width), (height, width))
+        for logits, mask in zip(coarse, masks, strict=True):
+            self.segment_scaled(logits, region, mask, confidence=confidence)
+
+    def segment_scaled(
+        self, coarse: Tensor, region: Region, mask: Tensor, *, confidence: bool = False
+    ) -> None:
+        """Fill a mask of shape `region.output` from the coarse logits (C, h, w) of one canvas."""
+        mask.copy_(self._reduce(coarse, region, measure_softmax if confidence else argmax))
+
     def _reduce(self, coarse: Tensor, region: Region, reduce: Reduce) -> Tensor:
         height, width = region.output
         half = self._side // 2

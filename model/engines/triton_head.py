@@ -53,6 +53,18 @@ class TritonHead:
         if not self._is_bilinear:
             self._packed = torch.from_numpy(self._pack(network)).to(device, dtype)
 
+    def try_out(self) -> None:
+        """Have each kernel compiled and run, so that none is compiled later. Raises what fails."""
+        device = self._bias.device
+        coarse = torch.zeros(1, self._classes, 1, 1, device=device)
+        masks = torch.empty(1, self._side, self._side, dtype=torch.uint8, device=device)
+        region = Region((1, 1), (self._side, self._side))
+        with torch.cuda.device(device):
+            for confidence in (False, True):
+                self.segment_canvases(coarse, masks, confidence=confidence)
+                self.segment_scaled(coarse[0], region, masks[0], confidence=confidence)
+            torch.cuda.synchronize()
+
     def _pack(self, network: FoldedNetwork) -> Floats:
         """The tile matrix as (side * side, 4, padded, padded): of a pixel and corner, (C, C)."""
         classes, side, padded = self._classes, self._side, self._padded

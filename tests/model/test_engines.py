@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from model.architectures import ARCHITECTURES, SKIP_CHANNELS
 from model.engines import base, choice
 from model.engines.base import Region
+from model.engines.cuda_engine import CudaEngine
 from model.engines.folding import Convolution, FoldedNetwork
 from model.engines.native import library
 from model.engines.native_engine import NativeEngine
@@ -23,7 +24,6 @@ from model.engines.torch_engine import TorchEngine, choose_device
 from model.engines.torch_head import TorchHead
 from model.errors import EngineError, WeightsError
 from model.network import bilinear_kernel
-from model.predictor import open_predictor
 from model.weights import Weights, read_weights
 from tests.conftest import REPOSITORY
 
@@ -57,10 +57,12 @@ def native_engine(weights, name, **options):
     return NativeEngine(weights, native_library(name), **options)
 
 
-@pytest.fixture(scope="module", params=["torch", "ncnn", *NATIVE])
+@pytest.fixture(scope="module", params=["torch", "cuda", "ncnn", *NATIVE])
 def engine(weights, request):
     if request.param == "torch":
-        return TorchEngine(weights, device="cpu")
+        return TorchEngine(weights)
+    if request.param == "cuda":
+        return CudaEngine(weights, device="cpu", precision="float32")
     return NcnnEngine(weights) if request.param == "ncnn" else native_engine(weights, request.param)
 
 
@@ -235,6 +237,8 @@ def test_only_the_native_engine_has_a_choice_of_precision(weights):
     for engine in ("ncnn", "torch"):
         with pytest.raises(EngineError, match=f"engine '{engine}' cannot compute in 'bfloat16'"):
             choice.start_engine(weights, engine=engine, device="cpu", precision="bfloat16")
+    with pytest.raises(EngineError, match="cannot compute in 'float16'"):
+        choice.start_engine(weights, engine="native", precision="float16")
 
 
 @pytest.mark.parametrize(
@@ -274,7 +278,7 @@ def test_wrong_tensors_are_named(weights):
     tensors["extra"] = np.zeros(1)
     tensors["final_conv.weight"] = np.zeros((21, 5, 1, 1))
     with pytest.raises(WeightsError) as caught:
-        TorchEngine(Weights(tensors, weights.metadata, source="some.file"), device="cpu")
+        TorchEngine(Weights(tensors, weights.metadata, source="some.file"))
     for part in (
         "some.file",
         "layer2.0.bn1.bias is missing",
@@ -315,10 +319,3 @@ def test_an_engine_that_is_not_installed_is_named(weights, monkeypatch):
     monkeypatch.setattr(choice, "find_spec", lambda _: None)
     with pytest.raises(EngineError, match="pip install ncnn"):
         choice.start_engine(weights, engine="ncnn")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_the_gpu_agrees_with_the_cpu(weights_file, photo):
-    on_gpu = open_predictor(weights_file, device="cuda")
-    on_cpu = open_predictor(weights_file, device="cpu")
-    assert np.mean(on_gpu(photo) == on_cpu(photo)) >= 0.999

@@ -79,7 +79,7 @@ NATIVE = [f"native-{kind}" for kind in library.list_kinds()]
 
 def start(kind, weights, **options):
     if kind == "torch":
-        return TorchEngine(weights, device="cpu")
+        return TorchEngine(weights)
     if kind == "ncnn":
         return NcnnEngine(weights)
     try:

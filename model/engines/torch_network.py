@@ -1,0 +1,123 @@
+"""The network up to its coarse logits with PyTorch, in one precision. Knows nothing of masks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.engines import folding
+from model.engines.folding import Convolution, FoldedNetwork
+from model.weights import Metadata
+
+MIDDLE = 128
+"""It is subtracted from RGB levels: then they are near 0, and exact in 16 bits."""
+
+
+class TorchNetwork:
+    """Batch norms and normalisation are folded into the convolutions; channels last.
+
+    The classifiers and what follows them, a thousandth of the work, compute in float32.
+    """
+
+    def __init__(
+        self,
+        network: FoldedNetwork,
+        metadata: Metadata,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._device, self._dtype = device, dtype
+        # PyTorch has cuDNN's convolution, sum and ReLU in one kernel, for GPUs only.
+        self._is_fused = device.type == "cuda"
+        self._stem = self._place(fold_normalisation(network.stem, metadata), dtype)
+        self._blocks = [
+            (
+                self._place(block.first, dtype),
+                self._place(block.second, dtype),
+                self._place(block.shortcut, dtype) if block.shortcut else None,
+            )
+            for block in network.blocks
+        ]
+        self._classifier = self._place(network.classifier)
+        self._skips = {
+            skip.block: (self._place(skip.classifier), self._convert(skip.doubling))
+            for skip in network.skips
+        }
+
+    def coarse_logits(self, images: Tensor) -> Tensor:
+        """Images (N, H, W, 3) uint8 to float32 logits of every `stride`th pixel, (N, C, h, w)."""
+        x = self._convolve_relu(self._center(images), self._stem)
+        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        finer = []
+        for number, (first, second, shortcut) in enumerate(self._blocks):
+            identity = shortcut(x) if shortcut else x
+            x = self._convolve_relu(self._convolve_relu(x, first), second, added=identity)
+            if number in self._skips:
+                classifier, doubling = self._skips[number]
+                finer.append((classifier(x.float()), doubling))
+        coarse = self._classifier(x.float())
+        for logits, doubling in reversed(finer):
+            coarse = logits + F.conv_transpose2d(coarse, doubling, stride=2, padding=1)
+        return coarse
+
+    def _center(self, images: Tensor) -> Tensor:
+        """RGB minus MIDDLE and a channel of ones, (N, 4, H, W) in channels-last memory."""
+        n, height, width, _ = images.shape
+        centered = torch.empty(n, height, width, 4, dtype=self._dtype, device=images.device)
+        torch.sub(images, float(MIDDLE), out=centered[..., :3])
+        centered[..., 3] = 1
+        return centered.permute(0, 3, 1, 2)
+
+    def _convolve_relu(self, x: Tensor, by: "_Convolution", added: Tensor | None = None) -> Tensor:
+        if not self._is_fused:
+            y = by(x)
+            return (y if added is None else y.add_(added)).relu_()
+        stride, padding, once = [by.stride] * 2, [by.padding] * 2, [1, 1]
+        if added is None:
+            return torch.cudnn_convolution_relu(x, by.kernel, by.bias, stride, padding, once, 1)
+        return torch.cudnn_convolution_add_relu(
+            x, by.kernel, added, 1, by.bias, stride, padding, once, 1
+        )
+
+    def _place(
+        self, convolution: Convolution, dtype: torch.dtype = torch.float32
+    ) -> "_Convolution":
+        kernel = self._convert(convolution.kernel).to(dtype)
+        return _Convolution(
+            kernel.contiguous(memory_format=torch.channels_last),
+            self._convert(convolution.bias).to(dtype),
+            convolution.stride,
+        )
+
+    def _convert(self, array: folding.Floats) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Convolution:
+    kernel: Tensor
+    bias: Tensor
+    stride: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel, self.bias, stride=self.stride, padding=self.padding)
+
+    @property
+    def padding(self) -> int:
+        return self.kernel.shape[-1] // 2
+
+
+def fold_normalisation(stem: Convolution, metadata: Metadata) -> Convolution:
+    """The stem for levels minus MIDDLE and a channel of ones, instead of normalised RGB.
+
+    The ones carry what normalisation adds to a level. Around the image they are 0, as everything
+    there: so a border pixel gets the sum that padding of the normalised image would give it.
+    """
+    std = np.array(metadata.std, np.float64)[:, None, None]
+    mean = np.array(metadata.mean, np.float64)[:, None, None]
+    kernel = stem.kernel.astype(np.float64) / std
+    ones = (kernel * (MIDDLE / 255 - mean)).sum(axis=1, keepdims=True)
+    folded = np.concatenate([kernel / 255, ones], axis=1).astype(np.float32)
+    return Convolution(folded, stem.bias, stem.stride)
