@@ -199,6 +199,11 @@ class Service:
         return not self._watchdog.is_content
 
     @property
+    def has_lost_device(self) -> bool:
+        """Whether the engine's device fails every call, in this process only."""
+        return self._batcher is not None and self._batcher.has_lost_device
+
+    @property
     def predictor(self) -> Predictor:
         """The predictor with the current weights. Raises NotReady before they are loaded."""
         if self._predictor is None:

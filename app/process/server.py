@@ -36,6 +36,9 @@ from app.settings import Settings
 EXIT_DEAD = 70
 """The exit status of a process whose engine is stuck or dead (EX_SOFTWARE of sysexits.h)."""
 
+EXIT_DEVICE_LOST = 71
+"""The exit status of a process whose GPU fails every call (EX_OSERR): a new one may use it."""
+
 LAST_ANSWERS_S = 1
 
 log = structlog.get_logger("segmentation")
@@ -227,4 +230,10 @@ def serve(server: Server) -> NoReturn:
     if failure is not None:
         print(f"error: cannot start: {failure or type(failure).__name__}", file=sys.stderr)
         end_process(1)
-    end_process(EXIT_DEAD if server.service.is_stuck else 0)
+    end_process(choose_status(server.service))
+
+
+def choose_status(service: Service) -> int:
+    if service.has_lost_device:
+        return EXIT_DEVICE_LOST
+    return EXIT_DEAD if service.is_stuck else 0

@@ -24,6 +24,7 @@ from app.scheduling.budget import Share
 from app.scheduling.threads import start_work_threads
 from app.scheduling.watchdog import Watchdog
 from model.engines.base import Array, Size
+from model.errors import DeviceLost
 from model.predictor import Canvas
 
 Predict = Callable[[Sequence[Canvas]], list[Array]]
@@ -89,6 +90,8 @@ class Batcher:
         self.computing: dict[asyncio.Task[None], list[_Waiting]] = {}
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.has_lost_device = False
+        """Whether the engine's device fails every call from now on."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -205,6 +208,12 @@ class Batcher:
             with self._watchdog.watching("batch", on_stuck=lambda: _fail(batch)):
                 masks = await loop.run_in_executor(self.threads, batch[0].predict, canvases)
             answers = list(zip(batch, masks, strict=True))
+        except DeviceLost:
+            self.metrics.engine_failures.inc()
+            log.exception("device lost")
+            self.has_lost_device = True
+            self._watchdog.give_up("device")
+            return
         except Exception:
             self.metrics.engine_failures.inc()
             log.exception("batch failed", request_ids=[waiting.request_id for waiting in batch])

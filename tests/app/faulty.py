@@ -12,6 +12,7 @@ import numpy as np
 import structlog
 from PIL import Image
 
+from model.errors import DeviceLost
 from model.predictor import open_predictor
 
 RAISE = (250, 10, 1)
@@ -21,6 +22,8 @@ STUCK = (250, 10, 3)
 """Stays in the engine until `release` is set."""
 DIE = (250, 10, 4)
 """Takes the process with it."""
+LOSE_DEVICE = (250, 10, 5)
+"""Has a GPU that fails every call from now on."""
 
 
 class FaultyEngine:
@@ -48,6 +51,8 @@ class FaultyEngine:
             raise RuntimeError("secret detail")
         if NEEDS_TOO_MUCH in commands and len(commands) > 1:
             raise MemoryError
+        if LOSE_DEVICE in commands:
+            raise DeviceLost("the GPU's context is lost: secret detail")
         if DIE in commands:
             os.abort()
         self.computed += len(canvases)

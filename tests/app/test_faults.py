@@ -11,7 +11,7 @@ from app.codecs import decode
 from app.codecs.trial import WARM_UP_SIZES
 from tests.app import faulty
 from tests.app.conftest import connected, metric, serving
-from tests.app.faulty import DIE, NEEDS_TOO_MUCH, RAISE, STUCK, command, jpeg
+from tests.app.faulty import DIE, LOSE_DEVICE, NEEDS_TOO_MUCH, RAISE, STUCK, command, jpeg
 from tests.app.test_program import logged, program
 
 GOOD = (10, 200, 30)
@@ -191,8 +191,8 @@ def test_a_process_that_is_told_to_end_does_so_though_its_engine_is_stuck(weight
             assert process.wait(30) == 70
 
 
-@pytest.mark.parametrize("fault", [STUCK, DIE])
-def test_a_worker_that_is_stuck_or_dead_is_replaced(weights_file, fault):
+@pytest.mark.parametrize("fault", [STUCK, DIE, LOSE_DEVICE])
+def test_a_worker_that_is_stuck_or_dead_or_has_lost_its_gpu_is_replaced(weights_file, fault):
     # Long enough for a batch of the other one on a busy machine.
     settings = {"weights": weights_file, "stuck_after_s": 5, "workers": 2, "threads": 1}
     with faulty_program(**settings) as process, ThreadPoolExecutor() as threads:
@@ -204,8 +204,8 @@ def test_a_worker_that_is_stuck_or_dead_is_replaced(weights_file, fault):
         )
         ended = logged(process, "worker ended")
         assert ended["worker"] in first
-        assert ended["status"] == (70 if fault is STUCK else -signal.SIGABRT)
-        if fault is STUCK:
+        assert ended["status"] == {STUCK: 70, DIE: -signal.SIGABRT, LOSE_DEVICE: 71}[fault]
+        if fault is not DIE:
             assert answer.result().status_code == 500
         # The other one serves on, and counts for both.
         with httpx.Client(base_url=address, timeout=60) as client:
