@@ -15,6 +15,7 @@ from app.codecs.pool import CodecPool
 from app.errors import NotReady, ReloadFailed
 from app.http.drain import Drain
 from app.loading import load
+from app.observability.gpus import find_gpus
 from app.observability.metrics import Metrics
 from app.observability.peers import Peers
 from app.scheduling.admission import Admission
@@ -49,7 +50,7 @@ class Service:
     def __init__(self, settings: Settings, peers: Peers | None = None) -> None:
         self.settings = settings
         self.peers = peers
-        self.metrics = Metrics(peers)
+        self.metrics = Metrics(peers, gpus=find_gpus())
         self.changed: Callable[[], None] = lambda: None
         """This function is called when `takes_requests` may have changed."""
         self.state = State.LOADING

@@ -56,6 +56,13 @@ METRICS = {
 }
 """What the service exposes: type and labels."""
 
+OF_GPUS = {
+    "seg_gpu_memory_bytes": ("gauge", {"gpu"}),
+    "seg_gpu_memory_used_bytes": ("gauge", {"gpu"}),
+    "seg_gpu_utilization_ratio": ("gauge", {"gpu"}),
+}
+"""And what it exposes on a machine with GPUs."""
+
 OVERLOADED = {"queue-full", "deadline", "expired", "upload-bytes", "pixels", "answer-bytes"}
 
 VALUES = {
@@ -81,7 +88,7 @@ GRAFANAS_OWN = {"__rate_interval": "5m"}
 def exposed() -> dict[str, set[str]]:
     """The names that can be asked for, with their labels."""
     names = {}
-    for name, (kind, labels) in METRICS.items():
+    for name, (kind, labels) in (METRICS | OF_GPUS).items():
         if kind == "histogram":
             names |= {f"{name}_sum": labels, f"{name}_count": labels}
             names[f"{name}_bucket"] = labels | {"le"}
@@ -163,7 +170,7 @@ def test_reasons_are_named_in_full():
 
 def test_everything_of_the_service_is_on_the_dashboard():
     shown = set().union(*(Asked(filled_in(target["expr"])).metrics for target in targets()))
-    for name, (kind, _) in METRICS.items():
+    for name, (kind, _) in (METRICS | OF_GPUS).items():
         assert {name, f"{name}_sum", f"{name}_bucket"} & shown, f"{name}, a {kind}, is not shown"
 
 
@@ -192,7 +199,7 @@ def test_the_service_exposes_exactly_these_metrics():
 def test_the_documentation_names_exactly_these_metrics():
     documented = dict(re.findall(r"^\| `(seg_\w+)(?:\{([\w,]+)\})?` \|", OPERATIONS, re.M))
     assert {name: set(filter(None, labels.split(","))) for name, labels in documented.items()} == {
-        name: labels for name, (_, labels) in METRICS.items()
+        name: labels for name, (_, labels) in (METRICS | OF_GPUS).items()
     }
 
 

@@ -45,10 +45,12 @@ GaugeMode = Literal["livesum", "livemin", "livemax"]
 class Metrics:
     """The metrics of the server; with several workers, `peers`, they count together."""
 
-    def __init__(self, peers: Peers | None = None) -> None:
+    def __init__(self, peers: Peers | None = None, *, gpus: Collector | None = None) -> None:
+        """`gpus` are of the machine: each process exports them as they are."""
         self._peers = peers
         _choose_storage(peers)
         self.registry = CollectorRegistry()
+        self._gpus = gpus
         if peers is None:
             ProcessCollector(registry=self.registry)
             PlatformCollector(registry=self.registry)
@@ -147,7 +149,8 @@ class Metrics:
             MultiProcessCollector(source, peers.folder)  # type: ignore[no-untyped-call]
             PlatformCollector(registry=source)
             source.register(ProcessesCollector(lambda: peers.pids))
-        return generate_latest(_WithAge(source))
+        text = generate_latest(_WithAge(source))
+        return text if self._gpus is None else text + generate_latest(self._gpus)
 
 
 def _choose_storage(peers: Peers | None) -> None:
