@@ -12,27 +12,27 @@ BACKBONE_STRIDE = 32
 """The backbone halves its input five times."""
 
 SKIP_CHANNELS = {"layer3": 256, "layer2": 128}
-"""The layers of the backbone that skips start from, and the channels of their features."""
+"""The layers of the backbone from which skips start, and the channels of their features."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What the paper calls it, and what follows from that."""
+    """An architecture of the paper, and the properties that follow from it."""
 
     name: ArchitectureName
     identifier: str
-    """What a weights file says."""
+    """Its name in a weights file."""
     skips: tuple[str, ...]
-    """The layers of the backbone that are classified, too, the coarsest first."""
+    """The layers of the backbone that have a classifier of their own, the coarsest first."""
 
     @property
     def stride(self) -> int:
-        """The pixels from one coarse logit to the next: each skip doubles the coarse logits."""
+        """The distance between two coarse logits in pixels. Each skip halves it."""
         return BACKBONE_STRIDE >> len(self.skips)
 
 
 ARCHITECTURES: dict[ArchitectureName, Architecture] = {
-    # The oldest identifier names no stride: files that say it are older than the others.
+    # This identifier has no stride, because it is older than the other architectures.
     "fcn32s": Architecture("fcn32s", "fcn_resnet18", ()),
     "fcn16s": Architecture("fcn16s", "fcn16s_resnet18", ("layer3",)),
     "fcn8s": Architecture("fcn8s", "fcn8s_resnet18", ("layer3", "layer2")),

@@ -1,7 +1,7 @@
 """Class probabilities and masks by PyTorch, averaged over scales and mirror images.
 
-It takes as many forward passes as there are views, so it is for measuring, not for serving. Knows
-nothing of engines.
+Each view takes a forward pass, so this is for evaluation, not for serving. Knows nothing of
+engines.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from model.weights import Weights
 
 
 class AveragingPredictor:
-    """Averages over each of the scales and, with `flip`, over mirror images."""
+    """Averages over the scales and, with `flip`, over mirror images."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class AveragingPredictor:
         device: str = "auto",
         max_side: int = 0,
     ) -> None:
-        """`max_side`: images are scaled down to it before they are scaled; 0 never does."""
+        """`max_side`: longer images are first scaled down to it; 0 never scales down."""
         self.metadata = weights.metadata
         self.scales = tuple(scales)
         self.flip = flip
@@ -57,7 +57,7 @@ class AveragingPredictor:
         output = image.shape[0], image.shape[1]
         base = content_size(output, self.max_side)
         views = [
-            self._see(image, self._scale(base, scale), output, mirrored=mirrored)
+            self._predict_view(image, self._scale(base, scale), output, mirrored=mirrored)
             for scale in self.scales
             for mirrored in ((False, True) if self.flip else (False,))
         ]
@@ -68,7 +68,7 @@ class AveragingPredictor:
         height, width = (max(1, round(scale * side)) for side in size)
         return height, width
 
-    def _see(self, image: Array, content: Size, output: Size, *, mirrored: bool) -> Tensor:
+    def _predict_view(self, image: Array, content: Size, output: Size, *, mirrored: bool) -> Tensor:
         if content != output:
             image = np.asarray(scale_down(Image.fromarray(image), content))
         pixels = np.empty((*canvas_size(content), 3), np.uint8)

@@ -1,6 +1,6 @@
 """The quality card of a weights file: what it is, how it was made, how good it is.
 
-Run as `python -m model.card FILE > CARD.md`. It reads nothing but the metadata of the file.
+Run as `python -m model.card FILE > CARD.md`. Reads only the file's metadata.
 """
 
 import argparse

@@ -31,14 +31,17 @@ FORMAT = (
 
 @dataclass(frozen=True, slots=True)
 class ClassList:
-    """Colours are for painted masks and for the palette, values for masks of indices."""
+    """Names, colours and values of the classes.
+
+    Painted masks and the palette use the colours, masks of indices the values.
+    """
 
     names: tuple[str, ...] = CLASSES
     palette: tuple[Colour, ...] = ()
     values: tuple[int, ...] = ()
-    """The pixel value of each class in a mask of indices: its index, unless the file says other."""
+    """The pixel value of each class in a mask of indices: its index, or what the file says."""
     void: Colour = VOID_COLOUR
-    """The colour of pixels that count nowhere. As an index, void is 255, unless a class is."""
+    """The colour of pixels that are ignored. As an index, void is 255, unless a class has 255."""
 
     def __post_init__(self) -> None:
         if not self.palette:
@@ -67,7 +70,7 @@ VOC = ClassList()
 
 
 def classes_of(metadata: Metadata) -> ClassList:
-    """The classes of a weights file, with the colours and values of its training masks.
+    """Read the classes of a weights file, with the colours and values of its training masks.
 
     Raises DatasetError.
     """
@@ -116,7 +119,7 @@ def _build(content: Any) -> ClassList:
     entries = [_Entry.read(index, item) for index, item in enumerate(content["classes"])]
     names = tuple(entry.name for entry in entries)
     palette = tuple(entry.colour for entry in entries)
-    Metadata(classes=names, palette=palette or (VOID_COLOUR,))  # refuses what cannot serve
+    Metadata(classes=names, palette=palette or (VOID_COLOUR,))  # checks them
     void = _read_colour(content["void"]) if "void" in content else VOID_COLOUR
     values = tuple(entry.value for entry in entries)
     _require_different("colour", [*map(format_colour, palette), format_colour(void)], names)

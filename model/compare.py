@@ -1,8 +1,8 @@
-"""Compare two weights files on one image set, and say whether one is better beyond chance.
+"""Compare two weights files on one image set, and tell whether the difference is significant.
 
-Run as `python -m model.compare A B --data DIR`. Exit status 0, or 3 if B is worse than A; with
---require-better 4 unless it is better. IoU per class with 95 % intervals of a paired bootstrap
-over the images.
+Run as `python -m model.compare A B --data DIR`. Prints the IoU of each class with 95 % intervals of
+a paired bootstrap over the images. The exit status is 3 if B is worse than A, 4 with
+--require-better unless B is better, and otherwise 0.
 """
 
 if __name__ == "__main__":  # before the imports that fail without them
@@ -96,7 +96,7 @@ def count_images(predictors: list[Predictor], images: SegmentationDataset) -> li
 
 
 def describe(differences: dict[str, Difference], *, images: int) -> str:
-    """Format a table in percent, with differences beyond chance marked, and the verdict."""
+    """Format a table in percent, which marks significant differences, and the verdict."""
     width = max(map(len, differences))
     lines = [f"{'':<{width}}      A      B   B - A  95 % interval"]
     for name, difference in differences.items():
@@ -135,7 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("first", type=Path, metavar="A", help="weights file, such as the one that is served")
-    add("second", type=Path, metavar="B", help="weights file that may take its place")
+    add("second", type=Path, metavar="B", help="weights file that may replace it")
     add_data_options(parser, image_set="val")
     add_reading_options(parser)
     add("--engine", choices=get_args(EngineName), default="auto")
@@ -147,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=SERVED_SIDE,
         help="scale longer images down to this; 0: never (default: the service's, %(default)s)",
     )
-    add("--json", type=Path, help="write the figures here, too")
+    add("--json", type=Path, help="also write the figures to this file")
     add(
         "--require-better", action="store_true", help=f"status {EXIT_NOT_BETTER} unless B is better"
     )

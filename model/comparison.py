@@ -1,4 +1,4 @@
-"""Whether one of two networks is better than the other on the same images, beyond chance.
+"""Whether the difference between two networks on the same images is significant.
 
 A paired bootstrap over the images (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
 chapter 13) turns counts of pixels into intervals. Knows nothing of networks or files.
@@ -37,7 +37,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Better or worse where the interval leaves no doubt."""
+        """Whether the second is better or worse, or undecided if the interval contains zero."""
         if self.low > 0:
             return "better"
         return "worse" if self.high < 0 else "undecided"
@@ -49,7 +49,10 @@ class Difference:
 
 
 def compare_counts(first: Counts, second: Counts, *, seed: int = 0) -> list[Difference]:
-    """Compute a difference per class, and mean IoU's as the last. The images must be the same."""
+    """Compute the difference of each class, and as the last that of mean IoU.
+
+    Both counts must be of the same images.
+    """
     assert first.shape == second.shape, f"{first.shape} and {second.shape} differ"
     images = len(first)
     rng = np.random.default_rng(seed)
@@ -65,7 +68,10 @@ def compare_counts(first: Counts, second: Counts, *, seed: int = 0) -> list[Diff
 
 
 def _compute_ious(times: NDArray[np.int64], counts: Counts) -> Floats:
-    """IoU per class and their mean, (resamples, C + 1), each image counted so many `times`."""
+    """IoU per class and their mean, (resamples, C + 1).
+
+    `times`, (resamples, images), is how often a resample counts each image.
+    """
     classes = counts.shape[1]
     # float64 multiplies with BLAS, and is exact up to 2 ** 53 pixels.
     flat = times.astype(np.float64) @ counts.reshape(len(counts), -1).astype(np.float64)
@@ -78,7 +84,7 @@ def _compute_ious(times: NDArray[np.int64], counts: Counts) -> Floats:
 
 
 def _compute_bounds(gains: Floats, tail: float) -> tuple[float, float]:
-    """Compute the interval's bounds; resamples that lack a class do not count for it."""
+    """Compute the bounds of the interval, without the resamples that lack the class."""
     measured = gains[~np.isnan(gains)]
     if not len(measured):
         return float("nan"), float("nan")

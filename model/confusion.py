@@ -1,4 +1,4 @@
-"""The confusion matrix of a whole image set, and the scores that are read from it.
+"""The confusion matrix of a whole image set, and the scores that are computed from it.
 
 Counts pixels; knows nothing of images, networks or files.
 """
@@ -60,7 +60,7 @@ def count_pixels(
 
 
 class ConfusionMatrix:
-    """Pixel counts by (target class, predicted class), over as many images as one likes."""
+    """Pixel counts by (target class, predicted class), summed over images."""
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes

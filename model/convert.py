@@ -2,7 +2,7 @@
 
 Run as `python -m model.convert notebook.pth --output fcn.safetensors`. Accepts a `.pth` that
 `torch.save(net.state_dict(), path)` wrote, safetensors, or the `.checkpoint.pt` of a run, finished
-or not; no pickled module is ever loaded. Predictions stay the same.
+or not. Never loads a pickled module. Predictions stay the same.
 """
 
 if __name__ == "__main__":  # before the imports that fail without them
@@ -32,10 +32,11 @@ from model.weights import Metadata, write_weights
 def convert(
     source: Path, output: Path, *, classes: ClassList | None = None, half: bool = False
 ) -> Metadata:
-    """Read `source`, check that it is a whole FCN, write `output`; what was written is returned.
+    """Read `source`, check that it is a complete FCN, and write `output`.
 
-    `classes` are the network's; without, they are the checkpoint's own, or else VOC's. `half`
-    rounds kernels to float16. Raises NetworkError, WeightsError for numbers that are not finite.
+    Returns the written metadata. `classes` defaults to the checkpoint's classes, or else to VOC's.
+    `half` rounds kernels to float16. Raises NetworkError, and WeightsError for numbers that are not
+    finite.
     """
     saved = read_saved(source)
     if is_checkpoint(saved):

@@ -1,16 +1,16 @@
-"""Errors that a user can correct: every program here ends with the message as one line.
+"""Errors that a user can correct. Every program here prints the message as one line and ends.
 
     ModelError
       DatasetError          a folder, list, image or mask is missing or broken
-      RecipeError           a number of a recipe is out of its bounds, or makes training diverge
+      RecipeError           a value of a recipe is out of bounds, or makes training diverge
       WeightsError          a weights file is missing, damaged or of another kind
       NetworkError          a state dict or a pretrained network cannot be used
-      EngineError           an engine or its device is not there
-        DeviceLost          nothing works on the device any more until the process is replaced
-      CheckpointError       there is no checkpoint, or it is of another run
-      OutputError           what would be written is there already
+      EngineError           an engine or its device is not available
+        DeviceLost          the device no longer works until the process is restarted
+      CheckpointError       there is no checkpoint, or it belongs to another run
+      OutputError           the output exists already
 
-The message names what was found, what was expected and what to do.
+The message says what was found, what was expected and what to do.
 """
 
 

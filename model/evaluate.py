@@ -1,7 +1,8 @@
 """Measure weights on an image set: mean IoU, IoU per class and pixel accuracy.
 
-Images and masks are checked first; then every image goes through the predictor that serves, at its
-own size, into one confusion matrix. Run as `python -m model.evaluate --data DIR --weights FILE`.
+Run as `python -m model.evaluate --data DIR --weights FILE`. Checks all images and masks first. Then
+the service's predictor predicts every image at its own size, and one confusion matrix counts all
+pixels.
 """
 
 if __name__ == "__main__":  # before the imports that fail without them
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # it needs torchvision
     from model.averaging import AveragingPredictor
 
 MAX_SCALE = 4
-"""Beyond, an image's logits would take gigabytes."""
+"""With larger scales, the logits of an image would take gigabytes."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def choose_predictor(options: argparse.Namespace) -> "Predictor | AveragingPredictor":
-    """The one that serves, or one that averages over views."""
+    """Choose the service's predictor, or one that averages over views."""
     if options.scales == [1.0] and not options.flip:
         return open_predictor(
             options.weights,
@@ -123,7 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="average PyTorch's probabilities over these scales",
     )
     parser.add_argument("--flip", action="store_true", help="average over mirror images, too")
-    parser.add_argument("--json", type=Path, help="write the scores here, too")
+    parser.add_argument("--json", type=Path, help="also write the scores to this file")
     parser.add_argument(
         "--output", type=Path, help="draw the first images, predictions and targets as PNG here"
     )

@@ -27,11 +27,11 @@ from model.weights import Metadata, read_weights, write_atomically
 
 OPSET = 17
 IR_VERSION = 10
-"""The version of 2024, which all later runtimes read."""
+"""ONNX's file format version of 2024, which all later runtimes read."""
 
 
 class Graph:
-    """Nodes and constants in the order in which they are added; each has one output, named so."""
+    """Nodes and constants in the order in which they are added. Each has one output of its name."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -55,7 +55,7 @@ class Graph:
         )
 
     def add_upsampling(self, x: str, *values: NDArray[np.float32]) -> str:
-        """The transposed convolution of a kernel, and perhaps a bias, that enlarges bilinearly."""
+        """Add a transposed convolution; `values` are its kernel and, optionally, its bias."""
         stride = values[0].shape[-1] // 2
         constants = [self.add_constant(array) for array in values]
         return self.add_node(
@@ -70,7 +70,7 @@ class Graph:
 
 
 def build_model(network: FoldedNetwork, metadata: Metadata) -> Any:
-    """The ONNX model. Its metadata are those of the weights file, as JSON."""
+    """Build the ONNX model. It has the metadata of the weights file, as JSON."""
     graph = Graph()
     x = graph.add_node("Cast", "images", to=TensorProto.FLOAT)
     x = graph.add_node("Transpose", x, perm=[0, 3, 1, 2])

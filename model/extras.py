@@ -1,4 +1,4 @@
-"""The packages that training needs and serving does not: what to do where they are missing.
+"""The packages that training needs and serving does not: what to do if they are missing.
 
 Imports none of them.
 """
@@ -8,17 +8,17 @@ from importlib.util import find_spec
 
 
 def require_packages(*names: str, extra: str = "train") -> None:
-    """Ends the program with one line unless all are installed; `extra` is what brings them."""
+    """End the program with one line unless all packages are installed. `extra` installs them."""
     missing = [name for name in names if find_spec(name) is None]
     if missing:
         by_pip = f"pip install '.[{extra}]'"
         remedy = f"make training (or: {by_pip})" if extra == "train" else by_pip
         sys.exit(
-            f"error: not installed here: {', '.join(missing)}. What serves does not need them; "
+            f"error: not installed here: {', '.join(missing)}. The service does not need them; "
             f"install them with: {remedy}"
         )
 
 
 def name_program(otherwise: str) -> str:
-    """How the program was started, for its help: as `fcn train`, or else as a module."""
+    """The program's name for its help: `fcn train` if it was started so, else `otherwise`."""
     return sys.argv[0] if sys.argv[0].startswith("fcn ") else otherwise

@@ -1,4 +1,4 @@
-"""The README's picture: photos, their masks and both over each other, by the predictor that serves.
+"""Draw photos, their masks, and the masks over the photos, as in the README's picture.
 
 Run as `python -m model.gallery PICTURE PHOTO...`. Needs no PyTorch.
 """
@@ -25,18 +25,18 @@ GAP = 6
 WHITE = 255
 
 COLOUR_SHARE = 0.6
-"""The share of the classes' colours over the photo."""
+"""The opacity of the classes' colours over the photo."""
 
 
 def draw_gallery(predictor: Predictor, photos: Sequence[Array]) -> Array:
-    """Return a picture (H, W, 3): a column for each photo (H, W, 3), with its mask and both."""
+    """Return a picture (H, W, 3) with a column for each photo (H, W, 3)."""
     columns = [draw_column(predictor, photo) for photo in photos]
     gap = np.full((columns[0].shape[0], GAP, 3), WHITE, np.uint8)
     return np.concatenate([part for column in columns for part in (column, gap)][:-1], axis=1)
 
 
 def draw_column(predictor: Predictor, photo: Array) -> Array:
-    """Return the photo, its mask in the classes' colours and both, one below the other."""
+    """Return the photo, its mask in the classes' colours, and the mask over the photo, stacked."""
     mask = predictor(photo)
     colours = colormap(predictor.metadata)[mask]
     share = COLOUR_SHARE * (mask != 0)[..., None]

@@ -17,17 +17,17 @@ from model.weights import Weights
 SIZE = (96, 128)
 
 SEEDS = (3031, 419, 2887, 199)
-"""The seeds, of 4000, whose pictures the shipped weights divide most evenly."""
+"""Of 4000 seeds, those whose pictures the shipped weights divide most evenly among the classes."""
 
 MAX_SHARE = 0.9
-"""The largest share of one class: a mask of one class would prove little."""
+"""The largest share of one class, because a mask of a single class would prove little."""
 
 MIN_AGREEMENT = 0.98
-"""The share of equal pixels. Float32 engines reach 1; bfloat16 differs at borders of classes."""
+"""The required share of equal pixels. float32 engines reach 1; bfloat16 differs at borders."""
 
 
 def require_golden_mask(engine: Engine, weights: Weights) -> None:
-    """Raises EngineError where the engine's mask is not the network's, WeightsError as `fold`."""
+    """Raises EngineError if the engine's mask is not the network's, and WeightsError as `fold`."""
     image, expected = compute_golden_pair(weights)
     (mask,) = engine.segment([image], [Region(SIZE, SIZE)])
     agreement = float((mask == expected).mean()) if mask.shape == expected.shape else 0.0
@@ -39,7 +39,7 @@ def require_golden_mask(engine: Engine, weights: Weights) -> None:
 
 
 def compute_golden_pair(weights: Weights) -> tuple[Array, Array]:
-    """A picture in which the network sees more than one class, if it does in any, and its mask.
+    """Return a picture and its mask, with more than one class if any of the pictures has.
 
     Raises WeightsError, and EngineError for logits that are no numbers.
     """
@@ -60,8 +60,8 @@ def compute_golden_pair(weights: Weights) -> tuple[Array, Array]:
 
 
 def draw_picture(seed: int) -> Array:
-    """Colours that flow into each other, (96, 128, 3)."""
-    colours = np.random.RandomState(seed).randint(0, 256, (5, 6, 3))  # its numbers never change
+    """A smooth gradient of random colours, (96, 128, 3)."""
+    colours = np.random.RandomState(seed).randint(0, 256, (5, 6, 3))  # the same in every numpy
     flowing = Image.fromarray(colours.astype(np.uint8)).resize(
         SIZE[::-1], Image.Resampling.BILINEAR
     )
@@ -69,7 +69,7 @@ def draw_picture(seed: int) -> Array:
 
 
 def compute_coarse_logits(network: FoldedNetwork, image: Floats) -> Floats:
-    """A normalised image (3, H, W) to (C, H / stride, W / stride), by the definition."""
+    """A normalised image (3, H, W) to (C, H / stride, W / stride), by each layer's definition."""
     x = _pool(_relu(_convolve(image, network.stem)))
     outputs = []
     for block in network.blocks:

@@ -1,7 +1,7 @@
-"""What this machine and this installation have for the network, and what is wrong with it.
+"""Check what this machine and this installation offer the network, and what is wrong with it.
 
-`python -m model.installation` prints one finding a line, as JSON. `fcn check` runs it in a process
-of its own, for what it looks at may end a process. Imports torch last.
+`python -m model.installation` prints one finding per line, as JSON. `fcn check` runs it in a
+process of its own, because a broken library may end the process. Imports torch last.
 """
 
 import argparse
@@ -28,7 +28,7 @@ DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`status`: ok; note, which changes speed only; or wrong, with its remedy."""
+    """`status`: "ok"; "note", which affects only the speed; or "wrong", with a remedy."""
 
     status: str
     what: str
@@ -51,7 +51,7 @@ def inspect(
     device: str = "auto",
     precision: Precision = "float32",
 ) -> Iterator[Finding]:
-    """Look at all of it, the quick parts first."""
+    """Run all checks, the quick ones first."""
     driver = find_driver()
     yield check_native_engine()
     yield check_gpu(driver)
@@ -60,7 +60,7 @@ def inspect(
 
 
 def find_driver() -> Driver | str:
-    """NVIDIA's driver, or why it cannot be used; an empty text where there is none."""
+    """Return NVIDIA's driver, or why it cannot be used; an empty text if there is none."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -107,7 +107,7 @@ def check_native_engine() -> Finding:
 
 
 def check_torch(driver: Driver | str) -> Iterator[Finding]:
-    """Torch and torchvision: there, importable, of one release, and fit for the driver."""
+    """Check that torch and torchvision can be imported, match each other, and suit the driver."""
     has_gpu = isinstance(driver, Driver) and driver.gpus > 0
     if find_spec("torch") is None:
         if has_gpu:
@@ -128,7 +128,7 @@ def check_torch(driver: Driver | str) -> Iterator[Finding]:
 
 
 def check_cuda(torch: object, driver: Driver) -> Finding:
-    """Whether this torch can use the driver's GPUs."""
+    """Check whether this torch can use the driver's GPUs."""
     built = getattr(getattr(torch, "version", None), "cuda", None)
     release = getattr(torch, "__version__", "")
     if built is None:
@@ -148,7 +148,7 @@ def check_cuda(torch: object, driver: Driver) -> Finding:
 
 
 def check_torchvision(torch_release: str) -> Finding:
-    """Whether torchvision fits the torch that is installed: only their imports can tell."""
+    """Check whether torchvision matches the installed torch, which only its import shows."""
     if find_spec("torchvision") is None:
         return Finding("ok", "torchvision", "not installed; only training and evaluation need it")
     try:
@@ -166,7 +166,7 @@ def check_torchvision(torch_release: str) -> Finding:
 def check_predictor(
     weights: Path, *, engine: EngineName, device: str, precision: Precision
 ) -> Finding:
-    """Whether the engine that would serve computes the network of these weights."""
+    """Check whether the engine that the service would use computes these weights' network."""
     try:
         chosen = choose(engine, device)
         predictor = open_predictor(weights, engine=chosen, device=device, precision=precision)
@@ -194,7 +194,7 @@ def _dotted(numbers: tuple[int, int]) -> str:
 
 
 def main(print_line: Callable[[str], None] = print) -> None:
-    """Print the findings; what ends this process is the finding after the last."""
+    """Print each finding as soon as it is known, since the next check may end this process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=SHIPPED_WEIGHTS)
     parser.add_argument("--engine", default="auto")

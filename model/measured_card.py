@@ -1,4 +1,4 @@
-"""The quality card of a weights file with what is measured on an image set: text, pictures, JSON.
+"""The quality card of a weights file with measurements on an image set: text, pictures, JSON.
 
 Run as `python -m model.measured_card FILE --data DIR --output FOLDER`.
 """
@@ -38,11 +38,11 @@ from model.training.history import EpochRow
 from model.weights import colormap, read_metadata, read_weights, write_atomically
 
 RANKED = 12
-"""Best and worst images that are shown."""
+"""How many of the best and of the worst images are shown."""
 
 
 def write_measured_card(text: str, path: Path, images: SegmentationDataset, folder: Path) -> None:
-    """`card.md` begins with `text`; beside it `card.json` and the pictures. Raises ModelError."""
+    """Write `card.md`, which begins with `text`, `card.json` and pictures. Raises ModelError."""
     predictor = open_predictor(path, max_side=SERVED_SIDE)
     averaging = AveragingPredictor(read_weights(path), max_side=SERVED_SIDE)
     quality = measure_quality(predictor, averaging, images)
@@ -74,7 +74,7 @@ def write_measured_card(text: str, path: Path, images: SegmentationDataset, fold
 def measure_quality(
     predictor: Predictor, averaging: AveragingPredictor, images: SegmentationDataset
 ) -> Quality:
-    """Masks of the engine that serves, and PyTorch's confidence in its own."""
+    """Measure the masks of the service's engine, and PyTorch's confidence in its own masks."""
     quality = Quality(predictor.metadata.classes)
     for index in tqdm(range(len(images)), desc="measure", unit="image"):
         image, target = images.read(index)
@@ -99,7 +99,7 @@ def draw_best_and_worst(
 
 
 def describe(quality: Quality, *, curves: bool) -> str:
-    """The sections in Markdown."""
+    """Format the sections in Markdown."""
     iou, boundary = quality.iou(), quality.boundary_f()
     lines = ["", f"## Measured on {len(quality.images)} images, whole, at their original size", ""]
     lines += ["| class | IoU, % | boundary F, % |", "|---|---|---|"]
@@ -129,7 +129,7 @@ def describe(quality: Quality, *, curves: bool) -> str:
 
 
 def read_history(path: Path) -> list[EpochRow]:
-    """A run's epochs; none where there is no such file."""
+    """Read a run's epochs; an empty list if the file does not exist."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:

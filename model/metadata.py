@@ -1,6 +1,6 @@
 """The metadata of a weights file: its classes, their colours, how images are normalised.
 
-A `Metadata` that exists is sound; whoever uses one need not check it. Knows nothing of files.
+A `Metadata` checks its values when it is created, so users need not. Knows nothing of files.
 """
 
 import json
@@ -20,11 +20,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 MIN_CLASSES = 2
-"""Background and what is looked for."""
+"""Background and at least one other class."""
 
 MAX_NAME_CHARACTERS = 100
 MAX_TEXT_CHARACTERS = 2**20
-"""The largest size of one entry of the header; `/v1/model` answers with most entries."""
+"""The largest size of one entry of the header. `/v1/model` returns most entries."""
 
 STD_RANGE = 1e-3, 1e3
 """Beyond that, float32 has no room for the normalised image's squares."""
@@ -38,7 +38,7 @@ REMEDY = "Train, convert or copy the weights again"
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """`palette` has one RGB triple per class. Raises WeightsError for a value that cannot serve."""
+    """`palette` has one RGB triple per class. Raises WeightsError for an invalid value."""
 
     classes: tuple[str, ...] = CLASSES
     palette: tuple[tuple[int, int, int], ...] = ()
@@ -55,7 +55,7 @@ class Metadata:
         if self.architecture not in BY_IDENTIFIER:
             raise WeightsError(
                 f"expected the architecture {' or '.join(BY_IDENTIFIER)}, found "
-                f"{shown(self.architecture, str)}"
+                f"{shorten(self.architecture, str)}"
             )
         _require_names(self.classes)
         if not self.palette:
@@ -67,12 +67,12 @@ class Metadata:
         for name in ("recipe", "data", "scores"):
             value = getattr(self, name)
             if not isinstance(value, Mapping):
-                raise _list_faults(name, "an object", value)
+                raise _describe_fault(name, "an object", value)
             _require_plain(name, value)
 
     @property
     def network(self) -> Architecture:
-        """What the identifier stands for."""
+        """The architecture that the identifier names."""
         return BY_IDENTIFIER[self.architecture]
 
 
@@ -82,7 +82,7 @@ def parse_metadata(header: Mapping[str, str]) -> Metadata:
     if version != FORMAT_VERSION:
         raise WeightsError(
             f"expected a weights file of format version {FORMAT_VERSION}, found "
-            f"{'no format version' if version is None else f'version {shown(version, str)}'}. "
+            f"{'no format version' if version is None else f'version {shorten(version, str)}'}. "
             "Other state dicts are converted with: python -m model.convert FILE --output OUT"
         )
     missing = sorted({entry.name for entry in fields(Metadata)} - header.keys())
@@ -102,8 +102,8 @@ def parse_metadata(header: Mapping[str, str]) -> Metadata:
     )
 
 
-def shown(value: object, text: Any = repr) -> str:
-    """For a message of one line, however long the value is."""
+def shorten(value: object, text: Any = repr) -> str:
+    """Format a value for a message of one line; a long value is shortened."""
     written: str = text(value)
     written = written if written.isprintable() else ascii(written)
     if len(written) <= MAX_SHOWN_CHARACTERS:
@@ -111,33 +111,33 @@ def shown(value: object, text: Any = repr) -> str:
     return written[: MAX_SHOWN_CHARACTERS - 3] + "..."
 
 
-def _list_faults(name: str, expected: str, found: object) -> WeightsError:
-    return WeightsError(f"metadata {name}: expected {expected}, found {shown(found)}. {REMEDY}")
+def _describe_fault(name: str, expected: str, found: object) -> WeightsError:
+    return WeightsError(f"metadata {name}: expected {expected}, found {shorten(found)}. {REMEDY}")
 
 
 def _require_names(classes: tuple[str, ...]) -> None:
     if not MIN_CLASSES <= len(classes) <= MAX_CLASSES:
-        raise _list_faults("classes", f"{MIN_CLASSES} to {MAX_CLASSES} names", len(classes))
+        raise _describe_fault("classes", f"{MIN_CLASSES} to {MAX_CLASSES} names", len(classes))
     for index, name in enumerate(classes):
         if not (isinstance(name, str) and 0 < len(name) <= MAX_NAME_CHARACTERS):
             expected = f"a name of 1 to {MAX_NAME_CHARACTERS} characters"
-            raise _list_faults(f"classes[{index}]", expected, name)
+            raise _describe_fault(f"classes[{index}]", expected, name)
         if name.isspace() or not name.isprintable():
-            raise _list_faults(f"classes[{index}]", "a printable name", name)
+            raise _describe_fault(f"classes[{index}]", "a printable name", name)
     if len(set(classes)) < len(classes):
         twice = next(name for index, name in enumerate(classes) if name in classes[:index])
-        raise _list_faults("classes", "names that differ", f"{twice} twice")
+        raise _describe_fault("classes", "names that differ", f"{twice} twice")
 
 
 def _require_colours(palette: tuple[Any, ...], classes: tuple[str, ...]) -> None:
     if len(palette) != len(classes):
-        raise _list_faults(
+        raise _describe_fault(
             "palette", f"one colour for each of its {len(classes)} classes", len(palette)
         )
     for index, colour in enumerate(palette):
         levels = colour if isinstance(colour, tuple) and len(colour) == 3 else (None,)
         if not all(type(level) is int and 0 <= level <= 255 for level in levels):
-            raise _list_faults(f"palette[{index}]", "three integers of 0 to 255", colour)
+            raise _describe_fault(f"palette[{index}]", "three integers of 0 to 255", colour)
 
 
 def _require_triple(name: str, values: tuple[Any, ...], least: float, most: float) -> None:
@@ -145,51 +145,51 @@ def _require_triple(name: str, values: tuple[Any, ...], least: float, most: floa
         len(values) == 3
         and all(type(value) in (int, float) and least <= value <= most for value in values)
     ):
-        raise _list_faults(name, f"three numbers of {least:g} to {most:g}", values)
+        raise _describe_fault(name, f"three numbers of {least:g} to {most:g}", values)
 
 
 def _require_plain(name: str, value: object, depth: int = 0) -> None:
-    """What every JSON writer can write: `/v1/model` does, when it is asked."""
+    """Require a value that every JSON library can write, because `/v1/model` returns it."""
     if depth > MAX_DEPTH:
-        raise _list_faults(name, f"at most {MAX_DEPTH} lists and objects in each other", "more")
+        raise _describe_fault(name, f"at most {MAX_DEPTH} lists and objects in each other", "more")
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise _list_faults(name, "strings as names", key)
+                raise _describe_fault(name, "strings as names", key)
             _require_plain(name, key, depth + 1)
-            _require_plain(f"{name}.{shown(key, str)}", inner, depth + 1)
+            _require_plain(f"{name}.{shorten(key, str)}", inner, depth + 1)
     elif isinstance(value, (list, tuple)):
         for inner in value:
             _require_plain(name, inner, depth + 1)
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise _list_faults(name, "a finite number", value)
+            raise _describe_fault(name, "a finite number", value)
     elif isinstance(value, str):
         if any("\ud800" <= character <= "\udfff" for character in value):
-            raise _list_faults(name, "text that UTF-8 can hold", value)
+            raise _describe_fault(name, "text that UTF-8 can hold", value)
     elif not (value is None or isinstance(value, (bool, int))):
-        raise _list_faults(name, "a value that JSON has", value)
+        raise _describe_fault(name, "a value that JSON has", value)
 
 
 def _read_palette(header: Mapping[str, str]) -> tuple[Any, ...]:
     colours = _read_sequence("palette", header)
-    if not colours:  # Metadata would take VOC's
-        raise _list_faults("palette", "one colour for each class", "none")
+    if not colours:  # Metadata would use VOC's
+        raise _describe_fault("palette", "one colour for each class", "none")
     return tuple(tuple(colour) if isinstance(colour, list) else colour for colour in colours)
 
 
 def _read_sequence(name: str, header: Mapping[str, str]) -> tuple[Any, ...]:
     values = _read_json(name, header)
     if not isinstance(values, list):
-        raise _list_faults(name, "a list", values)
+        raise _describe_fault(name, "a list", values)
     return tuple(values)
 
 
 def _read_json(name: str, header: Mapping[str, str]) -> Any:
     text = header[name]
     if len(text) > MAX_TEXT_CHARACTERS:
-        raise _list_faults(name, f"at most {MAX_TEXT_CHARACTERS} characters", len(text))
+        raise _describe_fault(name, f"at most {MAX_TEXT_CHARACTERS} characters", len(text))
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _list_faults(name, f"JSON ({error})", text) from error
+        raise _describe_fault(name, f"JSON ({error})", text) from error

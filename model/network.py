@@ -62,7 +62,7 @@ class FCN(nn.Module):
     """
 
     def __init__(self, num_classes: int = 21, architecture: ArchitectureName = "fcn32s") -> None:
-        """Skips start at zero (Long, Shelhamer and Darrell, 2015, section 4.2)."""
+        """The skips' classifiers start at zero (Long, Shelhamer and Darrell, 2015, section 4.2)."""
         super().__init__()
         self.architecture = ARCHITECTURES[architecture]
         resnet = resnet18(weights=None)
@@ -89,10 +89,10 @@ class FCN(nn.Module):
         return self.final_conv.out_channels
 
     def coarse_logits(self, images: Tensor, *, first: int = 0) -> Tensor:
-        """Images (N, 3, H, W) to logits of every `stride`th pixel, (N, num_classes, h, w).
+        """Turn images (N, 3, H, W) into logits of every `stride`th pixel, (N, num_classes, h, w).
 
-        With `first`, `images` are what so many of the backbone's children have made of them; no
-        skip may start from an earlier child than the last of these.
+        With `first`, `images` are features: the output of the backbone's first `first` children.
+        No skip may start from a child before the last of these.
         """
         features, x = {}, images
         for number, name in enumerate(BACKBONE_CHILDREN):

@@ -1,4 +1,4 @@
-"""The picture formats that the service and training read, and how EXIF says that they are turned.
+"""The picture formats that the service and training read, and the meaning of EXIF orientations.
 
 Knows nothing of files or of decoding.
 """

@@ -1,7 +1,7 @@
 """Images of any size in, masks of the same sizes out: scale, canvas, engine, crop.
 
-The one way to a prediction: the service, the evaluation and the figures all go through it. Imports
-no torch; which engine runs is decided in `model.engines.choice`.
+The service, the evaluation and the figures all predict with it. Imports no torch:
+`model.engines.choice` decides which engine runs.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ CANVAS_MULTIPLE = 32
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """One image as the engine wants it: `pixels` (H, W, 3) uint8, and where the picture lies."""
+    """One image as the engine takes it: `pixels` (H, W, 3) uint8, and the region of the picture."""
 
     pixels: Array
     region: Region
@@ -35,7 +35,7 @@ class Canvas:
 
 
 class Segmenter(Protocol):
-    """Images (H, W, 3) uint8 to masks (H, W) uint8: all that measuring needs."""
+    """Turns an image (H, W, 3) uint8 into a mask (H, W) uint8, which is all that scoring needs."""
 
     metadata: Metadata
 
@@ -59,10 +59,10 @@ class Predictor:
     def prepare(
         self, image: Array, *, max_side: int | None = None, size: Size | None = None
     ) -> Canvas:
-        """The canvas of one RGB image (H, W, 3) uint8: a function of this image alone.
+        """Make the canvas of one RGB image (H, W, 3) uint8, which depends on this image alone.
 
-        Scaled down if its longer side exceeds `max_side`, then padded right and below with the
-        mean colour to multiples of 32. `size`: the image's own, where it comes scaled already.
+        The image is scaled down if its longer side exceeds `max_side`, then padded right and below
+        with the mean colour to multiples of 32. `size`: the original size of a scaled image.
         """
         output = size or (image.shape[0], image.shape[1])
         content = content_size(output, self.max_side if max_side is None else max_side)
@@ -80,14 +80,14 @@ class Predictor:
 
     def predict(self, canvases: Sequence[Canvas]) -> list[Array]:
         """Masks of canvases that all have the same size."""
-        return self.engine.segment(*_take_apart(canvases))
+        return self.engine.segment(*_split(canvases))
 
     def measure_confidence(self, canvases: Sequence[Canvas]) -> list[Array]:
-        """For canvases of the same size: the softmax of each pixel's class, from 0 to 255."""
-        return self.engine.measure_confidence(*_take_apart(canvases))
+        """The softmax of each pixel's class, from 0 to 255, for canvases of the same size."""
+        return self.engine.measure_confidence(*_split(canvases))
 
 
-def _take_apart(canvases: Sequence[Canvas]) -> tuple[list[Array], list[Region]]:
+def _split(canvases: Sequence[Canvas]) -> tuple[list[Array], list[Region]]:
     return [canvas.pixels for canvas in canvases], [canvas.region for canvas in canvases]
 
 
@@ -98,7 +98,7 @@ def canvas_size(content: Size) -> Size:
 
 
 def fill_colour(metadata: Metadata) -> tuple[int, int, int]:
-    """The mean colour, which normalises to about zero: what pads a canvas."""
+    """The mean colour, which pads canvases: it normalises to about zero."""
     red, green, blue = (round(255 * value) for value in metadata.mean)
     return red, green, blue
 
@@ -112,9 +112,9 @@ def open_predictor(
     precision: Precision = "float32",
     max_side: int = 0,
 ) -> Predictor:
-    """Read a weights file, start an engine for it as `start_engine` chooses, and see that it works.
+    """Read a weights file, start an engine as `start_engine` chooses, and check its golden mask.
 
-    Raises WeightsError for the file, EngineError for engine and device.
+    Raises WeightsError for the file, and EngineError for engine and device.
     """
     weights = read_weights(path)
     started = start_engine(
@@ -125,5 +125,5 @@ def open_predictor(
 
 
 def create_predictor(weights: Weights, *, device: str = "auto", max_side: int = 0) -> Predictor:
-    """A predictor for weights that are in memory, e.g. those of a running training."""
+    """Create a predictor for weights in memory, such as those of a running training."""
     return Predictor(start_engine(weights, device=device), weights.metadata, max_side=max_side)

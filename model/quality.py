@@ -21,22 +21,22 @@ BOUNDARY_SHARE = 0.0075
 
 @dataclass(slots=True)
 class Quality:
-    """Sums over images, by `add`; the figures are properties and methods."""
+    """Sums over images, which `add` updates. The figures are its properties and methods."""
 
     classes: tuple[str, ...]
     images: list[NDArray[np.int64]] = field(default_factory=list)
     """A confusion matrix per image, (target class, predicted class)."""
     boundaries: NDArray[np.int64] = field(init=False)
-    """(C, 4): predicted boundary pixels, those near the target's, and the other way round."""
+    """(C, 4): predicted boundary pixels, those near the target's boundary, and the reverse."""
     confidence: NDArray[np.float64] = field(init=False)
-    """(bins, 3): pixels, their confidences' sum, how many are right."""
+    """(bins, 3): pixels, the sum of their confidences, and correct pixels."""
 
     def __post_init__(self) -> None:
         self.boundaries = np.zeros((len(self.classes), 4), np.int64)
         self.confidence = np.zeros((BINS, 3))
 
     def add(self, target: Array, mask: Array, confidence: NDArray[np.float32]) -> None:
-        """One image: target and mask (H, W), and the probability of what the mask says."""
+        """Add an image: target and mask (H, W), and the probability of each pixel's class."""
         self.images.append(count_pixels(target, mask, classes=len(self.classes)))
         for index in np.union1d(np.unique(mask), np.unique(target[target != IGNORE_INDEX])):
             self.boundaries[index] += count_boundaries(target == index, mask == index)
@@ -109,7 +109,7 @@ def compute_ious(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def count_boundaries(target: NDArray[np.bool_], mask: NDArray[np.bool_]) -> Sequence[int]:
-    """Predicted boundary pixels, those near the target's boundary; the target's, those met."""
+    """Count predicted boundary pixels and those near the target's boundary, and the reverse."""
     radius = max(1, round(BOUNDARY_SHARE * float(np.hypot(*target.shape))))
     wanted, predicted = find_boundary(target), find_boundary(mask)
     precise = predicted & dilate(wanted, radius)

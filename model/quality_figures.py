@@ -12,7 +12,7 @@ from model.training.figures import save_figure
 
 
 def draw_confusion(path: Path, counts: NDArray[np.int64], classes: Sequence[str]) -> None:
-    """Rows are targets, and add up to one."""
+    """Draw the confusion matrix. Rows are targets and add up to one."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(7.5, 6.5), layout="constrained")
     axis = figure.add_subplot()
@@ -26,7 +26,7 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], classes: Sequence[str]
 
 
 def draw_calibration(path: Path, bins: NDArray[np.float64]) -> None:
-    """Accuracy over confidence, and how many pixels have that confidence."""
+    """Draw accuracy over confidence, and the share of the pixels with that confidence."""
     figure = Figure(figsize=(5, 4), layout="constrained")
     axis = figure.add_subplot()
     pixels, confident, right = bins[bins[:, 0] > 0].T
@@ -41,7 +41,7 @@ def draw_calibration(path: Path, bins: NDArray[np.float64]) -> None:
 
 
 def draw_ranked(path: Path, rows: Sequence[tuple[str, Sequence[Array]]]) -> None:
-    """Three in a row, each with its title: image, prediction and target, in colours."""
+    """Draw a row of three for each title: image, prediction and target, in colours."""
     columns = 3
     height = -(-len(rows) // columns)
     figure = Figure(figsize=(4.5 * columns, 1.6 * height), layout="constrained")

@@ -1,6 +1,6 @@
-"""The size that the network sees of an image, and the one way to scale a picture down to it.
+"""The size at which the network sees an image, and how a picture is scaled down to it.
 
-Imports nothing but Pillow: decoders in processes of their own begin with it.
+Imports nothing but Pillow, because decoder processes import it when they start.
 """
 
 from PIL import Image
@@ -9,13 +9,14 @@ Size = tuple[int, int]
 """(height, width)"""
 
 SERVED_SIDE = 480
-"""The longest side that the network sees where nobody says otherwise, in pixels. Images of up to
-320 x 480 pixels are not scaled, as the notebook's are not; see docs/performance.md.
+"""The default of the longest side that the network sees, in pixels. Like the notebook's, images of
+up to 320 x 480 pixels are not scaled; see docs/performance.md.
 """
 
 GAP = 64
-"""What is to be scaled down by twice that or more is averaged by whole factors first, to at least
-this many times the size. One step alone would need 16 bytes of weights for each pixel of a side.
+"""A picture that is scaled down by twice this factor or more is first averaged by a whole factor,
+to at least this many times the final size. A single step would need 16 bytes of weights for each
+pixel of a side.
 """
 
 
@@ -31,5 +32,5 @@ def content_size(size: Size, max_side: int) -> Size:
 def scale_down(
     picture: Image.Image, content: Size, *, box: tuple[float, float, float, float] | None = None
 ) -> Image.Image:
-    """Every scaling goes this way. `box`: the part that counts (left, upper, right, lower)."""
+    """Scale a picture down; nothing else does. `box`: its part (left, upper, right, lower)."""
     return picture.resize(content[::-1], Image.Resampling.BILINEAR, box=box, reducing_gap=GAP)

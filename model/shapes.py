@@ -30,7 +30,7 @@ colour = {list(COIN)}
 
 
 def draw_shapes(folder: Path, *, images: int, seed: int) -> None:
-    """Write the data set; files of an earlier one are overwritten."""
+    """Write the data set. Overwrites the files of an earlier one."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "classes.toml").write_text(CLASSES)

@@ -1,7 +1,7 @@
-"""Make soft labels, to distil from, of an image set with any weights file of ours.
+"""Make soft labels of an image set with a weights file, for distillation.
 
 Run as `python -m model.soft_labels --images DIR --weights FILE --output DIR`; masks are not needed.
-What other networks say becomes soft labels with `model.training.soft_labels.label_images`.
+For other networks, call `model.training.soft_labels.label_images`.
 """
 
 if __name__ == "__main__":  # before the imports that fail without them
@@ -35,7 +35,7 @@ from model.weights import SHIPPED_WEIGHTS, Weights, read_weights
 
 
 class NetworkTeacher:
-    """A weights file's network as a teacher: logits of an image, scaled down if it is large."""
+    """A weights file's network as a teacher. Images longer than `max_side` are scaled down."""
 
     def __init__(self, weights: Weights, *, device: torch.device, max_side: int = 0) -> None:
         network = network_from_weights(weights)
@@ -76,14 +76,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def find_images(options: argparse.Namespace) -> Mapping[str, Path]:
-    """The images by the names that training will know them by. Raises DatasetError."""
+    """Find the images, by the names that they have in training. Raises DatasetError."""
     if options.images and not (options.data or options.pairs):
         return list_images(options.images)
     return {sample.name: sample.image_path for sample in list_images_of(options).samples}
 
 
 def require_empty(output: Path, *, overwrite: bool) -> None:
-    """Raises DatasetError where soft labels are that another teacher may have made."""
+    """Raises DatasetError if the folder has soft labels, perhaps of another teacher."""
     if not overwrite and next(output.rglob("*.npz"), None) is not None:
         raise DatasetError(
             f"{output} holds soft labels already: choose another folder, or --overwrite them"

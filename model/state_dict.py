@@ -1,6 +1,6 @@
 """State dicts: read from files, renamed from the notebook's names, checked, and turned into an FCN.
 
-Knows nothing of training and of what a weights file says beside its tensors.
+Knows nothing of training or of the metadata of a weights file.
 """
 
 from collections.abc import Container, Mapping
@@ -77,9 +77,9 @@ def _rename(name: str) -> str:
 def network_from_state(
     state: Mapping[str, Tensor], *, source: str, architecture: Architecture | None = None
 ) -> FCN:
-    """An FCN in evaluation mode with exactly the tensors of `state`; its classes are counted there.
+    """Build an FCN in evaluation mode from the tensors of `state`, which define its classes.
 
-    Its architecture is told by its skips unless it is given. Raises NetworkError that names every
+    Its skips determine the architecture unless it is given. Raises NetworkError that names every
     tensor that is missing, unknown or of another shape.
     """
     head = state.get("final_conv.weight")
@@ -116,7 +116,7 @@ def recognise_architecture(names: Container[str]) -> Architecture:
 
 
 def network_from_weights(weights: Weights) -> FCN:
-    """`network_from_state` for a weights file, whose architecture is what its metadata says."""
+    """Build the FCN of a weights file, with the architecture that its metadata names."""
     state = {name: torch.from_numpy(np.array(array)) for name, array in weights.tensors.items()}
     return network_from_state(state, source=weights.source, architecture=weights.metadata.network)
 

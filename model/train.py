@@ -1,7 +1,7 @@
 """Train the network on images and their masks, and write its weights file.
 
 Run as `python -m model.train --data DIR`, or on several GPUs with `torchrun --nproc-per-node N -m
-model.train --data DIR`. Beside the weights it leaves a checkpoint, a history, curves and a figure.
+model.train --data DIR`. It also writes a checkpoint, a history, curves and a figure.
 """
 
 if __name__ == "__main__":  # before the imports that fail without them
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.tensorboard:
         require_packages("tensorboard")
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # `tail -f` of a log shows each epoch at once
+        sys.stdout.reconfigure(line_buffering=True)  # so that `tail -f` shows each epoch at once
     keep_freed_memory()
     use_exact_float32()
     try:
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
-    """A whole run, from data to weights file; returns the exit status."""
+    """Run the whole training, from data to weights file. Returns the exit status."""
     say = print if group.is_main else _ignore
     files = Files(options.output)
     if not (options.resume or options.overwrite):
@@ -116,7 +116,7 @@ def train(
     files: Files,
     val_images: SegmentationDataset | None,
 ) -> int:
-    """The epochs that are left; returns EXIT_INTERRUPTED after a signal, else 0."""
+    """Train the remaining epochs. Returns EXIT_INTERRUPTED after a signal, else 0."""
     group = training.group
     loader = create_loader(samples, sampler, workers=options.workers, device=group.device)
     with (
@@ -148,9 +148,9 @@ def train(
 
 
 def has_converged(training: Training) -> bool:
-    """Whether as many validations as the recipe waits for brought nothing better, in all processes.
+    """Whether the recipe's patience is exhausted: so many validations without a better one.
 
-    Only the main process validates, so it decides.
+    Only the main process validates, so it decides for all processes.
     """
     patience, group = training.recipe.patience, training.group
     waited = patience > 0 and count_worse(training.history) >= patience

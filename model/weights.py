@@ -1,4 +1,4 @@
-"""The weights file: safetensors, whose metadata has everything that is needed to use it.
+"""The weights file: safetensors, with metadata that has everything needed to use it.
 
 Reads and writes numpy arrays; knows nothing of torch, so a server without torch can read it.
 """
@@ -26,7 +26,7 @@ from model.metadata import (
     REMEDY,
     Metadata,
     parse_metadata,
-    shown,
+    shorten,
 )
 
 __all__ = [
@@ -48,12 +48,12 @@ SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "fcn_resnet18_voc.safetens
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Tensors by their `FCN` names, floats as float32, and what the file says of them."""
+    """Tensors by their `FCN` names, floats as float32, and the file's metadata."""
 
     tensors: Mapping[str, NDArray[Any]]
     metadata: Metadata
     source: str = "weights in memory"
-    """For messages: the file that they are from."""
+    """The file that they were read from, for messages."""
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -79,10 +79,10 @@ def read_weights(path: Path) -> Weights:
 
 
 def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> Metadata:
-    """Write the file atomically; the metadata as written, with its digest, is returned.
+    """Write the file atomically. Returns the written metadata, with the digest.
 
-    Equal content gives equal bytes. A process that dies in between leaves the file that was there
-    before, or none. Raises WeightsError for numbers that are not finite.
+    Equal content gives equal bytes. If the process dies meanwhile, the old file stays, or none.
+    Raises WeightsError for numbers that are not finite.
     """
     stored = {name: np.asarray(array, order="C") for name, array in sorted(tensors.items())}
     for name, array in stored.items():
@@ -97,7 +97,7 @@ def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Met
 
 
 def _sort_header(content: bytes) -> bytes:
-    """A safetensors file with the keys of its header in order: the library writes them in any.
+    """Sort the keys of a safetensors file's header, which the library writes in any order.
 
     Eight bytes of length, that many bytes of JSON, the tensors; the offsets of the tensors count
     from the end of the header, so they stay true.
@@ -156,11 +156,11 @@ def _read_tensor(path: Path, file: Any, name: str) -> NDArray[Any]:
     try:
         array: NDArray[Any] = file.get_tensor(name)
     except (TypeError, AttributeError) as error:  # a type that numpy does not have
-        raise WeightsError(f"{path}: {shown(name, str)}: {error}. Store it as float32") from error
+        raise WeightsError(f"{path}: {shorten(name, str)}: {error}. Store it as float32") from error
     if array.dtype.kind == "V":  # a type that another package has taught numpy, such as bfloat16
         found = array.dtype
         raise WeightsError(
-            f"{path}: {shown(name, str)}: {found} is no type of numpy. Store it as float32"
+            f"{path}: {shorten(name, str)}: {found} is no type of numpy. Store it as float32"
         )
     return array
 
@@ -168,12 +168,12 @@ def _read_tensor(path: Path, file: Any, name: str) -> NDArray[Any]:
 def require_finite(path: Path, name: str, array: NDArray[Any]) -> None:
     if array.dtype.kind not in "fiu":
         raise WeightsError(
-            f"{path}: {shown(name, str)}: expected numbers, found {array.dtype.name}. {REMEDY}"
+            f"{path}: {shorten(name, str)}: expected numbers, found {array.dtype.name}. {REMEDY}"
         )
     if not np.isfinite(array).all():
         raise WeightsError(
-            f"{path}: {shown(name, str)}: expected finite numbers, found an infinity or NaN. Train "
-            "the weights again, with a lower learning rate if the loss was no number"
+            f"{path}: {shorten(name, str)}: expected finite numbers, found an infinity or NaN. "
+            "Train the weights again, with a lower learning rate if the loss was no number"
         )
 
 

@@ -27,9 +27,10 @@ EngineName = Literal["auto", "native", "ncnn", "torch"]
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A canvas' top left part that is picture, `content`, and the size of its mask, `output`.
+    """The part of a canvas, at the top left, that holds the picture, and the size of its mask.
 
-    Where the two differ, the picture was scaled down, and the mask is read at the original size.
+    If `content` differs from `output`, the picture was scaled down and the mask has its original
+    size.
     """
 
     content: Size
@@ -46,13 +47,13 @@ class Engine(Protocol):
     """"cpu" or "cuda:0"."""
 
     callers_at_once: int
-    """How many threads may call `segment` at the same time, and how many it takes to keep busy."""
+    """How many threads may call `segment` at the same time. So many keep the engine busy."""
 
     images_per_call: int
-    """Larger batches would not be faster."""
+    """The size of the largest useful batch: larger ones are not faster."""
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
-        """Canvases (H, W, 3) of one size, multiples of 32, to masks of their regions' `output`.
+        """Turn canvases (H, W, 3) of one size, multiples of 32, into masks of `output`'s size.
 
         An image's mask does not depend on the others: on the CPU bit for bit, on a GPU up to
         near-ties. Each pixel is the index of the largest logit of the transposed convolution; where
@@ -66,13 +67,13 @@ class Engine(Protocol):
     ) -> list[Array]:
         """As `segment`, but each pixel is the softmax of its largest logit, times 255 and rounded.
 
-        So it is how sure the network is of the class in the mask.
+        This is the network's confidence in the class that the mask has.
         """
         ...
 
 
 def usable_cores() -> int:
-    """The cores that this process may use; of a container's share, whole ones."""
+    """Count the cores that this process may use. A container's share is rounded down."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:

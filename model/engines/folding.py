@@ -33,7 +33,10 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """ResNet's basic block: relu(second(relu(first(x))) + shortcut(x)); no shortcut: x itself."""
+    """ResNet's basic block: relu(second(relu(first(x))) + shortcut(x)).
+
+    Without a shortcut, x itself is added.
+    """
 
     first: Convolution
     second: Convolution
@@ -42,7 +45,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Makes the coarse logits finer: doubled, plus `classifier` of the output of `block`.
+    """Doubles the coarse logits' resolution and adds `classifier` of the output of `block`.
 
     `doubling` (C, C, 4, 4) is the kernel of a transposed convolution with stride 2 and padding 1,
     without bias.
@@ -70,13 +73,16 @@ class FoldedNetwork:
 
     @property
     def stride(self) -> int:
-        """The pixels from one coarse logit to the next."""
+        """The distance between two coarse logits in pixels."""
         stride: int = self.upsampling_kernel.shape[-1] // 2
         return stride
 
 
 def fold(weights: Weights) -> FoldedNetwork:
-    """The tensors of a weights file, every one used. Raises WeightsError that names the others."""
+    """Fold the batch norms of a weights file.
+
+    Raises WeightsError that names every tensor that is missing, unknown or of another shape.
+    """
     classes, stride = len(weights.metadata.classes), weights.metadata.network.stride
     reader = _TensorReader(weights.tensors)
     network = FoldedNetwork(
@@ -133,7 +139,7 @@ def normalise_levels(metadata: Metadata) -> Floats:
 
 
 class _TensorReader:
-    """Reads tensors by name and collects what is wrong with them."""
+    """Reads tensors by name and collects their problems."""
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         self.tensors = tensors
@@ -154,7 +160,7 @@ class _TensorReader:
     def read_convolution(
         self, name: str, norm: str, shape: tuple[int, int, int, int], stride: int = 1
     ) -> Convolution:
-        """A convolution without bias and the batch norm behind it, as one convolution."""
+        """Read a convolution without bias and the batch norm that follows, as one convolution."""
         kernel = self.read(f"{name}.weight", shape).astype(np.float64)
         scale, shift, mean, variance = (
             self.read(f"{norm}.{part}", shape[:1]).astype(np.float64)
@@ -169,7 +175,7 @@ class _TensorReader:
         )
 
     def read_classifier(self, name: str, classes: int, channels: int) -> Convolution:
-        """A 1 x 1 convolution with its own bias."""
+        """Read a 1 x 1 convolution with a bias."""
         kernel = self.read(f"{name}.weight", (classes, channels, 1, 1))
         return Convolution(kernel, self.read(f"{name}.bias", (classes,)), stride=1)
 

@@ -54,7 +54,7 @@ class NativeEngine:
         network = folding.fold(weights)
         self._numpy_head = NumpyHead(network)
         self._classes, self._stride = len(network.upsampling_bias), network.stride
-        # Small tiles of a trained kernel are rare: numpy computes them.
+        # A trained kernel with skips is rare, so numpy computes it.
         self._has_native_head = not network.skips or tiles.is_bilinear(network.upsampling_kernel)
         self._library = declare(library.load(path))
         if precision == "bfloat16" and not self._library.engine_has_bfloat16():
@@ -66,14 +66,14 @@ class NativeEngine:
         kind = path.stem.partition("-")[2]
         exact = "" if precision == "float32" else f" in {precision}"
         self.description = f"native {kind}{exact} on cpu, {threads} threads"
-        # One more than threads: no core waits while Python returns a mask.
+        # One more than the threads, so that no core waits while Python returns a mask.
         self.callers_at_once = threads + 1
         self._workspaces = _Workspaces(self.callers_at_once)
 
     def _start(
         self, network: FoldedNetwork, levels: Floats, *, threads: int, precision: Precision
     ) -> int:
-        """The address of the C side's engine, which copies what it is given. Raises MemoryError."""
+        """Start the C engine, which copies the network. Returns its address. Raises MemoryError."""
         described = describe_network(network, levels)
         engine: int | None = self._library.engine_start(
             ctypes.byref(described.struct), threads, precision == "bfloat16"
@@ -102,14 +102,14 @@ class NativeEngine:
     def measure_confidence(
         self, canvases: Sequence[Array], regions: Sequence[Region]
     ) -> list[Array]:
-        """See `Engine.measure_confidence`; few ask, so its head is numpy's. Raises MemoryError."""
+        """See `Engine.measure_confidence`. It is rare, so numpy computes it. Raises MemoryError."""
         return [
             self._numpy_head.measure_confidence(self.coarse_logits(canvas), region)
             for canvas, region in zip(canvases, regions, strict=True)
         ]
 
     def coarse_logits(self, canvas: Array) -> Floats:
-        """A canvas (H, W, 3) to the logits of every `stride`th pixel, (C, h, w)."""
+        """Turn a canvas (H, W, 3) into the logits of every `stride`th pixel, (C, h, w)."""
         height, width, _ = canvas.shape
         logits = np.empty(
             (self._classes, height // self._stride, width // self._stride), np.float32
@@ -124,7 +124,7 @@ class NativeEngine:
         return logits
 
     def head(self, coarse: Floats, region: Region) -> Array:
-        """Coarse logits (C, h, w) of one canvas to its mask, uint8 of shape `region.output`."""
+        """Turn the coarse logits (C, h, w) of a canvas into its mask, of shape `region.output`."""
         if not self._has_native_head:
             return self._numpy_head(coarse, region)
         coarse = np.ascontiguousarray(coarse, np.float32)
@@ -143,7 +143,7 @@ def _stop(native: ctypes.CDLL, engine: int, pid: int) -> None:
 
 
 class _Workspaces:
-    """Lends the engine's workspaces: all of them to a single caller, or one to each of several."""
+    """Lends the engine's workspaces: all to a single caller, or one to each of several callers."""
 
     def __init__(self, count: int) -> None:
         self._count = count

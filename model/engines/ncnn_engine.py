@@ -1,4 +1,4 @@
-"""The engine on ncnn, for CPUs: no torch, and no compiler either.
+"""The engine on ncnn, for CPUs: needs neither torch nor a compiler.
 
 Knows nothing of HTTP, and keeps no files.
 """
@@ -7,8 +7,8 @@ import os
 import tempfile
 from collections.abc import Sequence
 
-# OpenMP's threads would spin while they wait; beside a busy core that made ncnn eight times slower.
-# Read when ncnn is imported.
+# Otherwise OpenMP's threads spin while they wait: with another busy process, ncnn was eight times
+# slower. OpenMP reads this when ncnn is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import ncnn
@@ -58,7 +58,7 @@ class NcnnEngine:
         ]
 
     def coarse_logits(self, canvas: Array) -> folding.Floats:
-        """A canvas (H, W, 3) to the logits of every `stride`th pixel, (C, h, w)."""
+        """Turn a canvas (H, W, 3) into the logits of every `stride`th pixel, (C, h, w)."""
         images = np.empty((3, *canvas.shape[:2]), np.float32)
         for channel in range(3):
             np.take(self._levels[channel], canvas[..., channel], out=images[channel])

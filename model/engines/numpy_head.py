@@ -1,4 +1,4 @@
-"""Coarse logits to a mask or its confidence with numpy, at any output size (see `tiles`).
+"""Turns coarse logits into a mask or its confidence with numpy, at any output size (see `tiles`).
 
 For engines without torch. Knows nothing of the backbone.
 """
@@ -21,13 +21,13 @@ Reduce = Callable[[Floats], Array]
 
 Scalar = TypeVar("Scalar", np.float32, np.uint8)
 
-# The rows of a scaled mask that are made at once, at least.
+# At least this many rows of a scaled mask are computed at once.
 ROWS_AT_ONCE = 32
 
 
 @cache
 def _use_one_blas_thread() -> None:
-    """The products are small, and BLAS' threads would fight the backbone's for the cores."""
+    """Limit BLAS to one thread: products are small, and the backbone's threads need the cores."""
     threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
@@ -40,11 +40,11 @@ class NumpyHead:
         self._matrix = tiles.build_tile_matrix(network.upsampling_kernel)
 
     def __call__(self, coarse: Floats, region: Region) -> Array:
-        """Coarse logits (C, h, w) of one canvas to its mask, uint8 of shape `region.output`."""
+        """Turn the coarse logits (C, h, w) of a canvas into its mask, of shape `region.output`."""
         return self._reduce(coarse, region, argmax)
 
     def measure_confidence(self, coarse: Floats, region: Region) -> Array:
-        """Coarse logits (C, h, w) of one canvas to its confidence, of shape `region.output`."""
+        """Turn coarse logits (C, h, w) into the confidence, uint8 of shape `region.output`."""
         return self._reduce(coarse, region, measure_softmax)
 
     def _reduce(self, coarse: Floats, region: Region, reduce: Reduce) -> Array:
@@ -96,7 +96,7 @@ class NumpyHead:
             kept_from = int(rows.first[done])
 
     def _iterate_blocks(self, coarse: Floats) -> Iterator[Floats]:
-        """Iterate over the scores of some rows of tiles: (rows, columns, C, side, side)."""
+        """Yield the scores of a few rows of tiles at a time: (rows, columns, C, side, side)."""
         side = self._side
         framed = np.pad(coarse, ((0, 0), (1, 1), (1, 1)))
         corners = [framed[:, :-1, :-1], framed[:, :-1, 1:], framed[:, 1:, :-1], framed[:, 1:, 1:]]
@@ -111,10 +111,9 @@ class NumpyHead:
 
 
 def argmax(scores: Floats) -> Array:
-    """The index of the largest value along the first axis, uint8; of equal ones, the first.
+    """The index of the largest value along the first axis, uint8; the first of equal values.
 
-    A running maximum over whole planes: several times faster than `np.argmax`, which goes pixel by
-    pixel.
+    It keeps a running maximum of whole planes, which is several times faster than `np.argmax`.
     """
     best = scores[0].copy()
     labels = np.zeros(best.shape, np.uint8)
@@ -136,7 +135,7 @@ def measure_softmax(scores: Floats) -> Array:
 
 
 def _blend(first: Floats, second: Floats, share: Floats) -> Floats:
-    """First + (second - first) * share, in the memory of `second`."""
+    """Compute first + (second - first) * share in the memory of `second`."""
     second -= first
     second *= share
     second += first

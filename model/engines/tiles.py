@@ -1,13 +1,13 @@
 """The geometry of the network's last step, which every head shares.
 
-A transposed convolution of kernel 64, stride 32 and padding 16 makes each pixel of the four coarse
-cells around it. So the picture falls into tiles of 32 x 32 pixels that share their cells, and the
-pixels of all tiles are one product: (tiles, 4 C) x (4 C, C * 1024). The first tile begins half a
-tile above and left of the picture; around the coarse logits lies a frame of zeros. Tiles go through
-in blocks, so the full logits, 0.94 GiB for a 12-megapixel photo, never exist. With stride 16 or 8,
-tiles are so much smaller: their side is the network's stride.
+A transposed convolution of kernel 64, stride 32 and padding 16 computes each pixel from the four
+coarse cells around it. So the picture consists of tiles of 32 x 32 pixels, whose pixels have the
+same cells, and the logits of all tiles are one product: (tiles, 4 C) x (4 C, C * 1024). The first
+tile begins half a tile above and left of the picture, and the coarse logits have a frame of zeros.
+Tiles are computed in blocks, so the full logits, 0.94 GiB for a 12-megapixel photo, never exist. A
+tile's side is the network's stride: with skips, 16 or 8 pixels.
 
-Arrays only; knows nothing of how the product is computed.
+Knows nothing of how the product is computed.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 PIXELS_PER_BLOCK = 2**15
 """The pixels whose logits a head on the CPU holds at once, so that they stay in the cache."""
 
-# Of a scaled mask, the columns that are computed in one sweep; wider ones take several.
+# The columns of a scaled mask that are computed in one sweep. Wider masks take several sweeps.
 COLUMNS_AT_ONCE = 16384
 
-# Of a scaled mask, the pixels that are blended at once: the rows of narrow masks go in many.
+# The pixels of a scaled mask that are blended at once: in a narrow mask, these are several rows.
 PIXELS_AT_ONCE = 2**16
 
 
 def build_tile_matrix(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The product's right side, (4 C, C * side * side), from the kernel (C, C, 2 side, 2 side).
+    """Turn the kernel (C, C, 2 side, 2 side) into the product's right side, (4 C, C * side * side).
 
     Rows: upper left, upper right, lower left and lower right cell, each with its C channels.
     """

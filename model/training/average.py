@@ -1,4 +1,4 @@
-"""A running average of a network's weights: what is measured and saved in place of the last step's.
+"""A running average of a network's weights, which is validated and saved in their place.
 
 Knows nothing of losses or of schedules.
 """
@@ -21,7 +21,7 @@ class WeightsAverage:
 
     @torch.no_grad()
     def update(self, network: FCN, step: int) -> None:
-        """After step number `step`, from 1: the first ones weigh more, or the start would stay."""
+        """Update after step `step`, from 1. Early steps weigh more, so that the start fades."""
         decay = min(self.decay, step / (step + 10))
         own, new = _split(self.network), _split(network)
         torch._foreach_lerp_(own[0], new[0], 1 - decay)

@@ -1,6 +1,6 @@
 """The pretrained backbone: torchvision's ImageNet weights or a local file, complete or not.
 
-Knows nothing of what comes behind the backbone.
+Knows nothing of what follows the backbone.
 """
 
 from collections.abc import Iterable, Mapping
@@ -56,7 +56,7 @@ def load_imagenet_backbone(network: FCN) -> LoadReport:
 
 
 def load_backbone(network: FCN, state: Mapping[str, Tensor], *, source: str) -> LoadReport:
-    """Copy what `state` (torchvision's ResNet-18 names) has into the backbone and report the rest.
+    """Copy `state`, with torchvision's ResNet-18 names, into the backbone and report the rest.
 
     Raises NetworkError for a tensor of another shape, and if nothing at all matches.
     """

@@ -11,9 +11,9 @@ BatchNorms = nn.modules.batchnorm._BatchNorm  # noqa: SLF001, it has no public n
 
 
 def synchronise_batch_norms(network: FCN, recipe: Recipe, group: Group) -> None:
-    """Statistics over the whole batch where several processes share it, if the recipe says so.
+    """Use statistics of the whole batch if several processes share it and the recipe says so.
 
-    Names of tensors stay. Raises RecipeError on the CPU, where PyTorch cannot.
+    Tensor names do not change. Raises RecipeError on the CPU, which PyTorch does not support.
     """
     if not recipe.sync_batch_norm or group.world_size == 1:
         return
@@ -24,7 +24,7 @@ def synchronise_batch_norms(network: FCN, recipe: Recipe, group: Group) -> None:
 
 
 def start_learning(network: FCN, recipe: Recipe) -> None:
-    """Training mode; frozen statistics are those that the network started with."""
+    """Switch to training mode, except for batch norms with frozen statistics."""
     network.train()
     for name in recipe.frozen:
         network.backbone.get_submodule(name).eval()

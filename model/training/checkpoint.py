@@ -1,6 +1,6 @@
 """The resumable state of a training run, as a file, and the weights in it.
 
-CheckpointError         there is none, it is no checkpoint, or one of another run
+Raises CheckpointError if the file does not exist or is not a checkpoint.
 """
 
 from collections.abc import Mapping
@@ -39,9 +39,9 @@ def is_checkpoint(saved: Any) -> bool:
 
 
 def open_checkpoint(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], Metadata]:
-    """The network's state dict, and what a weights file of it says. Raises WeightsError."""
+    """Return the network's state dict and the metadata of its weights file. Raises WeightsError."""
     run = state["run"]
-    # Checkpoints of earlier versions say less of their weights.
+    # Checkpoints of earlier versions have less metadata.
     known = state.get("metadata") or {
         "classes": tuple(run["classes"]),
         "recipe": run["recipe"],

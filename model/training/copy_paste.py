@@ -1,6 +1,6 @@
 """Copy-paste: the objects of one image of the batch, with their labels, on another's.
 
-Ghiasi et al., "Simple Copy-Paste", 2021, without instances: all objects of a view go together.
+Ghiasi et al., "Simple Copy-Paste", 2021, without instances: all objects of a view are pasted.
 Knows nothing of networks.
 """
 

@@ -10,7 +10,7 @@ from model.architectures import BACKBONE_STRIDE
 from model.engines.base import Size
 
 SIDES = (0.3, 0.7)
-"""Bounds of the window's sides, in those of the crop."""
+"""Bounds of the window's sides, as shares of the crop's sides."""
 
 
 def mix_batch(
@@ -18,8 +18,9 @@ def mix_batch(
 ) -> tuple[Tensor, ...]:
     """Give a `share` of the samples a window of the next sample of the batch.
 
-    Each tensor is a map of the crop, (N, rows, columns, ...), of whatever resolution from 1 to 32
-    pixels. The window's edges are multiples of 32 pixels, so they lie between the cells of all.
+    Each tensor is a map of the crop, (N, rows, columns, ...), with an entry for each pixel or for
+    each cell of up to 32 x 32 pixels. The window's edges are multiples of 32 pixels, so they never
+    cut a cell.
     """
     rows, columns = crop[0] // BACKBONE_STRIDE, crop[1] // BACKBONE_STRIDE
     mixed = tuple(tensor.clone() for tensor in batch)

@@ -1,7 +1,7 @@
-"""Which images a command works on: its options, and the image sets that they name.
+"""The images that a command works on: its options, and the image sets that they name.
 
-Knows the three ways to name them (VOC's folders, two folders, a list of pairs) and nothing of what
-is done with them.
+Knows the three ways to name images (VOC's folders, two folders, a list of pairs), and nothing of
+their use.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def add_data_options(parser: argparse.ArgumentParser, *, image_set: str) -> None
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Which images are held out, and what masks mean."""
+    """Add the options that hold images out and that say what masks mean."""
     add = parser.add_argument
     add("--val-share", type=float, help="share of the images to validate on")
     add("--val-seed", type=int, default=0, help="seed that chooses these images (default: 0)")
@@ -51,7 +51,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_validation_options(parser: argparse.ArgumentParser) -> None:
-    """A validation set apart from the images that are trained on."""
+    """Add the options that name a separate validation set."""
     add = parser.add_argument_group(
         f"images to validate on; of your own data {100 * DEFAULT_SHARE:.0f} %% unless named"
     ).add_argument
@@ -78,7 +78,7 @@ def list_images_of(options: argparse.Namespace) -> Listing:
 def open_training_images(
     options: argparse.Namespace, classes: ClassList, *, min_size: Size | None, say: Say
 ) -> tuple[SegmentationDataset, SegmentationDataset | None]:
-    """The images to train on and those to validate on, checked. Raises DatasetError."""
+    """Open the images to train on and those to validate on, and check them. Raises DatasetError."""
     listing, val_listing = _list_both(options)
 
     def open_set(listing: Listing) -> SegmentationDataset:
@@ -95,7 +95,7 @@ def open_training_images(
 
 
 def choose_classes(options: argparse.Namespace, metadata: Metadata) -> ClassList:
-    """The weights' own; --classes may say otherwise how masks are read. Raises DatasetError."""
+    """The classes of the weights; --classes may change how masks are read. Raises DatasetError."""
     if not options.classes:
         return classes_of(metadata)
     classes = read_classes(options.classes)
@@ -108,7 +108,7 @@ def choose_classes(options: argparse.Namespace, metadata: Metadata) -> ClassList
 
 
 def open_evaluation_images(options: argparse.Namespace, classes: ClassList) -> SegmentationDataset:
-    """All images to measure on, or those that --val-share holds out, checked.
+    """Open all images to measure on, or those that --val-share holds out, and check them.
 
     Raises DatasetError.
     """
@@ -173,9 +173,9 @@ def _tell_unpaired(
 
 
 def _require_foreground(images: SegmentationDataset, say: Say) -> None:
-    """Masks that show a single class teach nothing; those of 0 and 255 mean void by the 255.
+    """Raises DatasetError if the masks show a single class, from which nothing can be learnt.
 
-    Raises DatasetError.
+    Masks of 0 and 255 are a frequent cause, because 255 means void.
     """
     names, presence = images.classes.names, images.class_presence
     absent = [name for index, name in enumerate(names) if not presence[:, index].any()]

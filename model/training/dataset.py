@@ -28,7 +28,7 @@ def open_images(
     classes: ClassList = VOC,
     min_size: Size | None = None,
 ) -> "SegmentationDataset":
-    """The image set of these samples, checked; with `min_size`, without smaller images.
+    """Open and check the image set of these samples; `min_size` leaves smaller images out.
 
     Raises DatasetError.
     """
@@ -54,10 +54,10 @@ class SegmentationDataset:
         classes: ClassList = VOC,
         dropped: int = 0,
     ) -> None:
-        """Reads every image and mask once, so that what is broken is known before anything starts.
+        """Read every image and mask once, so that broken files are known before training starts.
 
-        `dropped`: how many images of the list were left out, to be told. Raises DatasetError that
-        lists all that is wrong.
+        `dropped`: the number of images that were left out of the list, for messages. Raises
+        DatasetError that lists every problem.
         """
         self.name = name
         self.samples = list(samples)
@@ -67,7 +67,7 @@ class SegmentationDataset:
         self._sizes: list[Size] = [(0, 0)] * len(samples)
         self.decoded: dict[int, tuple[Array, Array]] = {}
         self._memory_lock = threading.Lock()
-        # Data-parallel processes on one machine share its memory.
+        # Data-parallel processes on a machine share its memory.
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self.memory_left_bytes = measure_available_bytes() // 2 // processes
         with ThreadPoolExecutor() as pool:
@@ -109,7 +109,7 @@ class SegmentationDataset:
         return None
 
     def _reserve_memory(self, size_bytes: int) -> bool:
-        """Whether so much memory is left, which is then taken. Safe to call from any thread."""
+        """Reserve memory for an image. Returns whether enough was left. Thread-safe."""
         with self._memory_lock:
             fits = size_bytes <= self.memory_left_bytes
             if fits:
@@ -118,7 +118,7 @@ class SegmentationDataset:
 
 
 def measure_available_bytes() -> int:
-    """The free memory, of a container what its limit leaves; 0 if the system does not report it."""
+    """The available memory within a container's limit; 0 if the system does not report it."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
@@ -127,5 +127,5 @@ def measure_available_bytes() -> int:
     try:
         limit = int((cgroup / "memory.max").read_text())
         return min(free, limit - int((cgroup / "memory.current").read_text()))
-    except (ValueError, OSError):  # no container, or one without a limit
+    except (ValueError, OSError):  # no container, or no limit
         return free

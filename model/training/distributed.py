@@ -1,4 +1,4 @@
-"""Data-parallel processes as `torchrun` starts them; alone, a group of one.
+"""Data-parallel processes as `torchrun` starts them. A single process is a group of one.
 
 Knows nothing of what the processes compute.
 """
@@ -16,7 +16,7 @@ from model.engines.torch_engine import choose_device
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """This process among its peers, and the device that is its own."""
+    """This process, its peers and its device."""
 
     device: torch.device
     rank: int = 0
@@ -34,14 +34,14 @@ class Group:
         return values
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Wait until every process has called this."""
         if self.world_size > 1:
             distributed.barrier()
 
 
 @contextmanager
 def join_group(device: str) -> Iterator[Group]:
-    """The group that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK)."""
+    """Join the group that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK)."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = choose_device(device)
     if world_size == 1:

@@ -1,7 +1,7 @@
-"""What the frozen first layers of the backbone make of each view, computed once and kept on disk.
+"""The features of each view, the output of the backbone's frozen first layers, cached on disk.
 
-With `views` in the recipe an image is seen in a fixed number of views, again and again. The layers
-that do not learn then make the same of each of them, so only the others need to be run.
+With `views` in the recipe, training sees each image in a fixed number of views. The frozen layers'
+output for a view never changes, so it is computed once, and training runs only the other layers.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class FeatureCache:
     """One file of features, (images * views, h, w, channels), and its description beside it."""
 
     def __init__(self, folder: Path, description: dict[str, Any]) -> None:
-        """`description` says what the features were made of; its `shape` and `dtype` are theirs."""
+        """`description`: all that features depend on, and their `shape` and `dtype`."""
         self.path = folder / "features.npy"
         self.description_path = folder / "features.json"
         self.description = description
@@ -42,14 +42,14 @@ class FeatureCache:
         self._file: NDArray[Any] | None = None
 
     def read(self, index: int, view: int) -> NDArray[Any]:
-        """Of one view of one image, (h, w, channels): float32, or the bits of bfloat16."""
+        """Read a view's features, (h, w, channels): float32, or the bits of bfloat16."""
         if self._file is None:  # each loader process opens its own
             self._file = np.load(self.path, mmap_mode="r")
         features: NDArray[Any] = self._file[index * self._views + view]
         return features
 
     def is_complete(self) -> bool:
-        """Whether a finished file lies there. Raises RecipeError where it is another run's."""
+        """Whether the finished file exists. Raises RecipeError if it belongs to another run."""
         if not self.description_path.exists():
             return False
         if json.loads(self.description_path.read_text()) != self.description:
@@ -77,7 +77,7 @@ class FeatureCache:
             file[row : row + len(bits)] = bits.numpy()
             row += len(bits)
         file.flush()
-        # Last: without its description the file is not finished.
+        # Written last: a file without its description is not finished.
         with write_atomically(self.description_path) as marker:
             marker.write(json.dumps(self.description, indent=1).encode())
 
@@ -85,9 +85,9 @@ class FeatureCache:
 def open_feature_cache(
     folder: Path, training: Training, samples: TrainingSamples, *, workers: int
 ) -> FeatureCache:
-    """The features of all views of these samples, made now unless they are there already.
+    """Open the features of all views of these samples; compute them if they do not exist.
 
-    In data parallel the first process makes them, and every process must call it.
+    With data parallelism, the main process computes them, and every process must call this.
     Raises RecipeError.
     """
     recipe = training.recipe
@@ -100,7 +100,7 @@ def open_feature_cache(
         raise RecipeError("--copy-paste needs pixels, which a --feature-cache does not keep")
     cache = FeatureCache(folder, describe_features(training, samples))
     complete = cache.is_complete()
-    training.group.wait()  # until all have looked
+    training.group.wait()  # no process may look while the main one writes
     if training.group.is_main and not complete:
         views = _AllViews(samples)
         loader: DataLoader[Array] = DataLoader(
@@ -116,7 +116,7 @@ def open_feature_cache(
 
 
 def describe_features(training: Training, samples: TrainingSamples) -> dict[str, Any]:
-    """What features depend on: images, how views are drawn, normalisation, the frozen layers."""
+    """Describe what features depend on: images, views, normalisation and the frozen layers."""
     recipe, metadata = training.recipe, training.metadata
     names = hashlib.sha256("\n".join(s.name for s in samples.images.samples).encode())
     frozen = hashlib.sha256()

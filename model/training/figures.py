@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 
 
 def draw_curves(path: Path, rows: Sequence[EpochRow]) -> None:
-    """Loss on the left axis; accuracies and mean IoU, where measured, on the right one."""
+    """Draw the loss on the left axis, and measured accuracies and mean IoU on the right one."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     loss_axis = figure.add_subplot()
     epochs = [row.epoch for row in rows]
@@ -47,7 +47,7 @@ def draw_curves(path: Path, rows: Sequence[EpochRow]) -> None:
 
 
 def draw_samples(path: Path, predictor: Segmenter, pairs: Sequence[tuple[Array, Array]]) -> None:
-    """A row per pair: the image, its prediction and its target, in the classes' colours."""
+    """Draw a row per pair: the image, its prediction and its target, in the classes' colours."""
     figure = Figure(figsize=(9, 2.6 * len(pairs)), layout="constrained")
     colours = colormap(predictor.metadata)
     axes = figure.subplots(len(pairs), 3, squeeze=False)
@@ -63,7 +63,7 @@ def draw_samples(path: Path, predictor: Segmenter, pairs: Sequence[tuple[Array, 
 
 
 def join_sample(predictor: Segmenter, image: Array, target: Array) -> Array:
-    """An image, its prediction and its target side by side, (H, 3 W, 3)."""
+    """Put an image, its prediction and its target side by side, (H, 3 W, 3)."""
     colours = colormap(predictor.metadata)
     return np.concatenate([image, colours[predictor(image)], colours[target]], axis=1)
 

@@ -22,10 +22,10 @@ def freeze_layers(network: FCN, recipe: Recipe) -> None:
 
 
 def count_frozen_start(recipe: Recipe) -> int:
-    """How many of the backbone's first children do not learn, before the first that does.
+    """Count the frozen children of the backbone before the first one that learns.
 
-    The activation and the pooling, which have no weights, belong to what they follow. None lies
-    behind a layer that a skip starts from: its features are needed, too.
+    Activation and pooling, which have no weights, count with the layer that they follow. Children
+    after a layer from which a skip starts do not count, because its features are needed, too.
     """
     learnt = set(get_args(BackboneChild)) - set(recipe.frozen)
     frozen = len(list(takewhile(lambda name: name not in learnt, BACKBONE_CHILDREN)))

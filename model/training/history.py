@@ -33,9 +33,9 @@ class EpochRow:
 
 
 def find_best(rows: Sequence[EpochRow]) -> EpochRow | None:
-    """The epoch of the highest mean IoU, or accuracy where no other was measured; the first such.
+    """The first epoch with the highest mean IoU, or accuracy if no mean IoU was measured.
 
-    None where nothing was measured.
+    None if nothing was measured.
     """
     measured = [row for row in rows if row.val_accuracy is not None]
     if not measured:
@@ -52,10 +52,10 @@ def count_worse(rows: Sequence[EpochRow]) -> int:
 
 @dataclass(slots=True)
 class EpochSums:
-    """The running epoch's figures in one process; the time counts from its first batch on."""
+    """The current epoch's figures in one process. Its time starts with its first batch."""
 
     loss: float = 0.0
-    """The sum of the images' losses; each image of a batch counts the batch's mean."""
+    """The sum of the images' losses. Each image of a batch has the batch's mean."""
     images: int = 0
     hits: int = 0
     known: int = 0
@@ -82,7 +82,7 @@ class StepLog:
     HEADER = ("step", "epoch", "loss", "lr")
 
     def __init__(self, path: Path, *, first_step: int) -> None:
-        """Continues a file at `first_step`: rows from there on, of an interrupted run, go."""
+        """Continue a file at `first_step`. Removes later rows, of an interrupted run."""
         kept: list[list[str]] = []
         if first_step > 1 and path.is_file():
             with path.open(newline="") as file:
@@ -100,7 +100,7 @@ class StepLog:
 
 
 def write_history(path: Path, rows: list[EpochRow]) -> None:
-    """The epochs so far as CSV; an empty cell where a figure was not measured."""
+    """Write the epochs so far as CSV. A figure that was not measured is an empty cell."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [entry.name for entry in fields(EpochRow)])
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""Batches of random views of a dataset, made in processes of their own while the network learns.
+"""Batches of random views of a dataset, made by loader processes while the network learns.
 
 Knows nothing of networks or of losses.
 """
@@ -28,10 +28,10 @@ TrainingSample = tuple[NDArray[Any], Array] | tuple[NDArray[Any], Array, NDArray
 
 
 class Features(Protocol):
-    """What the network's frozen layers make of each view."""
+    """The output of the network's frozen layers for each view."""
 
     def read(self, index: int, view: int) -> NDArray[Any]:
-        """Of one view of one image, (h, w, channels): float32, or the bits of bfloat16."""
+        """Read a view's features, (h, w, channels): float32, or the bits of bfloat16."""
 
 
 class TrainingSamples:
@@ -52,7 +52,7 @@ class TrainingSamples:
         self.fill = fill
         self.soft_labels = soft_labels
         self.features: Features | None = None
-        """Of the images' views, if they are known; to be set before the first sample is read."""
+        """The features of the images' views, or None. Set it before the first sample is read."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,8 +60,8 @@ class TrainingSamples:
     def __getitem__(self, draw: Draw) -> TrainingSample:
         """Image (h, w, 3) and target (h, w), uint8, of the recipe's crop size.
 
-        With soft labels, a third array: their view, (h / 8, w / 8, C) float32. With `features`,
-        those of the image stand in its place.
+        With soft labels, their view is a third array, (h / 8, w / 8, C) float32. With `features`,
+        the image's features replace it.
         """
         rng = np.random.default_rng((self.seed, draw.epoch, draw.place))
         if not self.recipe.views:
@@ -75,7 +75,7 @@ class TrainingSamples:
         return self._make_view(index, self._start_view(index, view))[0]
 
     def _start_view(self, index: int, view: int) -> np.random.Generator:
-        """What is random in a view depends on nothing but its image and its number."""
+        """Create the generator of a view, which depends on nothing but its image and its number."""
         return np.random.default_rng((self.seed, index, view))
 
     def _make_view(
@@ -99,16 +99,19 @@ class TrainingSamples:
 
 
 def collate(samples: list[TrainingSample]) -> tuple[Tensor, ...]:
-    """Samples to a batch: images (N, H, W, 3) and targets (N, H, W), uint8, and soft labels."""
+    """Stack samples: images (N, H, W, 3) and targets (N, H, W), uint8, and soft labels."""
     images, *labels = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*samples, strict=True))
-    # NumPy has no bfloat16: features come as its bits.
+    # NumPy has no bfloat16, so features come as their bits.
     return images.view(torch.bfloat16) if images.dtype == torch.int16 else images, *labels
 
 
 def create_sampler(
     images: SegmentationDataset, recipe: Recipe, *, seed: int, group: Group
 ) -> EpochSampler:
-    """The order of a run's images, of which this process takes its share. Raises DatasetError."""
+    """Create the order of a run's images, of which each process takes its share.
+
+    Raises DatasetError.
+    """
     return EpochSampler(
         images,
         batch_size=recipe.batch_size,
@@ -124,8 +127,8 @@ def create_loader(
 ) -> DataLoader[Any]:
     """Create the loader of a run's batches, which follows the sampler. Create it once in a run.
 
-    Its processes start with the first epoch and stay. Started again, they would share all that
-    training has grown to, and every page of it would be copied when it is next written to.
+    Its processes start with the first epoch and stay. If they started again later, they would share
+    the memory of the grown training process, and each page would be copied when it is next written.
     """
     return DataLoader(
         samples,  # type: ignore[arg-type]  # its keys are draws, not integers
@@ -142,7 +145,7 @@ def create_loader(
 def iterate_epoch(
     training: Training, sampler: EpochSampler, loader: DataLoader[Any]
 ) -> Iterator[tuple[Tensor, ...]]:
-    """The rest of the epoch that the training stands in: images, targets, perhaps soft labels."""
+    """Iterate over the rest of the current epoch: images, targets and, if given, soft labels."""
     recipe = training.recipe
     sampler.epoch = training.epoch
     sampler.first_batch = training.step - training.epoch * training.steps_per_epoch
@@ -156,6 +159,6 @@ def iterate_epoch(
 
 
 def ignore_signals(_: int) -> None:
-    """For a loader's process: signals are the main process' affair."""
+    """Ignore signals in a loader process: the main process handles them."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -29,7 +29,7 @@ class PixelLoss(nn.Module):
     def __init__(
         self, network: FCN, recipe: Recipe, *, autocast: bool, group: Group | None = None
     ) -> None:
-        """`group`: the processes that share each batch, of which everyone calls with its share."""
+        """`group`: the processes that share each batch. Each calls this with its share."""
         super().__init__()
         self.network = network
         self.recipe = recipe
@@ -38,7 +38,7 @@ class PixelLoss(nn.Module):
         self.class_weights: Tensor | None = None
         if recipe.class_weights:
             self.class_weights = network.final_conv.weight.new_tensor(recipe.class_weights)
-        # A kernel that is still bilinear, and stays so, is an interpolation: much faster.
+        # A kernel that is bilinear and frozen can be computed as an interpolation: much faster.
         self.interpolates = not recipe.train_transpose_conv and has_bilinear_upsampling(network)
 
     def forward(
@@ -46,14 +46,14 @@ class PixelLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Images (N, 3, H, W), target (N, H, W) integers, to the loss and (hits, known pixels).
 
-        Other than three channels are features of images: what the frozen layers made of them.
-        `probabilities` are soft labels, (N, H / 8, W / 8, C). In a group, the mean of the losses
-        over the processes, and so of their gradients, is that of the whole batch in one process.
+        Instead of images it takes their features, the output of the frozen layers, which have other
+        than three channels. `probabilities` are soft labels, (N, H / 8, W / 8, C). In a group, the
+        mean of the processes' losses, and of their gradients, is that of the whole batch.
         """
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
             first = 0 if images.shape[1] == 3 else count_frozen_start(self.recipe)
             coarse = self.network.coarse_logits(images, first=first)
-        # bfloat16 is for the network alone; float64 stays what it is.
+        # Only the network computes in bfloat16. float64 stays float64.
         coarse = coarse.to(torch.promote_types(coarse.dtype, torch.float32))
         stride, whole_target = self.recipe.loss_stride, target
         target = target[:, stride // 2 :: stride, stride // 2 :: stride]
@@ -61,7 +61,7 @@ class PixelLoss(nn.Module):
         is_tiled = images.device.type == "cpu" and stride == 1
         measure = self.compute_tiled if is_tiled else self.compute_dense
         total, mass, hits = measure(coarse, target)
-        # Void has no loss, but an image's mean is over all of its pixels, as PyTorch's is.
+        # Void has no loss, but counts in an image's mean, as in the notebook.
         is_sum = self.recipe.loss_reduction == "image_sum"
         loss = total / target[0].numel() if is_sum else total / self._share(mass)
         images_summed = len(images) if is_sum else 1
@@ -79,8 +79,8 @@ class PixelLoss(nn.Module):
     def _share(self, count: Tensor) -> Tensor:
         """The divisor of a process' sum: the batch's count divided by the number of processes.
 
-        Its own count would give the pixels of a share with much void more weight than others.
-        Without gradients nothing is shared: one process may measure alone.
+        With its own count as divisor, the pixels of a share with much void would weigh more than
+        others. Without gradients nothing is shared, because one process may measure alone.
         """
         if self.group is None or self.group.world_size == 1 or not torch.is_grad_enabled():
             return count.clamp(min=1)
@@ -88,7 +88,7 @@ class PixelLoss(nn.Module):
         return everyone.clamp(min=1) / self.group.world_size
 
     def compute_dense(self, coarse: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of all pixels, summed, the sum of their weights, and how many are right."""
+        """The sum of all pixels' losses, the sum of their weights, and the correct pixels."""
         stride = self.recipe.loss_stride
         if self.interpolates:
             bias = self.network.transpose_conv.bias
@@ -100,7 +100,7 @@ class PixelLoss(nn.Module):
             logits = logits[..., stride // 2 :: stride, stride // 2 :: stride]
         target = target.long()
         with torch.no_grad():
-            hits = (logits.max(dim=1).indices == target).sum()  # void is no class, so never right
+            hits = (logits.max(dim=1).indices == target).sum()  # void is no class, so never correct
         losses = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none")
         weight = weigh_pixels(target, self.class_weights)
         if self.recipe.hard_share < 1:
@@ -113,7 +113,7 @@ class PixelLoss(nn.Module):
         return (losses * weight).sum(), weight.sum().to(losses.dtype), hits
 
     def compute_tiled(self, coarse: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same tile by tile (see `gather_cells`): on a CPU 4 times faster, and smaller."""
+        """The same tile by tile (see `gather_cells`): 4 times faster on a CPU, with less memory."""
         up, side = self.network.transpose_conv, self.network.architecture.stride
         matrix = (
             build_bilinear_matrix(side).to(coarse.dtype)

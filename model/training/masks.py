@@ -1,4 +1,4 @@
-"""Masks as files: palette or grey values of the classes, or their colours, to class indices.
+"""Read masks from files: palette or grey values of the classes, or their colours, to class indices.
 
 Knows nothing of images.
 """
@@ -33,7 +33,7 @@ NAME_COLOURS = (
 
 
 def read_mask(path: Path, classes: ClassList) -> Array:
-    """Class indices (H, W) uint8, upright, 255 where void. Raises BrokenSample."""
+    """Read class indices (H, W) uint8, upright, 255 where void. Raises BrokenSample."""
     with open_upright(path) as image:
         if image.mode == "1":
             values, lookup = np.asarray(image).astype(np.uint8), np.arange(len(classes))
@@ -48,7 +48,7 @@ def read_mask(path: Path, classes: ClassList) -> Array:
 
 
 def find_indices(target: Array) -> list[int]:
-    """The values that occur in a target, in order; many times faster than `np.unique`, no sort."""
+    """The sorted values of a target. Many times faster than `np.unique`, which sorts the pixels."""
     counts = np.bincount(target.ravel(), minlength=256)
     return [int(value) for value in counts.nonzero()[0]]
 
@@ -69,7 +69,7 @@ def _look_up(
     image: Image.Image,
     classes: ClassList,
 ) -> Array:
-    """Values that are 8 bits wide, as nearly all are, are not copied but once."""
+    """Turn values into class indices. Values of 8 bits, the usual case, are copied only once."""
     is_wide = values.dtype != np.uint8
     integers = np.clip(values.astype(np.int32), 0, MAX_VALUE) if is_wide else values
     found = np.bincount(integers.ravel(), minlength=len(lookup)).nonzero()[0]
@@ -91,7 +91,7 @@ def _read_painted(image: Image.Image, path: Path, classes: ClassList) -> Array:
     packed = np.asarray(image.convert("RGB")).astype(np.int32) @ PACK
     colours = np.array([*classes.palette, classes.void]) @ PACK
     indices = np.array([*range(len(classes)), IGNORE_INDEX], np.uint8)
-    order = np.argsort(colours, kind="stable")  # void gives way to a class of its colour
+    order = np.argsort(colours, kind="stable")  # a class precedes void of its colour
     place = np.searchsorted(colours[order], packed).clip(max=len(order) - 1)
     is_unknown = colours[order][place] != packed
     if is_unknown.any():

@@ -1,7 +1,7 @@
 """The command line of `python -m model.train`, and the recipe that it describes.
 
-A recipe is a preset, with what a recipe file says instead, with what the command line says instead.
-Knows nothing of how a network is trained.
+The command line overrides the recipe file, which overrides the preset. Knows nothing of how a
+network is trained.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def choose_recipe(options: argparse.Namespace) -> Recipe:
-    """The preset, the recipe file's values and the command line's. Raises RecipeError."""
+    """Merge the preset, the recipe file and the command line. Raises RecipeError."""
     values = _read_recipe_file(options.recipe) if options.recipe else {}
     given = {name: getattr(options, name) for name in TRAINED}
     values |= {name: value for name, value in given.items() if value is not None}

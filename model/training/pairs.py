@@ -1,4 +1,4 @@
-"""Images and masks in folders of their own, or named pair by pair in a list; and a share held out.
+"""Images and masks in two folders, or in a list of pairs, and the share that is held out.
 
 Knows nothing of what is in the files.
 """
@@ -16,9 +16,10 @@ HEADER = ("image", "mask")
 
 
 def pair_folders(images: Path, masks: Path) -> list[Sample]:
-    """Each image of a folder, and of those in it, with the mask of the same stem.
+    """Pair each image of a folder and its subfolders with the mask of the same name.
 
-    An image without a mask gets the path that its mask should have. Raises DatasetError.
+    Suffixes may differ. An image without a mask gets the path that its mask should have. Raises
+    DatasetError.
     """
     mask_of = _index_by_stem(masks)
     return [
@@ -59,7 +60,7 @@ def _index_by_stem(folder: Path) -> dict[str, Path]:
 
 
 def read_pairs(path: Path) -> list[Sample]:
-    """A list of an image and a mask a line, with a tab between them, or a comma in a .csv file.
+    """Read a list with an image and a mask per line, separated by a tab, or a comma in a .csv file.
 
     Relative paths are relative to the list's folder; a first line "image", "mask" is a header.
     Raises DatasetError.
@@ -104,10 +105,10 @@ def _read_name(path: Path) -> str:
 def hold_out(
     samples: Sequence[Sample], *, share: float, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
-    """Split samples in two: those to train on, and that share of them, at least one, held out.
+    """Split samples into those to train on and the share, at least one, that is held out.
 
-    Those are held out whose names, with the seed, have the lowest SHA-256: the order of the files
-    does not matter, and of two sets that share images nearly the same ones are held out.
+    The samples whose names, with the seed, have the lowest SHA-256 are held out. So the order of
+    the files does not matter, and two sets that share images hold out nearly the same ones.
     """
     number = max(1, round(share * len(samples)))
     if number >= len(samples):

@@ -1,7 +1,7 @@
-"""Photos and masks as pictures: opened, decoded, turned upright, as the service does it.
+"""Open, decode and turn upright photos and masks, as the service does.
 
-The service has its own way, for it decodes what strangers send; a test holds the two together.
-Knows nothing of classes.
+The service has its own decoder, because it decodes untrusted files; a test compares the two. Knows
+nothing of classes.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ ORIENTATION = 0x0112
 
 @contextmanager
 def open_upright(path: Path) -> Iterator[Image.Image]:
-    """The file's first picture, decoded, as its EXIF orientation says. Raises BrokenSample."""
+    """Decode the file's first picture and turn it upright. Raises BrokenSample."""
     if not path.is_file():
         raise BrokenSample(Problem(f"{path} is missing", MISSING))
     try:
@@ -40,13 +40,13 @@ def open_upright(path: Path) -> Iterator[Image.Image]:
 
 
 def read_photo(path: Path) -> Array:
-    """An image as RGB, (H, W, 3) uint8, upright. Raises BrokenSample."""
+    """Read an image as RGB, (H, W, 3) uint8, upright. Raises BrokenSample."""
     with open_upright(path) as image:
         return _convert_to_rgb(image)
 
 
 def read_size(path: Path) -> Size:
-    """The upright height and width; of a JPEG from its header alone. Raises BrokenSample."""
+    """Read the upright height and width, of a JPEG from its header alone. Raises BrokenSample."""
     if path.suffix.lower() not in (".jpg", ".jpeg"):
         with open_upright(path) as image:
             return image.height, image.width
@@ -59,15 +59,16 @@ def read_size(path: Path) -> Size:
 
 
 def _read_orientation(image: Image.Image) -> int:
-    """1, upright, where there is none that can be read. A TIFF's is Pillow's affair.
+    """The EXIF orientation; 1, upright, if there is none or it cannot be read.
 
-    Not `getexif`: it believes XMP, too, which the service does not read.
+    Pillow itself turns TIFFs upright. `getexif` is not used because it also reads XMP, which the
+    service does not.
     """
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif", b""))
         found = exif.get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF: the picture itself may be sound
+    except Exception:  # the EXIF is damaged, but the picture may not be
         return 1
     return found if isinstance(found, int) and found in UPRIGHT else 1
 
@@ -76,7 +77,7 @@ def _convert_to_rgb(image: Image.Image) -> Array:
     """16-bit samples keep their upper eight bits; transparency is dropped."""
     if image.mode.startswith("I;16"):
         return _grey(np.asarray(image) >> 8)
-    if image.mode == "I":  # 32-bit integers; what files hold in them are 16-bit samples
+    if image.mode == "I":  # 32-bit integers, in which files store 16-bit samples
         return _grey(np.clip(np.asarray(image), 0, 65535) >> 8)
     if image.mode == "F":
         samples = np.nan_to_num(np.asarray(image))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from model.errors import DatasetError
 
 MAX_PROBLEMS_SHOWN = 10
-"""At most so many problems of one kind are listed."""
+"""The number of problems of one kind that are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Problem:
 
 
 class BrokenSample(DatasetError):
-    """An image and its mask that cannot be used, with all that is wrong with them."""
+    """An image and its mask cannot be used. Has all their problems."""
 
     def __init__(self, *problems: Problem) -> None:
         self.problems = problems

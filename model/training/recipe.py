@@ -1,6 +1,6 @@
 """Recipes: every number of a training run in one frozen value, and the presets we offer.
 
-Says what is done, not how; knows nothing of torch.
+Knows nothing of torch.
 """
 
 from dataclasses import asdict, dataclass
@@ -45,17 +45,17 @@ class Recipe:
     augment: bool
     """Random scale, flip and colours; without it, only a random crop."""
     scale: tuple[float, float]
-    """Bounds of the longer side after scaling, in crops' longer sides; drawn log-uniformly."""
+    """Bounds of the scaled longer side, as multiples of the crop's; drawn log-uniformly."""
     views: int
-    """Random views of each image, seen again and again; 0 makes a new one each time."""
+    """The number of random views of each image, which are reused; 0 draws a new one each time."""
     cutmix: float
     """The share of samples that get a window of another image (Yun et al., "CutMix", 2019)."""
     copy_paste: float
     """The share of samples that get the objects of another image (Ghiasi et al., "Simple
     Copy-Paste", 2021)."""
     rarity: float
-    """0 takes every image once an epoch; above, images are drawn with a weight of the mean, over
-    their classes, of (1 / images with that class) ** rarity."""
+    """0 takes every image once per epoch. Above 0, images are drawn at random. An image's weight is
+    the mean, over its classes, of (1 / images with that class) ** rarity."""
 
     # Loss and network.
     architecture: ArchitectureName
@@ -65,15 +65,15 @@ class Recipe:
     """"image_sum": mean over an image's pixels, summed over the batch. "pixel_mean": mean over all
     pixels of the batch (of each process' share of it) that are not void."""
     loss_stride: Literal[1, 2, 4, 8]
-    """Above 1 the cross entropy is of every so many pixels in each direction. Logits that are
-    interpolated are then computed for these alone, at the middle of their squares."""
+    """Above 1, the cross entropy is that of one pixel in each square of this side. Interpolated
+    logits are computed for the middle of each square alone."""
     class_weights: tuple[float, ...]
     """The weight of each class in the cross entropy and its mean; empty: all are equal."""
     hard_share: float
     """The share of each image's pixels that counts: those with the highest loss. 1 counts all."""
     region_loss: RegionLoss
-    """Beside the cross entropy: Dice or Lovasz-Softmax, of every eighth pixel, which is times
-    `region_weight`."""
+    """A loss that is added to the cross entropy, times `region_weight`: Dice or Lovasz-Softmax of
+    every eighth pixel."""
     region_weight: float
     train_transpose_conv: bool
     frozen: tuple[BackboneChild, ...]
@@ -89,13 +89,13 @@ class Recipe:
     ema_decay: float
     """Above 0, an exponential moving average of the weights is validated and saved."""
     soft_weight: float
-    """The weight of the loss against soft labels, if there are any; the masks have the rest."""
+    """The weight of the loss against soft labels, if there are any. Masks have the remainder."""
     temperature: float
     """Softens both distributions (Hinton et al., "Distilling the Knowledge", 2015, section 2)."""
     precision: TrainingPrecision
 
     patience: int
-    """End after so many validations without a better one; 0 never ends before the last epoch."""
+    """Stop after so many validations without a better one; 0 never stops early."""
 
     # Validation: random crops in batches, as the notebook does, or whole images at their own size.
     validate_crops: bool

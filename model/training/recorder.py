@@ -1,6 +1,6 @@
-"""The results of a training run while it goes on: files, curves and a progress bar.
+"""Records a training run while it goes on: files, curves and a progress bar.
 
-Follows a training; never changes it. In data parallel only the main process records.
+Never changes the training. With data parallelism, only the main process records.
 """
 
 import sys
@@ -23,7 +23,7 @@ from model.weights import write_weights
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The weights file of a run, and what lies beside it and is named after it."""
+    """The weights file of a run, and the other files, which are named after it."""
 
     weights: Path
 
@@ -56,7 +56,7 @@ class Files:
         return self._name_beside("tensorboard")
 
     def require_absent(self) -> None:
-        """Raises OutputError where an earlier run's results lie."""
+        """Raises OutputError if there are results of an earlier run."""
         for path in (self.weights, self.best, self.checkpoint):
             if path.exists():
                 raise OutputError(
@@ -151,7 +151,7 @@ class Recorder:
             self._board.add_scalar(f"iou/{name}", iou, step)
 
     def save_checkpoint(self) -> None:
-        """Save the present state, for --resume."""
+        """Save the current state, for --resume."""
         state = self._training.state()
         if not self._silent:
             write_checkpoint(self._files.checkpoint, state)

@@ -12,7 +12,7 @@ from model.network import upsample_bilinear
 from model.training.recipe import RegionLoss
 
 CELL = 8
-"""Side in pixels of what one measured pixel stands for."""
+"""The side in pixels of a cell, which one measured pixel represents."""
 
 
 def region_loss(coarse: Tensor, target: Tensor, kind: RegionLoss) -> Tensor:
@@ -47,7 +47,8 @@ def dice(probability: Tensor, foreground: Tensor) -> Tensor:
 def lovasz(probability: Tensor, foreground: Tensor) -> Tensor:
     """The Lovász extension of 1 - IoU (Berman et al., "The Lovász-Softmax Loss", 2018, section 2).
 
-    Errors in falling order, each times what IoU loses when that pixel joins the wrong ones.
+    The sum of the errors in descending order, each times what IoU loses when that pixel is wrong,
+    too.
     """
     errors = (foreground - probability).abs()
     errors, order = errors.sort(descending=True)

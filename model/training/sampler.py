@@ -1,6 +1,6 @@
 """The order of the images in an epoch, which depends on the seed and the epoch only.
 
-Of the images it knows only which classes they contain.
+Knows nothing of the images but the classes that they contain.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from model.training.dataset import SegmentationDataset
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One place in one epoch and the index of its image. A sample depends on nothing else."""
+    """A position in an epoch and the index of its image. A sample depends on nothing else."""
 
     epoch: int
     place: int
@@ -88,6 +88,6 @@ def compute_rarity_weights(images: SegmentationDataset, rarity: float) -> NDArra
     weights /= np.maximum(objects.sum(axis=1), 1)
     if not weights.any():
         return np.full(len(images), 1 / len(images))
-    weights[weights == 0] = weights[weights > 0].min()  # nothing but background is still an image
+    weights[weights == 0] = weights[weights > 0].min()  # images of nothing but background
     probabilities: NDArray[np.float64] = weights / weights.sum()
     return probabilities

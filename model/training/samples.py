@@ -1,4 +1,4 @@
-"""One image and its mask as files: read together, and compared.
+"""The files of one image and its mask, which are read and checked together.
 
 Knows nothing of lists, of folders or of networks.
 """
@@ -27,7 +27,7 @@ class Sample:
     def read(self, classes: ClassList) -> tuple[Array, Array]:
         """Image (H, W, 3) uint8 RGB and target (H, W) uint8, 255 where void; both upright.
 
-        Raises BrokenSample with all that is wrong.
+        Raises BrokenSample with every problem.
         """
         problems: list[Problem] = []
         try:
@@ -56,7 +56,7 @@ def holds_crop(sample: Sample, size: Size) -> bool:
     try:
         height, width = read_size(sample.image_path)
     except BrokenSample:
-        return True  # reading it will tell
+        return True  # reading it reports the problem
     return height >= size[0] and width >= size[1]
 
 

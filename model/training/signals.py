@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, collected while a run goes on, so that it stops between two steps."""
+"""Collects SIGINT and SIGTERM during a run, so that it stops between two steps."""
 
 import signal
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def collect_signals() -> Iterator[list[int]]:
 
     def collect(number: int, _: object) -> None:
         if number == signal.SIGINT and number in received:
-            raise KeyboardInterrupt  # asked twice: do not wait for the step
+            raise KeyboardInterrupt  # a second signal does not wait for the step
         received.append(number)
 
     previous = {n: signal.signal(n, collect) for n in (signal.SIGINT, signal.SIGTERM)}

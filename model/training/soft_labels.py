@@ -1,4 +1,4 @@
-"""Soft labels: the class probabilities of another network, a teacher, to learn beside the masks.
+"""Soft labels: class probabilities of another network, a teacher, learnt in addition to the masks.
 
 A folder with one `NAME.npz` for each image `NAME` of the list. Its array `probabilities` is uint8,
 (ceil(height / 8), ceil(width / 8), classes): the teacher's softmax, averaged over cells of 8 x 8
@@ -23,11 +23,11 @@ CELL = 8
 """Pixels of the image along each side of a cell."""
 
 BAND_ROWS = 32 * CELL
-"""So many rows of an image's logits are in memory at once, at the image's own size."""
+"""The number of rows of full-size logits that are in memory at once."""
 
 Teacher = Callable[[Array], NDArray[np.floating]]
-"""From an upright RGB image (H, W, 3) uint8 to logits, or to logarithms of probabilities, of the
-whole of it, (h, w, classes), at whatever size.
+"""Turns an upright RGB image (H, W, 3) uint8 into logits, or logarithms of probabilities, of the
+whole image: (h, w, classes), of any size.
 """
 
 

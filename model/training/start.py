@@ -21,7 +21,7 @@ from model.weights import Metadata, read_weights
 def start_network(
     options: argparse.Namespace, recipe: Recipe, say: Callable[..., None]
 ) -> tuple[FCN, frozenset[str], Metadata]:
-    """The network before its first step, the names of its pretrained tensors, its metadata."""
+    """Return the network before its first step, its pretrained tensors' names, and its metadata."""
     if options.init:
         return load_initial_network(options, recipe, say)
     classes = read_classes(options.classes) if options.classes else VOC
@@ -46,9 +46,9 @@ def start_network(
 def load_initial_network(
     options: argparse.Namespace, recipe: Recipe, say: Callable[..., None]
 ) -> tuple[FCN, frozenset[str], Metadata]:
-    """The network of --init; for other classes than its own, its backbone under a new head.
+    """Load the network of --init. If the classes differ, a new head replaces its own.
 
-    Raises RecipeError where it has skips that the recipe's architecture lacks.
+    Raises RecipeError if it has skips that the recipe's architecture lacks.
     """
     weights = read_weights(options.init)
     start = f"weights with digest {weights.metadata.digest}"
@@ -69,15 +69,14 @@ def load_initial_network(
     if network.architecture.name != recipe.architecture:
         start = f"{network.architecture.name} {start}"
         network = add_skips(network, recipe, source=options.init)
-        say(f"{recipe.architecture}: the new skips start at zero, what enlarges at bilinear")
+        say(f"{recipe.architecture}: the new skips start at zero, the new upsampling is bilinear")
     return network, backbone, record_start(metadata, start)
 
 
 def add_skips(network: FCN, recipe: Recipe, *, source: Path) -> FCN:
-    """A finer network that starts with this one's logits, up to the interpolation in steps.
+    """Make a finer network that starts with the same logits, but enlarges them in several steps.
 
-    What enlarged this one's logits stays behind, but for its bias. Raises RecipeError for one that
-    is finer already.
+    Of the old upsampling, only the bias is kept. Raises RecipeError if it is finer already.
     """
     finer = FCN(network.num_classes, recipe.architecture)
     if len(network.architecture.skips) > len(finer.architecture.skips):

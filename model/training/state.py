@@ -88,7 +88,7 @@ class Training:
 
     @property
     def epoch(self) -> int:
-        """The number of the present epoch, from 0; `end_epoch` ends it."""
+        """The number of the current epoch, from 0; `end_epoch` ends it."""
         return len(self.history)
 
     @property
@@ -109,12 +109,12 @@ class Training:
     def train_step(
         self, images: Tensor, target: Tensor, probabilities: Tensor | None = None
     ) -> float:
-        """One batch: images (N, H, W, 3) and target (N, H, W), both uint8, and soft labels.
+        """Learn from images (N, H, W, 3) and target (N, H, W), both uint8, and soft labels.
 
-        Instead of images it may have their features, (N, h, w, channels), from a `FeatureCache`.
-        Returns the loss: per image for "image_sum" as the notebook reports it, else per pixel; of
-        several processes, the mean over them is that of the batch. Raises RecipeError unless it is
-        finite.
+        Instead of images it takes their features, (N, h, w, channels), from a `FeatureCache`.
+        Returns the loss: per image for "image_sum", as the notebook reports it, else per pixel.
+        With several processes, the mean of their losses is the batch's. Raises RecipeError unless
+        it is finite.
         """
         start_learning(self.network, self.recipe)
         factor = compute_lr_factor(self.step, self.total_steps, self.recipe)
@@ -143,7 +143,7 @@ class Training:
     def count_hits(self, images: Tensor, target: Tensor) -> tuple[int, int]:
         """Count the correct pixels and the pixels that are not void in a batch, without learning.
 
-        In data parallel one process may call it alone.
+        With data parallelism, one process may call it alone.
         """
         self.measured_network.eval()
         _, counts = self._measuring(*self._move_to_device(images, target))
@@ -159,7 +159,7 @@ class Training:
         return normalise(images, self.metadata.mean, self.metadata.std), target
 
     def end_epoch(self, validation: Validation) -> EpochRow:
-        """End the epoch: its figures, over all processes, become a row of the history."""
+        """End the epoch: add its figures, over all processes, to the history as a row."""
         own = self._sums
         loss, images, hits, known = self._sum_over_processes(own)
         row = EpochRow(
@@ -181,7 +181,7 @@ class Training:
         return [float(value) for value in self.group.sum(own.to(self.group.device))]
 
     def state(self) -> dict[str, Any]:
-        """Everything that is needed to continue the run, as tensors, numbers and strings.
+        """Return all that is needed to continue the run, as tensors, numbers and strings.
 
         Every process must call it.
         """
@@ -207,7 +207,7 @@ class Training:
                     "resume with the options that the run was started with"
                 )
         self.step = state["step"]
-        # The sums are those of all processes, so one of them takes them up.
+        # The sums are those of all processes, so only one process continues them.
         loss, images, hits, known = state["sums"] if self.group.is_main else (0.0, 0, 0, 0)
         self._sums = EpochSums(loss, int(images), int(hits), int(known), state["seconds"])
         self.history = [EpochRow(**row) for row in state["history"]]

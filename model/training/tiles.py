@@ -12,7 +12,7 @@ from model.network import bilinear_kernel
 
 
 def build_upsampling_matrix(kernel: Tensor) -> Tensor:
-    """The transposed convolution as a product over tiles (see `engines.tiles`), to be trained.
+    """Turn the transposed convolution into a trainable product over tiles (see `engines.tiles`).
 
     Kernel (C, C, 2 side, 2 side) to (4 C, C * side * side). Differs from
     `engines.tiles.build_tile_matrix` in that its rows have the channel first and its four cells
@@ -43,7 +43,7 @@ def gather_cells(coarse: Tensor) -> Tensor:
 def cut_tiles(target: Tensor, side: int, *, outside: int) -> Tensor:
     """A target (N, side h, side w) in tiles, (N, tiles, side * side): those of `gather_cells`.
 
-    Tiles at the border are half outside of the picture.
+    Half of each tile at the border is outside the picture.
     """
     half = side // 2
     framed = F.pad(target, (half, half, half, half), value=outside)

@@ -27,7 +27,7 @@ def void_to_background(target: Array) -> Array:
 def random_crop(
     image: Array, target: Array, *, size: Size, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """The same random window of both; neither is scaled. Each side must hold the crop."""
+    """Cut the same random window from both, without scaling. Each side must hold the crop."""
     height, width = target.shape
     crop_height, crop_width = size
     top = int(rng.integers(0, height - crop_height + 1))
@@ -39,9 +39,8 @@ def random_crop(
 class View:
     """A random window on an image and its maps: scaled, cropped or padded, flipped.
 
-    The longer side becomes `scale` crops long, drawn log-uniformly. Where the scaled image is
-    smaller than the crop it lies at a random place. Only the window that stays visible is
-    resampled.
+    The scaled longer side is `scale` times the crop's, drawn log-uniformly. A scaled image that is
+    smaller than the crop is placed at random. Only the visible window is resampled.
     """
 
     def __init__(
@@ -86,8 +85,8 @@ class View:
         columns = self._columns.interpolation(
             self.size[1] // cell, cells.shape[1], cell, is_flipped=self._is_flipped
         )
-        # By PyTorch, which has one thread in a loader's process. NumPy's BLAS wakes all cores for
-        # so small a product, which takes up to a hundred times as long beside busy ones.
+        # PyTorch has one thread in a loader process. NumPy's BLAS would use all cores for this
+        # small product, and take up to a hundred times as long if they are busy.
         maps = torch.from_numpy(cells.astype(np.float32))
         narrow = torch.tensordot(torch.from_numpy(columns), maps, dims=([1], [1]))  # (W, h, C)
         wide = torch.tensordot(torch.from_numpy(rows), narrow, dims=([1], [1]))
@@ -110,7 +109,7 @@ class View:
 
 
 class _VisibleSpan:
-    """Along one side: the part of the source that is seen, and where it lies in the crop."""
+    """Along one side: the visible part of the source, and its place in the crop."""
 
     def __init__(self, crop: int, source: int, factor: float, rng: np.random.Generator) -> None:
         scaled = max(1, round(source * factor))

@@ -1,4 +1,4 @@
-"""Validation on whole images, with the predictor that serves, or on random crops.
+"""Validation on whole images, with the service's predictor, or on random crops.
 
 It never changes the network.
 """
@@ -64,7 +64,7 @@ def measure(training: Training, images: SegmentationDataset, *, half: bool) -> M
 
 
 def export(training: Training, *, half: bool) -> Weights:
-    """The weights of the training as it stands, to be stored; `half` rounds kernels to float16."""
+    """Export the training's current weights for a file; `half` rounds kernels to float16."""
     return Weights(list_tensors(training.measured_network, half=half), training.metadata)
 
 

@@ -7,7 +7,7 @@
 
 #include "vector.h"
 
-/* Clang's headers name the features of each intrinsic themselves. */
+/* Clang's headers declare the features of each intrinsic. */
 #ifndef __clang__
 #pragma GCC target("amx-tile,amx-bf16,avx512bf16")
 #endif
@@ -38,7 +38,7 @@ static inline void configure_amx(void)
     _tile_loadconfig(&config);
 }
 
-INLINE bfloat rounded(float value)
+INLINE bfloat round_to_bfloat16(float value)
 {
     return (bfloat)_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)), 0);
 }
@@ -53,7 +53,7 @@ INLINE __m512 load_bfloat16(const bfloat *from)
     return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
 }
 
-/* The right operand of a product: for each output, pairs of inputs beside each other. */
+/* Packs the right operand of a product: pairs of inputs, which are adjacent for each output. */
 static inline void pack_register(bfloat *to, const float *kernel, int first_out, int out, int first_in,
                                  int in, long out_apart, long in_apart)
 {
@@ -62,7 +62,7 @@ static inline void pack_register(bfloat *to, const float *kernel, int first_out,
             for (int k = 0; k < 2; k++) {
                 int from = first_in + 2 * pair + k, output = first_out + o;
                 float value = from < in && output < out ? kernel[output * out_apart + from * in_apart] : 0;
-                *to++ = rounded(value);
+                *to++ = round_to_bfloat16(value);
             }
 }
 

@@ -52,7 +52,7 @@ long bfloat16_floats(int height, int width)
 
 void bfloat16_clear_borders(float *memory, int height, int width)
 {
-    /* All of it: what registers read past a row's end must be finite, too. */
+    /* Clears everything, because values that a register reads past a row's end must be finite, too. */
     memset(memory, 0, bfloat16_floats(height, width) * sizeof *memory);
 }
 

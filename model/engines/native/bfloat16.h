@@ -1,5 +1,5 @@
-/* The network up to its coarse logits in bfloat16, on processors with AMX. It multiplies in bfloat16, sums in
-   float32 and stores feature maps in bfloat16: less exact than float32, and several times as fast. */
+/* The network up to its coarse logits in bfloat16, on processors with AMX. Products and feature maps are in
+   bfloat16, sums in float32. It is less exact than float32 and several times as fast. */
 #ifndef BFLOAT16_H
 #define BFLOAT16_H
 
@@ -12,19 +12,19 @@ struct bfloat16_network;
 /* Whether the processor and the kernel support AMX. */
 int bfloat16_is_supported(void);
 
-/* `tensors`, `levels` and `skips` as for engine_start. NULL without memory. */
+/* `tensors`, `levels` and `skips` are those of engine_start. Returns NULL without memory. */
 struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float *levels, int classes,
                                        int skips);
 void bfloat16_free(struct bfloat16_network *network);
 
-/* Floats of memory for the feature maps of a canvas, and of scratch memory for each thread. */
+/* The memory for the feature maps of a canvas, and the scratch memory of each thread, in floats. */
 long bfloat16_floats(int height, int width);
 long bfloat16_scratch(int width);
 
-/* Sets the borders of the feature maps in `memory` to zero. Needed once for each size of canvas. */
+/* Sets the borders of the feature maps in `memory` to zero. To be called once for each size of canvas. */
 void bfloat16_clear_borders(float *memory, int height, int width);
 
-/* A canvas (height, width, 3) to the logits of each of the classifiers: `logits`, the coarsest first. */
+/* Turns a canvas (height, width, 3) into `logits`, a feature map for each classifier, the coarsest first. */
 void bfloat16_run(const struct bfloat16_network *network, struct thread_pool *pool, const uint8_t *canvas,
                   int height, int width, float *memory, const struct feature_map *logits, float *scratch,
                   long scratch_floats);

@@ -45,7 +45,7 @@ static void finish_chunk(const struct bfloat16_convolution_job *job, int group, 
     }
 }
 
-/* The sums of the chunks at `a` and `b` for the output channels of two registers: four registers. */
+/* Computes the sums of the chunks at `a` and `b` for two registers of output channels: four registers. */
 INLINE void multiply_chunks(const struct bfloat16_convolution *convolution,
                             const struct bfloat16_feature_map *from, const bfloat *a, const bfloat *b,
                             const bfloat *weights, float sums[2][2][AMX_ROWS][16])
@@ -75,7 +75,7 @@ INLINE void multiply_chunks(const struct bfloat16_convolution *convolution,
     _tile_stored(3, sums[1][1], 64);
 }
 
-/* A task: some chunks, two at a time, for some groups of output channels. */
+/* Computes some chunks, two at a time, for some groups of output channels. */
 static void convolution_task(void *context, int number, int thread)
 {
     (void)thread;

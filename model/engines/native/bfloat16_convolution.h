@@ -12,12 +12,12 @@ struct bfloat16_convolution {
     float *bias;
 };
 
-/* As `convolve`. `logits`: NULL, or a map in float32 that takes the sums instead of `to`. */
+/* Like `convolve`. `logits` is NULL, or a float32 feature map that gets the sums instead of `to`. */
 void bfloat16_convolve(struct thread_pool *pool, const struct bfloat16_convolution *convolution,
                        const struct bfloat16_feature_map *from, const struct bfloat16_feature_map *shortcut,
                        int relu, const struct bfloat16_feature_map *to, const struct feature_map *logits);
 
-/* As `convolution_pack`, with input channels in multiples of AMX_DEPTH. */
+/* Like `convolution_pack`. The input channels must be a multiple of AMX_DEPTH. */
 int bfloat16_convolution_pack(struct bfloat16_convolution *convolution, const float *kernel,
                               const float *bias, int out, int in, int size, int stride);
 void bfloat16_convolution_free(struct bfloat16_convolution *convolution);

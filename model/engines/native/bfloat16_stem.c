@@ -4,7 +4,7 @@
 
 #include "memory.h"
 
-/* Output rows of one task. Between two tasks one row of the convolution is computed twice. */
+/* The output rows of one task. Neighbouring tasks both compute one row of the convolution. */
 #define TASK_ROWS 8
 #define STEM_BORDER (STEM_SIZE / 2)
 
@@ -16,7 +16,7 @@ struct bfloat16_stem_job {
     long scratch_floats;
 };
 
-/* A row of normalised RGB, zeros left and right, and room for a register to read past its end. */
+/* A row of normalised RGB, with zeros left and right and room for a register to read past its end. */
 static long line_values(int width) { return 3L * (width + 2 * STEM_BORDER) + 2 * AMX_DEPTH + 12 * AMX_ROWS; }
 
 static int band_lines(void) { return 4 * TASK_ROWS + STEM_SIZE; }
@@ -43,7 +43,7 @@ static void normalise(const struct bfloat16_stem_job *job, int first_row, int ro
     }
 }
 
-/* One row of the convolution, rectified: (width, 64). */
+/* Computes one row of the convolution, rectified: (width, 64). */
 static void convolve_row(const struct bfloat16_stem *stem, const bfloat *lines, int width, float *to)
 {
     long length = line_values(2 * width);
@@ -131,7 +131,7 @@ void bfloat16_stem_apply(struct thread_pool *pool, const struct bfloat16_stem *s
     thread_pool_run(pool, (to->height + TASK_ROWS - 1) / TASK_ROWS, stem_task, &job);
 }
 
-/* For each row of the kernel, its 21 values (column, colour) in the order of a line. */
+/* Packs the 21 values (column, colour) of each row of the kernel in the order of a line. */
 int bfloat16_stem_pack(struct bfloat16_stem *stem, const float *kernel, const float *bias,
                        const float *levels)
 {
@@ -142,7 +142,7 @@ int bfloat16_stem_pack(struct bfloat16_stem *stem, const float *kernel, const fl
     memcpy(stem->bias, bias, STEM_CHANNELS * sizeof(float));
     for (int c = 0; c < 3; c++)
         for (int level = 0; level < 256; level++)
-            stem->levels[c][level] = rounded(levels[c * 256 + level]);
+            stem->levels[c][level] = round_to_bfloat16(levels[c * 256 + level]);
     const int taps = 3 * STEM_SIZE;
     for (int dy = 0; dy < STEM_SIZE; dy++) {
         float row[STEM_CHANNELS * 3 * STEM_SIZE];

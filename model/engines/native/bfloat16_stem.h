@@ -17,7 +17,7 @@ int bfloat16_stem_pack(struct bfloat16_stem *stem, const float *kernel, const fl
                        const float *levels);
 void bfloat16_stem_free(struct bfloat16_stem *stem);
 
-/* As `stem_scratch` and `stem_apply`. */
+/* Like `stem_scratch` and `stem_apply`. */
 long bfloat16_stem_scratch(int width);
 void bfloat16_stem_apply(struct thread_pool *pool, const struct bfloat16_stem *stem, const uint8_t *canvas,
                          const struct bfloat16_feature_map *to, float *scratch, long scratch_floats);

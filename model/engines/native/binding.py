@@ -1,6 +1,6 @@
-"""The C side's functions and structures for Python: native/engine.h.
+"""The functions and structures of native/engine.h for Python.
 
-Knows nothing of threads, nor of who calls.
+Knows nothing of threads or of callers.
 """
 
 import ctypes
@@ -32,7 +32,7 @@ class NetworkStruct(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A structure, and what it points to, which must live as long."""
+    """A structure, and the arrays that it points to, which must live as long as it does."""
 
     struct: NetworkStruct
     arrays: tuple[Floats, ...]

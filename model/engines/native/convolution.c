@@ -4,7 +4,7 @@
 #include "product.h"
 #include "winograd.h"
 
-/* A task: some rows of the output, for some groups of output channels. */
+/* Computes some rows of the output for some groups of output channels. */
 static void direct_task(void *context, int number, int thread)
 {
     (void)thread;

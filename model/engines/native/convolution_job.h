@@ -1,4 +1,4 @@
-/* What the tasks of one convolution share. */
+/* The data that all tasks of one convolution share. */
 #ifndef CONVOLUTION_JOB_H
 #define CONVOLUTION_JOB_H
 
@@ -10,7 +10,7 @@ struct convolution_job {
     int relu;
     float *scratch;
     long scratch_floats;
-    int parts, groups; /* the work's division: rows or patches, and output channels */
+    int parts, groups; /* how the work is divided: rows or patches, and output channels */
 };
 
 /* Adds bias and shortcut to the sums of one pixel, and stores them. */
@@ -19,7 +19,7 @@ INLINE void finish(const struct convolution_job *job, int block, int y, int x, v
     sum += load(job->convolution->bias + block * SIMD_WIDTH);
     if (job->shortcut)
         sum += load(pixel(job->shortcut, block, y, x));
-    store(pixel(job->to, block, y, x), job->relu ? rectified(sum) : sum);
+    store(pixel(job->to, block, y, x), job->relu ? rectify(sum) : sum);
 }
 
 #endif

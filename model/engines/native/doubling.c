@@ -9,12 +9,12 @@ struct doubling_job {
     const struct feature_map *from, *to;
 };
 
-/* Of the two inputs of output `i` along one side, number 0 or 1: its place, and that of its weight. */
+/* An output has two inputs along each side. The positions of one of them and of its weight. */
 struct tap {
     int input, weight;
 };
 
-static struct tap tap_of(int i, int number)
+static struct tap find_tap(int i, int number)
 {
     int odd = i % 2;
     if (number == 0)
@@ -22,7 +22,7 @@ static struct tap tap_of(int i, int number)
     return (struct tap){i / 2 + (odd ? 1 : -1), odd ? 0 : 3};
 }
 
-/* A task: a row of the output. */
+/* Computes a row of the output. */
 static void doubling_task(void *context, int y, int thread)
 {
     (void)thread;
@@ -32,7 +32,7 @@ static void doubling_task(void *context, int y, int thread)
     for (int x = 0; x < to->width; x++) {
         const float *values[4], *weights[4];
         for (int i = 0; i < 4; i++) {
-            struct tap row = tap_of(y, i / 2), column = tap_of(x, i % 2);
+            struct tap row = find_tap(y, i / 2), column = find_tap(x, i % 2);
             values[i] = pixel(from, 0, row.input, column.input);
             weights[i] = doubling->weights +
                          (long)(row.weight * KERNEL + column.weight) * doubling->classes * doubling->channels;

@@ -19,7 +19,7 @@ struct engine {
         *workspaces; /* one more than threads; the first is also the one of all threads together */
 };
 
-/* One canvas on its way through the network: the threads and the memory that it uses. */
+/* One run of the network on a canvas: the threads and the memory that it uses. */
 struct pass {
     const struct engine *engine;
     struct thread_pool *pool;
@@ -86,7 +86,7 @@ void engine_stop(struct engine *engine)
 
 /* ---- passes ---- */
 
-/* Scratch memory for each thread. The end of the first thread's holds what the threads share in the head. */
+/* Provides scratch memory for each thread. In the head, the end of the first thread's part is shared. */
 static int provide_scratch(struct pass *pass, int height, int width, const struct region *region)
 {
     const struct engine *engine = pass->engine;

@@ -1,5 +1,5 @@
-/* The engine: canvases of uint8 RGB to masks of uint8, with a pool of threads. Called from Python by
-   model/engines/native_engine.py, which knows these declarations by heart. */
+/* The engine: canvases of uint8 RGB to masks of uint8, with a pool of threads. Python calls it from
+   model/engines/native_engine.py; native/binding.py repeats these declarations. */
 #ifndef ENGINE_H
 #define ENGINE_H
 
@@ -20,30 +20,31 @@ struct network {
     int32_t classes, skips;
 };
 
-/* `bfloat16`: whether to compute in it, where that is possible. NULL without memory or threads, and for less
-   than one or more than 255 classes. */
+/* `bfloat16`: whether to compute in bfloat16, which needs engine_has_bfloat16. Returns NULL if memory or
+   threads are not available, and for less than one or more than 255 classes. */
 struct engine *engine_start(const struct network *network, int threads, int bfloat16);
 int engine_has_bfloat16(void);
 void engine_stop(struct engine *engine);
 
-/* A canvas (height, width, 3), sides multiples of 32, to its mask, with all threads. 0, or -1 without
-   memory. One caller at a time. */
+/* Turns a canvas (height, width, 3), whose sides are multiples of 32, into its mask, with all threads.
+   Returns 0, or -1 without memory. One caller at a time. */
 int engine_segment(struct engine *engine, const uint8_t *canvas, int height, int width,
                    const struct region *region, uint8_t *mask);
 
-/* The same on the calling thread alone. One caller more than there are threads at a time, each with a
-   `workspace` of its own from 0 on, but none during engine_segment. */
+/* The same on the calling thread alone. Each concurrent caller uses its own `workspace`, from 0 to the number
+   of threads. Not to be called during engine_segment. */
 int engine_segment_single_threaded(struct engine *engine, int workspace, const uint8_t *canvas, int height,
                                    int width, const struct region *region, uint8_t *mask);
 
-/* The coarse logits (classes, height / stride, width / stride) of one canvas. 0, or -1 without memory. */
+/* Computes a canvas' coarse logits (classes, height / stride, width / stride). Returns 0, or -1 without
+   memory. */
 int engine_coarse_logits(struct engine *engine, const uint8_t *canvas, int height, int width, float *logits);
 
 /* The same on the calling thread alone, as engine_segment_single_threaded. */
 int engine_coarse_logits_single_threaded(struct engine *engine, int workspace, const uint8_t *canvas,
                                          int height, int width, float *logits);
 
-/* Coarse logits (classes, height, width) to a mask. 0, or -1 without memory. */
+/* Turns coarse logits (classes, height, width) into a mask. Returns 0, or -1 without memory. */
 int engine_head(struct engine *engine, const float *logits, int height, int width,
                 const struct region *region, uint8_t *mask);
 

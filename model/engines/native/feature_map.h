@@ -1,7 +1,7 @@
 /* Activations in blocks of SIMD_WIDTH channels: (blocks, rows, columns, SIMD_WIDTH), with a border of zeros.
 
-   The border is one pixel above and on the left, and below and on the right at least one more than
-   rounding up to multiples of 4 takes, so that convolutions of size 3 and tiles of 4 read no further. */
+   The border has one pixel above and on the left. Below and on the right, it rounds the size up to a multiple
+   of 4 and has at least one more pixel, so that convolutions of size 3 and patches of 4 stay inside. */
 #ifndef FEATURE_MAP_H
 #define FEATURE_MAP_H
 

@@ -1,4 +1,4 @@
-/* The network up to its coarse logits in float32. */
+/* The network up to its coarse logits, in float32. */
 #ifndef FLOAT32_H
 #define FLOAT32_H
 
@@ -8,19 +8,19 @@
 
 struct float32_network;
 
-/* `tensors`, `levels` and `skips` as for engine_start. NULL without memory. */
+/* `tensors`, `levels` and `skips` are those of engine_start. Returns NULL without memory. */
 struct float32_network *float32_pack(const float *const *tensors, const float *levels, int classes,
                                      int skips);
 void float32_free(struct float32_network *network);
 
-/* Floats of memory for the feature maps of a canvas, and of scratch memory for each thread. */
+/* The memory for the feature maps of a canvas, and the scratch memory of each thread, in floats. */
 long float32_floats(int height, int width);
 long float32_scratch(const struct float32_network *network, int height, int width, int threads);
 
-/* Sets the borders of the feature maps in `memory` to zero. Needed once for each size of canvas. */
+/* Sets the borders of the feature maps in `memory` to zero. To be called once for each size of canvas. */
 void float32_clear_borders(float *memory, int height, int width);
 
-/* A canvas (height, width, 3) to the logits of each of the classifiers: `logits`, the coarsest first. */
+/* Turns a canvas (height, width, 3) into `logits`, a feature map for each classifier, the coarsest first. */
 void float32_run(const struct float32_network *network, struct thread_pool *pool, const uint8_t *canvas,
                  int height, int width, float *memory, const struct feature_map *logits, float *scratch,
                  long scratch_floats);

@@ -8,30 +8,30 @@ static long cell_floats(const struct head *head, int height, int width)
     return head->classes * MAX(4 * (height + 1L) * (width + 1), (height + 2L) * (width + 2));
 }
 
-INLINE float coarse_at(const struct feature_map *coarse, int class, int y, int x)
+INLINE float read_coarse(const struct feature_map *coarse, int class, int y, int x)
 {
     if (y < 0 || x < 0 || y >= coarse->height || x >= coarse->width)
         return 0;
     return pixel(coarse, class / SIMD_WIDTH, y, x)[class % SIMD_WIDTH];
 }
 
-/* (4 * classes, tiles): row k has coarse logit k of each tile. */
+/* Gathers (4 * classes, tiles): row k has coarse logit k of each tile. */
 static void gather_columns(const struct head *head, const struct feature_map *coarse, float *cells)
 {
     for (int corner = 0; corner < 4; corner++)
         for (int class = 0; class < head->classes; class++)
             for (int y = 0; y <= coarse->height; y++)
                 for (int x = 0; x <= coarse->width; x++)
-                    *cells++ = coarse_at(coarse, class, y - 1 + corner / 2, x - 1 + corner % 2);
+                    *cells++ = read_coarse(coarse, class, y - 1 + corner / 2, x - 1 + corner % 2);
 }
 
-/* (height + 2, width + 2, classes), the bias added: a tile's four weights add up to one. */
+/* Gathers (height + 2, width + 2, classes) and adds the bias, since a tile's four weights add up to one. */
 static void gather_cells(const struct head *head, const struct feature_map *coarse, float *cells)
 {
     for (int y = -1; y <= coarse->height; y++)
         for (int x = -1; x <= coarse->width; x++)
             for (int class = 0; class < head->classes; class++)
-                *cells++ = coarse_at(coarse, class, y, x) + head->bias[class];
+                *cells++ = read_coarse(coarse, class, y, x) + head->bias[class];
 }
 
 void head_apply(struct thread_pool *pool, const struct head *head, const struct feature_map *coarse,
@@ -48,9 +48,9 @@ void head_apply(struct thread_pool *pool, const struct head *head, const struct 
         gather_cells(head, coarse, cells);
     if (scaled) {
         for (int x = 0; x < region.output_width; x++)
-            source_pixel(x, region.width, region.output_width, shares + x);
+            find_source_pixel(x, region.width, region.output_width, shares + x);
         for (int x = 0; x <= region.width; x++)
-            starts[x] = first_output(x, region.width, region.output_width);
+            starts[x] = find_first_output(x, region.width, region.output_width);
         thread_pool_run(pool, tile_rows(&job), head_scaled_task, &job);
     } else if (head->kernel) {
         thread_pool_run(pool, TILE, head_dense_task, &job);

@@ -1,13 +1,13 @@
-/* The network's last step, exact and small: coarse logits to a mask at any output size.
+/* The network's last step: coarse logits to a mask of any size, exactly and in little memory.
 
-   See model/engines/tiles.py for the geometry. Knows nothing of the layers before. */
+   See model/engines/tiles.py for the geometry. Knows nothing of the previous layers. */
 #ifndef HEAD_H
 #define HEAD_H
 
 #include "feature_map.h"
 #include "thread_pool.h"
 
-/* A mask has one byte a pixel, and 255 is void. */
+/* A mask has one byte per pixel, and 255 is void. */
 #define MAX_CLASSES 255
 
 struct head {
@@ -22,14 +22,14 @@ struct region {
     int32_t height, width, output_height, output_width;
 };
 
-/* `kernel`: for each row of a tile and each class, the weights of the 4 * classes surrounding coarse
-   logits (upper left, upper right, lower left, lower right) for the row's 32 pixels. NULL for bilinear
-   interpolation, which alone has tiles of another side than 32. 0, or -1 without memory. */
+/* `kernel` has, for each row of a tile and each class, the weights of the 4 * classes surrounding coarse
+   logits (upper left, upper right, lower left, lower right) for the row's 32 pixels. It is NULL for bilinear
+   interpolation; only then may `side` differ from 32. Returns 0, or -1 without memory. */
 int head_pack(struct head *head, const float *kernel, const float *bias, int classes, int side);
 void head_free(struct head *head);
 
-/* Floats of scratch memory: what a canvas of height x width coarse logits needs once, and each thread
-   besides. */
+/* The scratch memory in floats: for a canvas of height x width coarse logits, and in addition for each
+   thread. */
 long head_shared_scratch(const struct head *head, int height, int width, int output_width);
 long head_scratch(const struct head *head, int width, int scaled);
 

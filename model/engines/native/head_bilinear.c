@@ -1,9 +1,9 @@
-/* Masks of the canvas' own size by bilinear interpolation. Where one class has the largest logit at two
-   points, it has it everywhere between them, since interpolation is linear: only tiles whose ends differ
-   compare all classes. */
+/* Masks of the canvas' size by bilinear interpolation. A class with the largest logit at both ends of a line
+   also has it everywhere between them, because interpolation is linear. So all classes are compared only
+   where the two ends differ. */
 #include "head_job.h"
 
-/* Between the cells of the rows above and below, both ends' logits: (width + 2, classes). */
+/* Interpolates between the cells above and below. */
 void head_blend_cells(const struct head_job *job, int tile_y, int dy, float *ends)
 {
     int line = (job->width + 2) * job->head->classes;
@@ -52,7 +52,7 @@ INLINE void label_tiles(const struct head_job *job, int tile_y, float *ends, int
     }
 }
 
-/* A task: a row of tiles. */
+/* Computes a row of tiles. */
 void head_bilinear_task(void *context, int tile_y, int thread)
 {
     const struct head_job *job = context;

@@ -1,8 +1,8 @@
-/* Masks of the canvas' own size by a dense product: the last step of trained weights. */
+/* Masks of the canvas' size by a dense product, for trained kernels. */
 #include "head_job.h"
 #include "product.h"
 
-/* For `rows` tiles and one class: its logits in PRODUCT_VECTORS vectors of one row of the tiles. */
+/* Computes one class' logits in PRODUCT_VECTORS vectors of one row of `rows` tiles. */
 INLINE void multiply_tiles(int rows, const float *cells, long tiles, int depth, const float *kernel,
                            float bias, float *to)
 {
@@ -28,7 +28,7 @@ void head_dense_rows(const struct head_job *job, int first, int rows, int dy, fl
                 head->kernel + ((long)dy * classes + class) * depth * TILE + vector * SIMD_WIDTH;
             const float *cells = job->cells + first;
             float bias = head->bias[class], *to = logits + vector * SIMD_WIDTH;
-            /* The remainder in halves and quarters, each of fixed size. */
+            /* The remainder is computed in halves and quarters, whose size is a constant. */
             for (int done = 0, piece = PRODUCT_ROWS; done < rows; piece = MAX(1, piece / 2))
                 for (; done + piece <= rows; done += piece) {
                     if (piece == PRODUCT_ROWS)
@@ -46,13 +46,13 @@ void head_dense_rows(const struct head_job *job, int first, int rows, int dy, fl
         }
 }
 
-/* A task: row `dy` of all tiles, for the kernel's vector for that row stays in the cache. */
+/* Computes row `dy` of all tiles, so that the kernel's weights for that row stay in the cache. */
 void head_dense_task(void *context, int dy, int thread)
 {
     const struct head_job *job = context;
     int classes = job->head->classes, columns = tile_columns(job);
     float *logits = job->scratch + thread * job->scratch_floats;
-    /* Of the first row of tiles only the lower half lies in the image, of the last only the upper half. */
+    /* Only the lower half of the first row of tiles lies in the image, and the upper half of the last. */
     int first = dy < HALF ? columns : 0, tiles = job->height * columns;
     for (int t = first; t < first + tiles; t += PRODUCT_ROWS) {
         int rows = MIN(PRODUCT_ROWS, first + tiles - t);

@@ -1,14 +1,15 @@
-/* What the tasks of the head share: the geometry of tiles, and the choice of a class. */
+/* The data and functions that all tasks of the head share: the geometry of tiles, the choice of a class. */
 #ifndef HEAD_JOB_H
 #define HEAD_JOB_H
 
 #include "head.h"
 
-#define TILE 32 /* the side of the largest tiles, and of all that a dense product computes */
+#define TILE 32 /* the side of the largest tiles; the dense product has no others */
 #define HALF (TILE / 2)
 #define TILE_VECTORS (TILE / SIMD_WIDTH) /* vectors in such a tile's row */
 
-/* Calls an inline function with the side of the head's tiles as a constant, for which it is compiled. */
+/* Calls an inline function with the side of the head's tiles as a constant, which its code is compiled for.
+ */
 #define WITH_SIDE(head, function, ...)                                                                       \
     do {                                                                                                     \
         if ((head)->side == TILE)                                                                            \
@@ -19,28 +20,28 @@
             function(__VA_ARGS__, TILE / 4);                                                                 \
     } while (0)
 
-/* The coarse logits around which the tiles lie: (height + 2) x (width + 2), framed by zeros, as
-   transposed columns for the dense product, or with the classes last for interpolation. */
+/* `cells` are the coarse logits with a frame of zeros: as in gather_columns for the dense product, or as in
+   gather_cells for interpolation. */
 struct head_job {
     const struct head *head;
     struct region region;
     int height, width; /* of the coarse logits */
     const float *cells;
-    const float *shares; /* of a scaled mask: for each column, how far it is past its source column */
-    const int *starts;   /* and the first column of each source column, and the end */
+    const float *shares; /* of a scaled mask: for each column, its distance from its source column */
+    const int *starts;   /* of a scaled mask: the first column of each source column, and the end */
     uint8_t *mask;
     float *scratch;
     long scratch_floats;
 };
 
-/* What one row of tiles needs: the logits of PRODUCT_ROWS tiles, or the ends between which they lie. */
+/* The floats of one row of tiles: the logits of PRODUCT_ROWS tiles, or the logits at the tiles' ends. */
 INLINE long row_floats(const struct head *head, int width)
 {
     return head->classes * MAX(PRODUCT_ROWS * TILE, width + 2L);
 }
 
-/* Rows of pixels that a task of a scaled mask computes, and the floats of one: the last vector of a small
-   tile may reach past the line's end. */
+/* The rows of pixels that a task of a scaled mask computes, and the floats of one row: the last vector of a
+   small tile may reach past the row's end. */
 INLINE int band_rows(const struct head *head) { return head->side + 1; }
 INLINE long band_line(const struct head *head, int width)
 {
@@ -66,7 +67,7 @@ INLINE void write_labels(uint8_t *to, int_vec labels, int count)
     memcpy(to, &bytes, count);
 }
 
-/* A tile's row of labels, cut at the mask's sides. */
+/* Writes a tile's row of labels, cut at the mask's sides. */
 INLINE void write_tile_row(const struct head_job *job, int y, int tile_x, const uint8_t *labels, int side)
 {
     int x = tile_x * side - side / 2, first = MAX(0, -x), last = MIN(side, job->region.output_width - x);
@@ -74,17 +75,16 @@ INLINE void write_tile_row(const struct head_job *job, int y, int tile_x, const 
         memcpy(job->mask + (long)y * job->region.output_width + x + first, labels + first, last - first);
 }
 
-/* The logits of all classes for `rows` tiles, from tile `first` on, in row `dy`: (classes, PRODUCT_ROWS, 32).
- */
+/* Computes row `dy` of the logits of `rows` tiles from tile `first` on: (classes, PRODUCT_ROWS, 32). */
 void head_dense_rows(const struct head_job *job, int first, int rows, int dy, float *logits);
 void head_dense_task(void *context, int dy, int thread);
 
-/* The logits at the ends of a row of tiles' pixels: (width + 2, classes). */
+/* Computes the logits at the ends of the pixels' row `dy` in a row of tiles: (width + 2, classes). */
 void head_blend_cells(const struct head_job *job, int tile_y, int dy, float *ends);
 void head_bilinear_task(void *context, int tile_y, int thread);
 void head_scaled_task(void *context, int tile_y, int thread);
 
-/* The pixels of a row of `side` between two ends, vector c of them. */
+/* Vector c of the positions of `side` pixels between two ends. */
 INLINE vec shares_between(int c, int side)
 {
     vec share;
@@ -93,9 +93,9 @@ INLINE vec shares_between(int c, int side)
     return share;
 }
 
-/* The position of an output pixel between the `source` pixels of its line: half-pixel centres, edge values
-   repeated. */
-INLINE int source_pixel(int i, int source, int output, float *share)
+/* The source pixel before an output pixel, and the output pixel's distance from it: half-pixel centres, edge
+   values repeated. */
+INLINE int find_source_pixel(int i, int source, int output, float *share)
 {
     double position = MAX((i + .5) * source / output - .5, 0.);
     int first = MIN((int)position, source - 1);
@@ -103,6 +103,6 @@ INLINE int source_pixel(int i, int source, int output, float *share)
     return first;
 }
 
-int first_output(int i, int source, int output);
+int find_first_output(int i, int source, int output);
 
 #endif

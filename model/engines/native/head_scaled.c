@@ -1,17 +1,17 @@
-/* Masks of another size than the image. The logits are computed in bands of rows that stay in the cache, so
-   the full logits never exist; only pixels between source pixels of different classes compare all classes. */
+/* Masks whose size differs from the image's. Logits are computed in bands of rows that stay in the cache, so
+   the full logits never exist. All classes are compared only between source pixels of different classes. */
 #include "head_job.h"
 #include "product.h"
 
-/* The first output pixel whose source pixel is `i` or further. */
-int first_output(int i, int source, int output)
+/* The first output pixel whose source pixel is `i` or later. */
+int find_first_output(int i, int source, int output)
 {
     float share;
     int guess = (int)((i + .5) * output / source - .5) - 1;
     guess = i <= 0 ? 0 : MIN(MAX(guess, 0), output);
-    while (guess > 0 && source_pixel(guess - 1, source, output, &share) >= i)
+    while (guess > 0 && find_source_pixel(guess - 1, source, output, &share) >= i)
         guess--;
-    while (guess < output && source_pixel(guess, source, output, &share) < i)
+    while (guess < output && find_source_pixel(guess, source, output, &share) < i)
         guess++;
     return guess;
 }
@@ -33,7 +33,7 @@ static struct band band_in(const struct head_job *job, float *scratch)
     return band;
 }
 
-/* A row of pixels from the logits at the ends of its tiles. */
+/* Interpolates a row of pixels between the logits at the ends of its tiles. */
 INLINE void interpolate_row(const struct head_job *job, const float *ends, float *to, long plane, int side)
 {
     int classes = job->head->classes;
@@ -77,8 +77,8 @@ static void fill_band(const struct head_job *job, const struct band *band, int t
     }
 }
 
-/* The classes that can have the largest logit between four source pixels, whose places are `at`. Returns
-   their number; `corners` becomes the logits of all classes there. */
+/* Lists the classes that can have the largest logit between four source pixels, whose positions are `at`.
+   Returns their number, and writes the logits of all classes at these pixels to `corners`. */
 INLINE int list_candidates(const struct band *band, int classes, const long at[4],
                            float corners[4][MAX_CLASSES], int *candidates)
 {
@@ -89,7 +89,7 @@ INLINE int list_candidates(const struct band *band, int classes, const long at[4
         for (int corner = 0; corner < 4; corner++)
             corners[corner][class] = band->logits[class * plane + at[corner]];
         for (int corner = 0; corner < 4 && !beaten; corner++) {
-            /* Smaller at every corner than a class that wins at one corner: never the largest. */
+            /* A class that is smaller at every corner than the winner of one corner never wins. */
             int winner = band->labels[at[corner]];
             beaten = winner != class;
             for (int other = 0; other < 4; other++)
@@ -101,7 +101,7 @@ INLINE int list_candidates(const struct band *band, int classes, const long at[4
     return count;
 }
 
-/* The output pixels between four source pixels that do not all belong to one class. */
+/* Fills the output pixels between four source pixels of more than one class. */
 static void fill_between(const struct head_job *job, const struct band *band, int row, int next_row, long x,
                          long next_x, int first_y, int last_y, int first_x, int last_x)
 {
@@ -113,7 +113,7 @@ static void fill_between(const struct head_job *job, const struct band *band, in
     int count = list_candidates(band, job->head->classes, at, corners, candidates);
     for (int y = first_y; y < last_y; y++) {
         float down;
-        source_pixel(y, region->height, region->output_height, &down);
+        find_source_pixel(y, region->height, region->output_height, &down);
         float left[MAX_CLASSES], slope[MAX_CLASSES];
         for (int i = 0; i < count; i++) {
             int class = candidates[i];
@@ -131,7 +131,7 @@ static void fill_between(const struct head_job *job, const struct band *band, in
     }
 }
 
-/* The output rows between one row of source pixels and the next. */
+/* Fills the output rows between one row of source pixels and the next. */
 static void fill_output_rows(const struct head_job *job, const struct band *band, int row, int next_row,
                              int first_y, int last_y)
 {
@@ -154,7 +154,7 @@ static void fill_output_rows(const struct head_job *job, const struct band *band
     }
 }
 
-/* A task: the output rows whose source pixel lies in one row of tiles. */
+/* Computes the output rows whose source pixel lies in one row of tiles. */
 void head_scaled_task(void *context, int tile_y, int thread)
 {
     const struct head_job *job = context;
@@ -169,6 +169,6 @@ void head_scaled_task(void *context, int tile_y, int thread)
     fill_band(job, &band, tile_y, MIN(rows, region->height - top), scratch);
     for (int y = first; y < last; y++)
         fill_output_rows(job, &band, y - top, MIN(y + 1, region->height - 1) - top,
-                         first_output(y, region->height, region->output_height),
-                         first_output(y + 1, region->height, region->output_height));
+                         find_first_output(y, region->height, region->output_height),
+                         find_first_output(y + 1, region->height, region->output_height));
 }

@@ -43,13 +43,13 @@ processor with AVX-512 then runs what one without it would.
 
 FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Wno-psabi"]
 
-# GCC would carry the inputs of overlapping windows from step to step, through memory: the first
-# convolution took 9 to 12 ms with it and 6 without.
+# With this optimisation, GCC keeps the inputs of overlapping windows from one step to the next, in
+# memory. The first convolution took 9 to 12 ms with it and 6 ms without.
 GCC_FLAGS = ["-fno-predictive-commoning"]
 
 
 def find_library_or_warn() -> Path | None:
-    """Return what `prepare` returns, or None with a warning where it raises EngineError."""
+    """Return the path that `prepare` returns, or log a warning and return None if it raises."""
     try:
         return prepare()
     except EngineError as error:
@@ -107,7 +107,7 @@ def load(path: Path) -> ctypes.CDLL:
 def list_kinds() -> list[str]:
     """List the kinds that this processor runs and NATIVE_MAX_KIND allows, the best first.
 
-    None where Linux cannot tell. Raises EngineError for a kind that does not exist.
+    The list is empty if the features are unknown. Raises EngineError if NATIVE_MAX_KIND is unknown.
     """
     listed = read_features()
     if listed is None:
@@ -166,7 +166,7 @@ def build(kind: str, path: Path) -> None:
             made = Path(folder) / "library.so"
             command = [*compiler, *FLAGS, *gcc, *march, *sources, "-o", str(made)]
             subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
-            os.replace(made, path)  # whole or not at all, whoever else builds
+            os.replace(made, path)  # atomic: other processes may build it, too
     except OSError as error:
         raise EngineError(f"{path}: {error.strerror}") from error
     except subprocess.CalledProcessError as error:
@@ -190,7 +190,7 @@ def _join_reasons(failed: dict[str, list[str]]) -> str:
 
 
 def _make_folder_beside(path: Path) -> "tempfile.TemporaryDirectory[str]":
-    """A folder to build in. Raises _Unwritable where none can be made, or others may write."""
+    """A folder to build in. Raises _Unwritable if it cannot be made or is open to other users."""
     try:
         if path.parent != SOURCES:
             if not path.is_absolute():
@@ -204,7 +204,7 @@ def _make_folder_beside(path: Path) -> "tempfile.TemporaryDirectory[str]":
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether no other user can write to the folder, and so make this process run their code."""
+    """Whether no other user can write to the folder and make this process run other code."""
     found = folder.stat()
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 

@@ -1,5 +1,5 @@
-/* Memory for floats, aligned, in large pages where the system has them: the weights are read from end to
-   end for every canvas, and the page table's cache holds few small ones. */
+/* Aligned memory for floats, in large pages if the system has them: every canvas reads all weights, and the
+   processor's cache of page addresses (TLB) holds few small pages. */
 #ifndef MEMORY_H
 #define MEMORY_H
 
@@ -12,7 +12,7 @@
 #define ALIGNMENT 64
 #define LARGE_PAGE (2L << 20)
 
-/* To be freed with free(). NULL without memory. */
+/* Returns memory that free() releases, or NULL. */
 static inline float *allocate_floats(long count)
 {
     long bytes = count * (long)sizeof(float), alignment = bytes < LARGE_PAGE ? ALIGNMENT : LARGE_PAGE;
@@ -24,9 +24,9 @@ static inline float *allocate_floats(long count)
     return memory;
 }
 
-/* Gives the pages behind the first `kept` of `bytes` back to the system. They stay usable, and become
-   zeros, as borders are. */
-static inline void give_back(float *memory, long bytes, long kept)
+/* Returns the pages after the first `kept` of `bytes` to the system. They stay usable and become zeros, which
+   borders must be. */
+static inline void return_pages(float *memory, long bytes, long kept)
 {
 #ifdef __linux__
     long last = bytes / LARGE_PAGE * LARGE_PAGE;

@@ -7,12 +7,12 @@
 /* Feature maps of each stage: a residual block's input, which becomes its output, and its middle. */
 #define FEATURE_MAPS 2
 
-/* Each skip doubles the coarse logits and adds those of the stage before. */
+/* Each skip doubles the coarse logits and adds the logits of the previous stage. */
 #define MAX_SKIPS 2
 
-/* Classifier 0 is that of the last stage, the others are those of the skips. */
+/* Classifier 0 belongs to the last stage, the others to the skips. */
 static inline int classified_stage(int classifier) { return STAGES - 1 - classifier; }
-/* From one coarse logit to the next, in pixels. */
+/* The distance between two coarse logits in pixels. */
 static inline int stride_with(int skips) { return 32 >> skips; }
 static inline int stage_of(int block) { return block / 2; }
 static inline int has_shortcut(int block) { return block > 0 && block % 2 == 0; }

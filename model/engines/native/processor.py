@@ -25,7 +25,7 @@ LEVELS = {
 def read_features() -> set[str] | None:
     """Return the features' names in /proc/cpuinfo, or None if they are unknown.
 
-    A service manager may hide that file (systemd's ProcSubset=pid). The loader is asked then.
+    A service manager may hide that file (systemd's ProcSubset=pid). Then the loader is asked.
     """
     try:
         return _parse_features(CPU_INFO.read_text())

@@ -1,8 +1,8 @@
-/* One function for each number of rows and each step, so that the sums stay in registers. */
+/* There is a function for each number of rows and each step, so that the sums stay in registers. */
 #include "product.h"
 
-/* Weights are prefetched this many floats ahead: the processor's own prefetching stops at the end of each
-   page. */
+/* Weights are prefetched this many floats ahead, because the processor's own prefetching stops at the end of
+   each page. */
 #define PREFETCH_FLOATS 1024
 #define CACHE_LINE_FLOATS 16
 

@@ -4,11 +4,10 @@
 
 #include "vector.h"
 
-/* `rows` is a constant in every call of the inline functions, so that the compiler unrolls their loops. */
+/* Every call of the inline functions has a constant for `rows`, so that the compiler unrolls their loops. */
 
-/* Adds to each row's sums its value, `apart` floats after the one before, times PRODUCT_VECTORS vectors of
- * weights.
- */
+/* Adds each row's value times PRODUCT_VECTORS vectors of weights to the row's sums. Values are `apart` floats
+   apart. */
 INLINE void add_products(int rows, vec sums[PRODUCT_ROWS][PRODUCT_VECTORS], const float *values, int apart,
                          const float *weights)
 {
@@ -25,7 +24,7 @@ INLINE void add_products(int rows, vec sums[PRODUCT_ROWS][PRODUCT_VECTORS], cons
     }
 }
 
-/* Rows and columns of vectors lie `row` and `column` floats apart. */
+/* Rows and columns of vectors are `row` and `column` floats apart. */
 INLINE void store_sums(int rows, vec sums[PRODUCT_ROWS][PRODUCT_VECTORS], float *to, long row, long column)
 {
 #pragma GCC unroll 12
@@ -35,8 +34,8 @@ INLINE void store_sums(int rows, vec sums[PRODUCT_ROWS][PRODUCT_VECTORS], float 
             store(to + r * row + c * column, sums[r][c]);
 }
 
-/* The sums over blocks of channels and size x size neighbours, for PRODUCT_VECTORS vectors of outputs of
-   `rows` pixels, `step` apart: products[step - 1][rows - 1]. */
+/* products[step - 1][rows - 1] sums over blocks of channels and size x size neighbours, for PRODUCT_VECTORS
+   vectors of outputs of `rows` pixels that are `step` apart. */
 typedef void (*product)(const float *x, long block, long row, int blocks, int size, const float *weights,
                         float *to, long column);
 extern const product products[2][PRODUCT_ROWS] __attribute__((visibility("hidden")));

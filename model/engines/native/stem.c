@@ -3,15 +3,15 @@
 #include "memory.h"
 #include "product.h"
 
-/* Output rows of one task. Between two tasks one row of the convolution is computed twice. */
+/* The output rows of one task. Neighbouring tasks both compute one row of the convolution. */
 #define TASK_ROWS 8
 #define TAPS (STEM_SIZE * 3 * STEM_SIZE)
 #define BORDER (STEM_SIZE / 2)
 
-/* Lines of normalised input, each one channel of one row: zeros left and right of it. */
+/* The floats of a line of normalised input: one channel of one row, with zeros left and right. */
 static long line_floats(int width) { return width + 2 * BORDER + 2; }
 
-/* Input rows under a band: two for each row of the convolution, and the kernel's overhang. */
+/* The input lines of a band: two rows for each row of the convolution, and the rows that the kernel adds. */
 static int band_lines(void) { return 3 * (2 * (2 * TASK_ROWS) + STEM_SIZE); }
 
 /* ---- the inner product, as in convolution.c, but over lines ---- */
@@ -31,7 +31,7 @@ static void sum_some_lines(int rows, const float *x, long line, const float *wei
         sum_lines(PRODUCT_ROWS, x, line, weights, to, column);
         return;
     }
-    /* The remainder in halves and quarters, each of fixed size. */
+    /* The remainder is computed in halves and quarters, whose size is a constant. */
     for (int piece = PRODUCT_ROWS / 2; rows > 0; piece = MAX(1, piece / 2))
         for (; rows >= piece; rows -= piece, x += 2 * piece, to += piece * SIMD_WIDTH) {
             if (piece == PRODUCT_ROWS / 2)
@@ -69,7 +69,7 @@ static void normalise(const struct stem_job *job, int first_row, int rows, float
     }
 }
 
-/* One row of the convolution, rectified: (blocks, width, SIMD_WIDTH). */
+/* Computes one row of the convolution, rectified: (blocks, width, SIMD_WIDTH). */
 static void convolve_row(const struct stem *stem, const float *lines, int width, float *to)
 {
     long length = line_floats(2 * width), block = (long)width * SIMD_WIDTH;
@@ -82,13 +82,13 @@ static void convolve_row(const struct stem *stem, const float *lines, int width,
             vec bias = load(stem->bias + (g * PRODUCT_VECTORS + c) * SIMD_WIDTH);
             for (int x = 0; x < width; x++) {
                 float *at = row + c * block + x * SIMD_WIDTH;
-                store(at, rectified(load(at) + bias));
+                store(at, rectify(load(at) + bias));
             }
         }
     }
 }
 
-/* The maximum over three rows, NULL where outside; what they hold is not negative. */
+/* The maximum over three rows, none of them negative. A row outside the convolution is NULL. */
 static void max_pool_row(const struct feature_map *to, int y, float *const rows[3], int width)
 {
     for (int block = 0; block < to->channels / SIMD_WIDTH; block++)

@@ -1,5 +1,5 @@
-/* The network's first layers in one go: uint8 RGB, normalised, convolution of size 7 and stride 2,
-   rectified, max pooling of size 3 and stride 2. Knows nothing of the other layers. */
+/* The network's first layers in one step: normalisation of uint8 RGB, convolution of size 7 and stride 2,
+   ReLU, max pooling of size 3 and stride 2. Knows nothing of the other layers. */
 #ifndef STEM_H
 #define STEM_H
 
@@ -15,14 +15,14 @@ struct stem {
     float levels[3][256]; /* each channel's level, normalised */
 };
 
-/* `kernel` (channels, 3, 7, 7), `levels` (3, 256). 0, or -1 without memory. */
+/* Packs `kernel` (channels, 3, 7, 7) and `levels` (3, 256). Returns 0, or -1 without memory. */
 int stem_pack(struct stem *stem, const float *kernel, const float *bias, int channels, const float *levels);
 void stem_free(struct stem *stem);
 
-/* Floats of scratch memory that each thread needs for a canvas of this width. */
+/* The scratch memory, in floats, that each thread needs for a canvas of this width. */
 long stem_scratch(const struct stem *stem, int width);
 
-/* A canvas (4 * to->height, 4 * to->width, 3) to the feature map after the pooling. */
+/* Turns a canvas (4 * to->height, 4 * to->width, 3) into the feature map after the pooling. */
 void stem_apply(struct thread_pool *pool, const struct stem *stem, const uint8_t *canvas,
                 const struct feature_map *to, float *scratch, long scratch_floats);
 

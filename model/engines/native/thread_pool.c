@@ -1,13 +1,12 @@
-/* The threads take the next number from a counter. Between two rounds they spin for some
-   microseconds, since a network's layers follow each other closely, and then sleep: an idle pool costs
-   nothing. */
+/* Threads take the next task's number from a counter. After a round they spin for some microseconds, because
+   the network's next layer follows at once, and then sleep, so that an idle pool uses no processor time. */
 #include "thread_pool.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
-/* About 50 microseconds of looking before a thread sleeps. */
+/* About 50 microseconds, after which a thread sleeps. */
 #define SPINS 2000
 
 struct thread_pool {

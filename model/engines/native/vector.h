@@ -1,6 +1,6 @@
-/* Vectors as wide as the processor's registers, and the number of them that a product keeps in registers.
+/* Vectors of the processor's register size, and the number of sums that a product keeps in registers.
 
-   Written with the vector extensions of GCC and Clang, without intrinsics. */
+   Uses the vector extensions of GCC and Clang, and no intrinsics. */
 #ifndef VECTOR_H
 #define VECTOR_H
 
@@ -42,7 +42,7 @@ INLINE vec select_vec(int_vec mask, vec yes, vec no)
     return (vec)((mask & (int_vec)yes) | (~mask & (int_vec)no));
 }
 INLINE vec maximum(vec a, vec b) { return select_vec(a > b, a, b); }
-INLINE vec rectified(vec a) { return maximum(a, (vec){0}); }
+INLINE vec rectify(vec a) { return maximum(a, (vec){0}); }
 INLINE int round_up(int number, int multiple) { return (number + multiple - 1) / multiple * multiple; }
 
 #endif

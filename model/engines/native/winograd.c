@@ -3,18 +3,18 @@
 #include "product.h"
 #include "winograd_transform.h"
 
-/* The transformed inputs and outputs of one task fit a core's second-level cache. */
+/* The transformed inputs and outputs of one task fit into a core's second-level cache. */
 #define SCRATCH_BYTES (1 << 20)
 
-/* The patches of a feature map, in rows from the upper left. */
+/* The number of patches in one row of a feature map. */
 static int patches_across(const struct feature_map *map) { return (map->width + PATCH - 1) / PATCH; }
 
-/* Of one task: some patches, and some groups of output channels. */
+/* The patches and the groups of output channels of one task. */
 struct extent {
     int first_patch, patches, first_group, groups;
 };
 
-static void winograd_inputs(const struct convolution_job *job, struct extent extent, float *inputs)
+static void winograd_transform_inputs(const struct convolution_job *job, struct extent extent, float *inputs)
 {
     const struct feature_map *from = job->from;
     int blocks = from->channels / SIMD_WIDTH, across = patches_across(job->to);
@@ -30,7 +30,7 @@ static void winograd_inputs(const struct convolution_job *job, struct extent ext
     }
 }
 
-static void winograd_products(const struct convolution_job *job, struct extent extent, const float *inputs,
+static void winograd_multiply(const struct convolution_job *job, struct extent extent, const float *inputs,
                               float *sums)
 {
     const struct convolution *convolution = job->convolution;
@@ -50,7 +50,8 @@ static void winograd_products(const struct convolution_job *job, struct extent e
             }
 }
 
-static void winograd_outputs(const struct convolution_job *job, struct extent extent, const float *sums)
+static void winograd_transform_outputs(const struct convolution_job *job, struct extent extent,
+                                       const float *sums)
 {
     const struct feature_map *to = job->to;
     int across = patches_across(to), vectors = extent.groups * PRODUCT_VECTORS;
@@ -80,7 +81,7 @@ static void winograd_task(void *context, int number, int thread)
     int patches = count_patches(job->to->height, job->to->width);
     int groups = convolution->out_channels / GROUP_CHANNELS;
     int part = number % job->parts, group = number / job->parts;
-    /* Whole products of PRODUCT_ROWS patches, but for the last part. */
+    /* Every part but the last has whole products of PRODUCT_ROWS patches. */
     int steps = (patches + PRODUCT_ROWS - 1) / PRODUCT_ROWS;
     struct extent extent;
     extent.first_patch = start_of_part(part, job->parts, steps) * PRODUCT_ROWS;
@@ -91,20 +92,20 @@ static void winograd_task(void *context, int number, int thread)
     float *inputs = job->scratch + thread * job->scratch_floats;
     float *sums =
         inputs + (long)POSITIONS * round_up(extent.patches, PRODUCT_ROWS) * convolution->in_channels;
-    winograd_inputs(job, extent, inputs);
-    winograd_products(job, extent, inputs, sums);
-    winograd_outputs(job, extent, sums);
+    winograd_transform_inputs(job, extent, inputs);
+    winograd_multiply(job, extent, inputs, sums);
+    winograd_transform_outputs(job, extent, sums);
 }
 
-/* How a Winograd convolution is shared out: parts of patches whose scratch stays in the cache, and as
-   many groups of output channels as give every thread something to do. */
+/* Divides a Winograd convolution: into parts of patches, whose scratch memory stays in the cache, and into so
+   many groups of output channels that every thread has a task. */
 static void divide(const struct convolution *convolution, int height, int width, int threads, int *parts,
                    int *groups)
 {
     int steps = (count_patches(height, width) + PRODUCT_ROWS - 1) / PRODUCT_ROWS;
     long step_bytes =
         (long)POSITIONS * PRODUCT_ROWS * (convolution->in_channels + convolution->out_channels) * 4;
-    /* Each part reads all weights: a few large parts where there are more weights than pixels. */
+    /* Each part reads all weights, so with more weights than pixels there are a few large parts. */
     int steps_at_once = (int)MAX(4, SCRATCH_BYTES / step_bytes);
     int all_groups = convolution->out_channels / GROUP_CHANNELS;
     *parts = (steps + steps_at_once - 1) / steps_at_once;

@@ -9,13 +9,13 @@
 #define INPUT_PATCH (PATCH + 2)
 #define POSITIONS (INPUT_PATCH * INPUT_PATCH)
 
-/* Convolutions for which `convolution.winograd` is set; `job` needs no parts and groups yet. */
+/* Computes a convolution with `winograd` set. Sets the parts and groups of `job`. */
 void winograd_convolve(struct thread_pool *pool, struct convolution_job *job);
 
-/* Floats of scratch memory that each thread needs for an output of this size. */
+/* The scratch memory, in floats, that each thread needs for an output of this size. */
 long winograd_scratch(const struct convolution *convolution, int height, int width, int threads);
 
-/* Transforms the kernel to (POSITIONS, groups, in_padded, GROUP_CHANNELS); `to` is zero before. */
+/* Transforms the kernel to (POSITIONS, groups, in_padded, GROUP_CHANNELS). `to` must be zero before. */
 void winograd_pack(float *to, const float *kernel, int out, int in, int in_padded, int groups);
 
 #endif

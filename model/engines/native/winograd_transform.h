@@ -1,10 +1,10 @@
-/* The transforms of one patch: inputs to positions, and the sums of positions to outputs. */
+/* The transforms of one patch: from inputs to positions, and from the positions' sums to outputs. */
 #ifndef WINOGRAD_TRANSFORM_H
 #define WINOGRAD_TRANSFORM_H
 
 #include "winograd.h"
 
-/* The matrix B^T times a vector of inputs that lie `apart` vectors apart, as the results do. */
+/* The matrix B^T times a vector of inputs. Inputs and results are `apart` vectors apart. */
 INLINE void transform_inputs(const vec *d, int apart, vec *to)
 {
     const vec d0 = d[0], d1 = d[apart], d2 = d[2 * apart], d3 = d[3 * apart], d4 = d[4 * apart];
@@ -28,7 +28,7 @@ INLINE void transform_outputs(const vec *m, int apart, vec *to, int to_apart)
     to[3 * to_apart] = minus + 8 * minus_2 + m[5 * apart];
 }
 
-/* One patch of one block of channels to its positions, `position` floats apart. */
+/* Transforms one patch of one block of channels to its positions, which are `position` floats apart. */
 INLINE void transform_input_patch(const float *from, long row, float *to, long position)
 {
     vec inputs[POSITIONS], halfway[POSITIONS];

@@ -1,17 +1,19 @@
-/* A workspace keeps its memory for the next canvas of the same size, but only a part of a large one's. */
+/* A workspace keeps its memory for the next canvas of the same size. Of a large canvas, it keeps only a part.
+ */
 #include "workspace.h"
 
 #include "bfloat16.h"
 #include "float32.h"
 #include "memory.h"
 
-/* What a workspace keeps after a canvas, since fresh memory takes 5 % of a canvas' time: of the feature maps
-   in the workspace that all threads share, and in each other, and of scratch memory for each thread. */
+/* The memory that a workspace keeps after a canvas, because fresh memory takes 5 % of a canvas' time: feature
+   maps in the workspace that all threads share, feature maps in every other, and scratch memory per thread.
+ */
 #define KEPT_BYTES_SHARED (64L << 20)
 #define KEPT_BYTES_OTHER (32L << 20)
 #define KEPT_BYTES_SCRATCH (8L << 20)
 
-/* Larger feature maps are freed, since their address space stays reserved even where pages are given back. */
+/* Larger feature maps are freed, because returned pages would keep their address space reserved. */
 #define KEPT_WHOLE_BYTES (256L << 20)
 
 static int grow(float **memory, long *floats, long wanted)
@@ -65,7 +67,7 @@ void workspace_trim(struct workspace *workspace, int shared, int threads)
     if (bytes > KEPT_WHOLE_BYTES || scratch > threads * KEPT_BYTES_SCRATCH)
         workspace_free(workspace);
     else
-        give_back(workspace->memory, bytes, shared ? KEPT_BYTES_SHARED : KEPT_BYTES_OTHER);
+        return_pages(workspace->memory, bytes, shared ? KEPT_BYTES_SHARED : KEPT_BYTES_OTHER);
 }
 
 void workspace_free(struct workspace *workspace)

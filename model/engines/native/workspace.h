@@ -13,16 +13,16 @@ struct workspace {
     float *maps;                              /* the memory of float32_run or bfloat16_run */
 };
 
-/* Makes room for the feature maps of a canvas of this size, with borders of zeros. 0, or -1 without memory.
- */
+/* Makes room for the feature maps of a canvas of this size, with borders of zeros. Returns 0, or -1 without
+   memory. */
 int workspace_lay_out(struct workspace *workspace, int classes, int skips, int bfloat16, int height,
                       int width);
 
-/* Makes room for this much scratch memory. 0, or -1 without memory. */
+/* Makes room for this much scratch memory. Returns 0, or -1 without memory. */
 int workspace_provide_scratch(struct workspace *workspace, long floats);
 
-/* Gives most of the memory of a large canvas back to the system. `shared`: whether the workspace is the one
-   that all threads use together. */
+/* Returns most of the memory of a large canvas to the system. `shared`: whether this is the workspace that
+   all threads use together. */
 void workspace_trim(struct workspace *workspace, int shared, int threads);
 void workspace_free(struct workspace *workspace);
 
