@@ -1,4 +1,4 @@
-"""Small real things that tests share: a photo, weights, a VOC folder, the notebook's network."""
+"""Fixtures that tests share: a photo, weights, a small VOC folder, the notebook's network."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def pytest_configure() -> None:
 
 
 def build_notebook_network(seed: int = 0) -> nn.Sequential:
-    """The network of the teaching notebook, from the facts of the book: built here, not by us."""
+    """The teaching notebook's network, built from the book and not with our code."""
     torch.manual_seed(seed)
     network = nn.Sequential(*list(resnet18().children())[:-2])
     network.add_module("final_conv", nn.Conv2d(512, 21, kernel_size=1))
@@ -36,7 +36,7 @@ def build_notebook_network(seed: int = 0) -> nn.Sequential:
         "transpose_conv", nn.ConvTranspose2d(21, 21, kernel_size=64, padding=16, stride=32)
     )
     network.transpose_conv.weight.data.copy_(bilinear_kernel(21, 21, 64))
-    # Batch norms as after some training: their statistics are not zero and one.
+    # As after some training, the statistics of batch norms are not zero and one.
     network.train()
     with torch.no_grad():
         for _ in range(3):

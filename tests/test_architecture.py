@@ -1,4 +1,4 @@
-"""The house's rules, so that they stay rules."""
+"""The rules of the code: which room may import which, and how long files and functions are."""
 
 import ast
 import subprocess
@@ -183,7 +183,7 @@ def test_every_file_and_every_function_is_short_enough_to_read(room):
     assert too_long == []
 
 
-def test_the_top_level_holds_what_it_should():
+def test_the_top_level_has_only_the_expected_files():
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.splitlines()

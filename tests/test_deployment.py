@@ -39,7 +39,7 @@ def test_stages_that_are_copied_from_exist():
     assert {"cpu", "cuda"} <= STAGES
 
 
-def test_the_images_run_as_nobody_in_particular():
+def test_the_images_run_as_an_unprivileged_user():
     assert re.search(r"^USER (?!0|root)\S+$", DOCKERFILE, re.M)
 
 
@@ -140,7 +140,7 @@ def requirements(name):
     return set(re.findall(r"^[\w.-]+==[\w.+-]+", text, re.M))
 
 
-def test_what_serves_is_tested_with_the_same_versions():
+def test_the_tests_use_the_versions_of_the_service():
     base, serve, dev = map(requirements, ("base", "serve", "dev"))
     assert base <= serve
     assert base <= dev

@@ -1,6 +1,6 @@
 """The InferenceService for KServe: its pod is valid, and its ports, probes and settings are ours.
 
-Nothing is asked of a cluster.
+Needs no cluster.
 """
 
 import base64
@@ -22,7 +22,7 @@ PROBES = ("readinessProbe", "livenessProbe")
 PAGE = (REPOSITORY / "docs" / "kubernetes.md").read_text()
 
 ONLY_OF_KSERVE = {"minReplicas", "maxReplicas", "timeout"}
-"""What a predictor has beside the fields of a pod."""
+"""The fields of a predictor that a pod does not have."""
 
 
 @pytest.mark.parametrize("version", SCHEMAS)

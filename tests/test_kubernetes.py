@@ -1,6 +1,6 @@
 """The Helm chart: rendered by Helm, valid for Kubernetes, and true to the service's code.
 
-Nothing is asked of a cluster.
+Needs no cluster.
 """
 
 import json
@@ -65,7 +65,7 @@ CHOICES = {
         "priorityClassName": "high",
     },
 }
-"""Values that together reach every branch of the templates."""
+"""Values that together cover every branch of the templates."""
 
 HELM = """
 import helm_python, json, sys

@@ -1,4 +1,4 @@
-"""A real server in a thread, on a free port: what the tests ask is what users ask."""
+"""A real server in a thread, on a free port, which tests call over HTTP."""
 
 import re
 import socket
@@ -41,7 +41,7 @@ def held_by(server: Server) -> dict[str, float]:
 
 
 def wait_for_rest(server: Server) -> None:
-    """Until nothing is held any more. Fails after a minute, for then something has leaked."""
+    """Wait until the server holds nothing. Fails after a minute, because something has leaked."""
     last = time.monotonic() + 60
     with httpx.Client(base_url=server.operations_address, timeout=300) as client:
         while held := held_by(server):
@@ -50,13 +50,13 @@ def wait_for_rest(server: Server) -> None:
 
 
 def connected(server: Server) -> socket.socket:
-    """A bare connection: clients that misbehave are not made with a client library."""
+    """A bare connection, because client libraries do not misbehave."""
     url = httpx.URL(server.address)
     return socket.create_connection((url.host, url.port), timeout=300)
 
 
 def metric(text: str, name: str) -> float:
-    """The value of that name, labels included, in Prometheus' text format."""
+    """The value of that metric, with labels in its name, in Prometheus' text format."""
     found = re.search(rf"^{re.escape(name)} (.*)$", text, re.M)
     assert found, name
     return float(found[1])
@@ -71,7 +71,7 @@ def settings(weights_file) -> Settings:
         max_pixels=4_000_000,
         max_body_bytes=8 * 2**20,
         max_side=1024,
-        # Of the defaults, 30 and 10, neither holds on one core beside many busy neighbours.
+        # The defaults, 30 and 10, are too short for one core that many other processes use.
         deadline_s=300,
         stuck_after_s=120,
     )
@@ -85,7 +85,7 @@ def server(settings) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def everything_is_given_back(request) -> Iterator[None]:
-    """After each test that asks the shared server."""
+    """Check after each test that uses the shared server."""
     yield
     if "server" in request.fixturenames:
         wait_for_rest(request.getfixturevalue("server"))

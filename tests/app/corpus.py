@@ -1,7 +1,7 @@
-"""A corpus of images that wish the server ill, or are only unusual: name to bytes, always the same.
+"""A corpus of hostile and unusual images: name to bytes, always the same.
 
-Knows file formats; knows nothing of what the server makes of them. `python -m tests.app.corpus
-FOLDER` writes the files out, as seeds for a fuzzer or for another server.
+Knows file formats, and nothing of the server. `python -m tests.app.corpus FOLDER` writes the files,
+as seeds for a fuzzer or to send to another server.
 """
 
 import io
@@ -29,7 +29,7 @@ Entry = tuple[str, bytes]
 
 
 def corpus() -> dict[str, bytes]:
-    """Every file by its name, `family/what.suffix`."""
+    """Every file by its name, `family/description.suffix`."""
     files: dict[str, bytes] = {}
     for family in FAMILIES:
         for name, data in family():
@@ -40,7 +40,7 @@ def corpus() -> dict[str, bytes]:
 
 
 def picture(height: int = 60, width: int = 80) -> Image.Image:
-    """Shapes and noise, so that no coder finds it too easy."""
+    """A picture of shapes and noise, which no codec compresses too well."""
     rows, columns = np.mgrid[:height, :width]
     noise = np.random.default_rng(0).integers(0, 32, (height, width))
     colours = (rows * 3 + noise, columns * 3, (rows * columns // 8) ^ noise)
@@ -54,7 +54,7 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def ordinary() -> Iterator[Entry]:
-    """One good file of each format: neighbours of the others, and what they are made of."""
+    """A valid file of each format, from which others are made."""
     for kind in FORMATS:
         yield kind.lower(), saved(picture(), kind)
     yield "progressive.jpeg", saved(picture(), "JPEG", progressive=True)
@@ -64,7 +64,7 @@ def ordinary() -> Iterator[Entry]:
 
 
 def modes() -> Iterator[Entry]:
-    """Whatever Pillow can write, and PNG's and BMP's depths written by hand."""
+    """All modes that Pillow can write, and further depths of PNG and BMP."""
     for mode in MODES:
         image = in_mode(mode)
         for kind in FORMATS:
@@ -132,7 +132,7 @@ def truncated() -> Iterator[Entry]:
 
 
 def damaged() -> Iterator[Entry]:
-    """Bytes changed at random: in the header, everywhere, in runs; and pieces lost or repeated."""
+    """Random bytes changed in the header, anywhere or in runs; pieces lost or repeated."""
     rng = random.Random(4)
     for name, data in ordinary():
         for turn in range(3):
@@ -176,7 +176,7 @@ def polyglots() -> Iterator[Entry]:
 
 
 def foreign() -> Iterator[Entry]:
-    """Formats that are not on the list, real or by their first bytes."""
+    """Formats that the service does not accept, complete or only by their first bytes."""
     for kind in ("ICO", "PPM", "TGA", "PCX", "SGI", "DIB", "XBM", "EPS", "DDS", "QOI"):
         image = picture().convert("1") if kind == "XBM" else picture()
         yield kind.lower(), saved(image, kind)
@@ -204,7 +204,7 @@ def foreign() -> Iterator[Entry]:
 
 
 def sizes() -> Iterator[Entry]:
-    """Headers that claim much, little or nothing."""
+    """Headers with very large, small or zero sizes."""
     yield "361-megapixels.png", flat_png(19_000, 19_000, depth=1)
     for width, height in (
         (0, 0),
@@ -247,7 +247,7 @@ def sizes() -> Iterator[Entry]:
 
 
 def metadata() -> Iterator[Entry]:
-    """Much of it, or little that becomes much."""
+    """Large metadata, and small metadata that become large."""
     megabytes = zlib.compress(bytes(64 << 20), 9)
     for count in (1, 70):
         text = [(b"zTXt", b"k%d\0\0" % i + zlib.compress(bytes(1 << 20), 9)) for i in range(count)]
@@ -304,14 +304,14 @@ def metadata() -> Iterator[Entry]:
 
 
 def tiffs() -> Iterator[Entry]:
-    """TIFF is a language; these are its curses."""
+    """Unusual and invalid tags of TIFF."""
     for compression in (
         "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits", "jpeg", "lzma", "zstd",
     ):  # fmt: skip
         try:
             data = saved(picture(), "TIFF", compression=compression)
         except (OSError, RuntimeError):
-            continue  # a libtiff without it
+            continue  # this libtiff does not support it
         yield f"{compression}.tiff", data
         for tenths in (3, 7):
             at = 8 + (len(data) - 400) * tenths // 10
@@ -482,7 +482,7 @@ def jpegs() -> Iterator[Entry]:
 
 
 def strips() -> Iterator[Entry]:
-    """A TIFF's strips and tiles: how many, how high, where, how long, in every compression."""
+    """TIFFs with odd numbers, heights, places and lengths of strips, in all compressions."""
     yield "ccitt-shared.tiff", ccitt_strips()
     yield "jpeg-scans-shared.tiff", jpeg_strips()
     yield "jpeg-scans.tiff", jpeg_strips(strips=100, shared=False)
@@ -528,7 +528,7 @@ def strips() -> Iterator[Entry]:
 
 
 def chunks() -> Iterator[Entry]:
-    """A PNG's chunks: how many, in which order, of what lengths; and what deflate can say."""
+    """PNGs with odd numbers, orders and lengths of chunks, and odd deflate streams."""
     rows = png_rows(40, 30, 24, interlaced=False)
     packed = zlib.compress(rows)
     for size in (1, 100):
@@ -575,7 +575,7 @@ def chunks() -> Iterator[Entry]:
 
 
 def frames() -> Iterator[Entry]:
-    """A GIF's and a WebP's frames, and what codes them."""
+    """GIFs and WebPs with odd frames and codes."""
     for bits in (0, 1, 2, 8, 11, 12, 255):
         for name, codes in (("noise", random.Random(7).randbytes(600)), ("zeros", bytes(600))):
             yield f"{bits}-bits-{name}.gif", gif_of(bits, codes)
@@ -610,7 +610,7 @@ def frames() -> Iterator[Entry]:
 
 
 def palettes() -> Iterator[Entry]:
-    """A BMP's headers, palettes and run lengths."""
+    """BMPs with odd headers, palettes and run lengths."""
     for size in (0, 12, 16, 40, 52, 56, 64, 108, 124, 125, 2**31):
         yield f"header-of-{size}.bmp", bmp_of(struct.pack("<I", size))
     for colours in (1, 256, 257, 2**20, 2**32 - 1):
@@ -644,7 +644,7 @@ def palettes() -> Iterator[Entry]:
 
 
 def scans() -> Iterator[Entry]:
-    """A JPEG's scans and tables."""
+    """JPEGs with odd scans and tables."""
     baseline = saved(picture(), "JPEG")
     progressive = saved(picture(), "JPEG", progressive=True)
     for name, data in (("baseline", baseline), ("progressive", progressive)):
@@ -723,7 +723,7 @@ def png(
     before: Chunks = (),
     after: Chunks = (),
 ) -> bytes:
-    """With noise for its pixels; `before` and `after` the pixels, other chunks."""
+    """A PNG of noise unless `pixels` are given, with other chunks `before` and `after` them."""
     if pixels is None:
         pixels = png_rows(width, height, PNG_SAMPLES[colour] * depth, interlaced=interlaced)
     palette = [(b"PLTE", bytes(range(256)) * 3)] if colour == 3 else []
@@ -732,7 +732,7 @@ def png(
 
 
 def png_of(width: int, height: int, *parts: tuple[bytes, bytes], **fields: int) -> bytes:
-    """Of these chunks between the header and the end."""
+    """A PNG of these chunks between the header and the end."""
     ends = (b"IHDR", png_header(width, height, **fields)), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         png_chunk(name, content) for name, content in (ends[0], *parts, ends[1])
@@ -767,7 +767,7 @@ def png_rows(width: int, height: int, bits: int, *, interlaced: bool) -> bytes:
 
 
 def tall_png(width: int, height: int) -> bytes:
-    """RGBA, all of one colour."""
+    """An RGBA PNG of a single colour."""
     row = b"\0" + bytes((200, 100, 50, 128)) * width
     return png(width, height, colour=6, pixels=row * height)
 
@@ -783,7 +783,7 @@ def jpeg_segment(marker: int, content: bytes) -> bytes:
 
 
 def taller(jpeg: bytes, height: int) -> bytes:
-    """The same file, whose frame says that it is of that height."""
+    """The same file, with that height in its frame header."""
     (frame,) = (at for at in (jpeg.find(b"\xff\xc0"), jpeg.find(b"\xff\xc2")) if at > 0)
     return jpeg[: frame + 5] + struct.pack(">H", height) + jpeg[frame + 7 :]
 
@@ -820,13 +820,13 @@ def bmp(
 
 
 def bmp_of(field: bytes, *, at: int = 14) -> bytes:
-    """Of 30 x 20 pixels, with other bytes at one place of its header."""
+    """A BMP of 30 x 20 pixels, with other bytes at one place of its header."""
     data = bmp(30, 20)
     return data[:at] + field + data[at + len(field) :]
 
 
 def gif_of(bits: int, codes: bytes, *, flags: int = 0) -> bytes:
-    """Of 30 x 20 pixels: the least length of a code, and the codes."""
+    """A GIF of 30 x 20 pixels, of the minimum code size `bits`, and the codes."""
     screen = b"GIF89a" + struct.pack("<HHBBB", 30, 20, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
     blocks = (codes[at : at + 255] for at in range(0, len(codes), 255))
     packed = b"".join(bytes((len(block),)) + block for block in blocks)
@@ -842,7 +842,7 @@ def gif(
     disposal: int = 0,
     before: bytes = b"",
 ) -> bytes:
-    """Width and height of the screen and of the one frame on it, whose pixels end early."""
+    """A GIF with this (width, height) of its screen and of its frame, whose pixels end early."""
     control = b"!\xf9\4" + bytes((disposal << 2, 0, 0, 0)) + b"\0"
     header = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
     image = b"," + struct.pack("<HHHHB", *position, *frame, 0)
@@ -858,9 +858,9 @@ def tiff(
     big: bool = False,
     only: bool = False,
 ) -> bytes:
-    """16 x 16 RGB unless the tags say otherwise; a tag of None is left out; `only` these tags.
+    """A TIFF of 16 x 16 RGB, unless tags override it. A tag of None is left out; `only` these tags.
 
-    The pixels are at 8 (16 in a BigTIFF), then come long values, then the directory.
+    The pixels are at 8 (16 in a BigTIFF). Long values follow, and then the directory.
     """
     start = 16 if big else 8
     usual = {
@@ -894,9 +894,9 @@ def tiff(
 
 
 def blocks(data: bytes, count: int, *, shared: bool = False) -> tuple[list[int], list[int], bytes]:
-    """Offsets and lengths of strips or tiles of a classic TIFF, and their bytes.
+    """Offsets and lengths of `count` strips or tiles of a classic TIFF, and their bytes.
 
-    Each holds the data; with `shared`, all are at one place.
+    Each has the same data. With `shared`, all are at the same place.
     """
     offsets = [8 + (0 if shared else number * len(data)) for number in range(count)]
     return offsets, [len(data)] * count, data if shared else data * count
@@ -905,7 +905,7 @@ def blocks(data: bytes, count: int, *, shared: bool = False) -> tuple[list[int],
 def ccitt_strips(
     *, rows: int = 25_000_000, strips: int = 2**16, compression: int = 2, shared: bool = True
 ) -> bytes:
-    """Of invalid code words: each row is an error that libtiff reports."""
+    """A TIFF of invalid fax code words: libtiff reports an error for each row."""
     of_strip = -(-rows // strips)
     words = random.Random(1).randbytes(4000 if shared else max(8, of_strip // 4))
     offsets, lengths, pixels = blocks(words, -(-rows // of_strip), shared=shared)
@@ -919,7 +919,7 @@ def ccitt_strips(
 def jpeg_strips(
     *, strips: int = 2**16, height: int = 380, scans: int = 90, shared: bool = True
 ) -> bytes:
-    """One pixel wide, in blocks of eight, and each goes over its blocks many times."""
+    """A TIFF one pixel wide, whose strips are JPEGs of many scans."""
     jpeg = more_scans(saved(Image.new("RGB", (1, height)), "JPEG", progressive=True), scans)
     offsets, lengths, pixels = blocks(jpeg, strips, shared=shared)
     tags = {
@@ -929,19 +929,19 @@ def jpeg_strips(
 
 
 def more_scans(jpeg: bytes, count: int) -> bytes:
-    """A progressive JPEG with its last scan repeated until it has so many."""
+    """Repeat the last scan of a progressive JPEG until it has `count` scans."""
     last = jpeg.rindex(b"\xff\xda\0")
     return jpeg[:-2] + jpeg[last:-2] * (count - jpeg.count(b"\xff\xda\0")) + jpeg[-2:]
 
 
 def looping_tiff() -> bytes:
-    """Whose directory says that the next one is itself."""
+    """A TIFF whose directory names itself as the next one."""
     data = tiff({})
     return data[:-4] + data[4:8]
 
 
 def chained_tiff(count: int) -> bytes:
-    """Of that many directories, each of one tag."""
+    """A TIFF of that many directories, each of one tag."""
     first = tiff({})
     data = first[:-4] + struct.pack("<I", len(first))
     for number in range(1, count + 1):

@@ -1,4 +1,4 @@
-"""The program, but every mask crashes it with a text that would be log lines of its own."""
+"""The program, but every mask crashes with a message that imitates log lines."""
 
 from app.__main__ import main
 from app.routes import segmentation
@@ -11,5 +11,5 @@ def crash(*_, **__):
 
 
 if __name__ == "__main__":
-    segmentation.make_answer = crash  # of requests, not of the trial at the start
+    segmentation.make_answer = crash  # in requests, not in the check at the start
     main()

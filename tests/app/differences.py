@@ -1,4 +1,4 @@
-"""What two answers to one image differ in, kept in files: a rare mistake is seen only once."""
+"""Reports how two answers to one image differ, and keeps them, because a rare error occurs once."""
 
 import io
 
@@ -12,9 +12,9 @@ def mask_of(content):
 
 
 def explain_differences(images, alone, together, *, again, folder):
-    """A line for each image whose two answers differ; both, and the image, are left in `folder`.
+    """A line for each image whose two answers differ. Writes both and the image into `folder`.
 
-    `again` asks once more, alone, so that the answer that was wrong is known.
+    `again` sends the image once more, alone, which shows which answer was wrong.
     """
     lines = []
     for number, (image, one, other) in enumerate(zip(images, alone, together, strict=True)):

@@ -17,17 +17,17 @@ from model.predictor import open_predictor
 
 RAISE = (250, 10, 1)
 NEEDS_TOO_MUCH = (250, 10, 2)
-"""Raises MemoryError, unless it is alone."""
+"""Raises MemoryError, unless the image is alone in its batch."""
 STUCK = (250, 10, 3)
 """Stays in the engine until `release` is set."""
 DIE = (250, 10, 4)
-"""Takes the process with it."""
+"""Ends the process."""
 LOSE_DEVICE = (250, 10, 5)
-"""Has a GPU that fails every call from now on."""
+"""Makes every later call fail, as on a lost GPU."""
 
 
 class FaultyEngine:
-    """Computes with the engine that it is given; in its own process it can be looked into."""
+    """Computes with the given engine. Tests in the same process can inspect it."""
 
     def __init__(self, engine, *, images_per_call=8, callers_at_once=1):
         self.description = engine.description
@@ -63,14 +63,14 @@ class FaultyEngine:
 
 
 def command(colour, size=(64, 64)):
-    """A PNG that tells the engine what to do."""
+    """A PNG whose colour is a command to the engine."""
     file = io.BytesIO()
     Image.fromarray(np.full((*size, 3), colour, np.uint8)).save(file, "PNG")
     return file.getvalue()
 
 
 def jpeg():
-    """No command, and decoded in the server's own process, unlike a PNG."""
+    """A photo without a command, which is decoded in the server's process, unlike a PNG."""
     file = io.BytesIO()
     Image.new("RGB", (32, 32), (10, 200, 30)).save(file, "JPEG")
     return file.getvalue()

@@ -1,6 +1,6 @@
-"""The program, but what loads the weights waits at a gate: a pipe that a test opens for writing.
+"""The program, but loading the weights waits at a gate: a pipe that a test opens for writing.
 
-`python -m tests.app.gated` is `python -m app`, and its workers too; each waits at its own gate.
+`python -m tests.app.gated` runs as `python -m app`, also with workers. Each worker has its gate.
 """
 
 import os
@@ -12,20 +12,20 @@ import structlog
 from model.predictor import open_predictor
 
 FOLDER = "GATES"
-"""The environment variable that says where the gates are, by the worker's place or "alone"."""
+"""The environment variable with the folder of the gates, named by the worker's place or "alone"."""
 
 AT_THE_GATE = "at the gate"
 
 
 def make_gates(folder, *names):
-    """The environment of a program that waits at them."""
+    """Make the gates. Returns the environment of a program that waits at them."""
     for name in names:
         os.mkfifo(folder / name)
     return {FOLDER: str(folder)}
 
 
 def let_through(folder, name):
-    """Who waits there now, or is the next to come."""
+    """Let the process that waits at the gate, or is the next to arrive, continue."""
     with open(folder / name, "w"):
         pass
 

@@ -1,4 +1,4 @@
-"""The program, but whatever is decoded never is: its thread can be ended by nothing."""
+"""The program, but decoding never ends, and nothing can end its thread."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""The program, but the interpreter's end never comes: what is registered with it waits for ever."""
+"""The program, but an exit handler waits forever, so that the interpreter never ends."""
 
 import atexit
 import threading

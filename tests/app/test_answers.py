@@ -1,4 +1,4 @@
-"""Every answer of POST /v1/segment over HTTP: overlay, runs, polygons, confidence, kept classes."""
+"""The formats of POST /v1/segment over HTTP: overlay, runs, polygons, confidence, kept classes."""
 
 import io
 
@@ -65,7 +65,7 @@ def test_an_overlay_may_be_a_jpeg(client, photo):
     assert np.abs(overlay.astype(int) - exact).mean() < 4
 
 
-def test_a_photo_that_is_scaled_for_the_network_is_not_scaled_in_the_overlay(client, photo):
+def test_an_overlay_has_the_photos_size_even_if_the_network_sees_it_scaled(client, photo):
     for body in (png(photo), PHOTO.read_bytes()):
         mode, overlay = picture_of(ask(client, body, format="overlay", max_side=64, alpha=0))
         assert (mode, overlay.shape) == ("RGB", photo.shape)
@@ -117,7 +117,7 @@ def test_the_confidence_is_that_of_the_class_in_the_mask(client, predictor, imag
     assert confidence.min() >= 255 // 21
 
 
-def test_only_the_kept_classes_stay(client, predictor):
+def test_classes_that_are_not_kept_become_background(client, predictor):
     body = PHOTO.read_bytes()
     mask = mask_of(client, body)
     names = predictor.metadata.classes

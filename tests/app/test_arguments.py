@@ -49,7 +49,7 @@ def test_help_and_version_start_nothing(module):
         ),
     ],
 )
-def test_what_it_does_not_know_is_an_error(command, message):
+def test_unknown_and_invalid_arguments_are_errors(command, message):
     ended = run(*command)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith(message)
@@ -72,7 +72,7 @@ def run_help():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_option_goes_before_its_variable_and_reaches_the_workers(weights_file, workers):
+def test_an_option_overrides_its_variable_and_reaches_the_workers(weights_file, workers):
     variables = {"weights": "/nothing", "port": 1, "device": "cpu", "log_format": "json"}
     options = ["--weights", str(weights_file), "--port", "0", "--workers", str(workers)]
     with program(*options, **variables) as process:
@@ -80,7 +80,7 @@ def test_an_option_goes_before_its_variable_and_reaches_the_workers(weights_file
         assert not ready["address"].endswith(":1")
 
 
-def test_an_empty_variable_is_as_good_as_none(monkeypatch):
+def test_an_empty_variable_counts_as_unset(monkeypatch):
     for name in Settings.model_fields:
         monkeypatch.setenv(PREFIX + name.upper(), "")
     assert Settings() == Settings.model_construct()

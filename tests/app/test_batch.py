@@ -114,7 +114,7 @@ def test_one_bad_file_fails_no_other(client, photos):
     assert found[3].problem.type == "urn:segmentation:problem:broken-image"
 
 
-def test_an_archive_has_the_good_files_and_tells_of_the_others(client, photos):
+def test_an_archive_has_the_good_files_and_lists_the_others(client, photos):
     answer = send(client, ("a/../../b c:?.jpg", photos[0][1]), ("notes.txt", b"hi"), photos[1],
                   accept="application/zip")  # fmt: skip
     assert answer.headers["content-type"] == "application/zip"
@@ -128,7 +128,7 @@ def test_an_archive_has_the_good_files_and_tells_of_the_others(client, photos):
 
 
 def test_large_answers_are_sent_in_pieces(client, photo):
-    """Each of them is longer than what is encoded whole."""
+    """Each answer is longer than WHOLE_BYTES."""
     large = png(np.tile(photo, (4, 3, 1)))
     files = [("a.png", large), ("b.png", large), ("c.png", b"none")]
     for wanted in ("json", "npy", "raw"):
@@ -166,7 +166,7 @@ def test_a_request_without_files_is_refused_as_a_whole(client, content_type, bod
     assert detail in answer.json()["detail"]
 
 
-def test_other_parts_and_fields_are_left_alone(client, photos):
+def test_other_fields_of_the_form_are_ignored(client, photos):
     answer = client.post(ROUTE, files=[("photo", photos[0])], data={"note": "hello"})
     assert answer.status_code == 400
     assert "fields: 'note', 'photo'" in answer.json()["detail"]
@@ -255,7 +255,7 @@ def start(target):
 
 
 def test_files_wait_for_their_turn_and_do_not_refuse_each_other(gate, photos):
-    """Six files, where three have a place in the queue."""
+    """Six files, and a queue with three places."""
     client, server, busy, goes_on = gate
     answers = []
     first = start(lambda: answers.append(send(client, *photos, *photos[:2])))
@@ -270,7 +270,7 @@ def test_files_wait_for_their_turn_and_do_not_refuse_each_other(gate, photos):
 @pytest.mark.parametrize("wanted", ["png", "overlay"])
 @pytest.mark.parametrize("images", [1, 3, 5])
 def test_files_do_not_take_each_others_pixels(settings, wanted, images):
-    """Where the budget is that of so many of the largest images."""
+    """With a budget for so many of the largest images."""
     limits = {"max_pixels": 300 * 451, "max_queue_pixels": images * 300 * 451}
     with serving(settings.model_copy(update=limits)) as (client, server):
         files = [(f"{number}.jpg", PHOTO.read_bytes()) for number in range(8)]
@@ -308,7 +308,7 @@ def form(files):
     return b"".join(parts) + b"--b--\r\n"
 
 
-def test_a_caller_who_leaves_takes_all_files_along(gate, photos):
+def test_a_disconnected_request_cancels_all_its_files(gate, photos):
     client, server, busy, goes_on = gate
     body = form(photos)
     with connected(server) as caller:
@@ -328,7 +328,7 @@ def test_a_caller_who_leaves_takes_all_files_along(gate, photos):
     assert len(results(send(client, *photos))) == len(photos)
 
 
-def test_a_time_that_is_over_is_each_files_own_problem(gate, photos):
+def test_an_expired_deadline_is_a_problem_of_each_file(gate, photos):
     client, server, _, goes_on = gate
     answer = client.post(
         ROUTE, files=[("files", file) for file in photos], headers={"X-Request-Timeout": "2"}
@@ -339,7 +339,7 @@ def test_a_time_that_is_over_is_each_files_own_problem(gate, photos):
     wait_for_rest(server)
 
 
-def test_a_crash_is_the_problem_of_its_file_and_tells_nothing(settings, photos):
+def test_a_crash_is_a_problem_of_its_file_without_details(settings, photos):
     with serving(settings) as (client, server):
         prepare = server.service.predictor.prepare
 
@@ -357,7 +357,7 @@ def test_a_crash_is_the_problem_of_its_file_and_tells_nothing(settings, photos):
 
 
 def test_answers_beyond_the_budget_are_each_files_problem(settings, photo):
-    """The first one always fits, so that the same file in a request of its own has an answer."""
+    """The first one always fits, as the same file in its own request does."""
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
     budget = {"max_sending_bytes": 200_000}
     with serving(settings.model_copy(update=budget)) as (client, server):

@@ -1,4 +1,4 @@
-"""What serves fetches no URL and loads no pickle: read in its sources, and watched at work."""
+"""The service fetches no URL and loads no pickle, according to its sources and an audit hook."""
 
 import ast
 import io
@@ -114,7 +114,7 @@ def test_no_module_that_serves_can_fetch_or_unpickle():
             assert not (isinstance(node, ast.keyword) and node.arg == "allow_pickle"), name
 
 
-def test_while_it_serves_nothing_is_fetched_and_nothing_unpickled():
+def test_the_running_service_fetches_and_unpickles_nothing():
     output = subprocess.run(
         [sys.executable, "-c", WATCHED], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
     )
@@ -125,7 +125,7 @@ def test_while_it_serves_nothing_is_fetched_and_nothing_unpickled():
 
 
 class Evil:
-    """Leaves a folder behind where it is unpickled."""
+    """Makes a folder if it is unpickled."""
 
     def __init__(self, folder):
         self.folder = folder

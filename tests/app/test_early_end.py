@@ -1,4 +1,4 @@
-"""A program that is ended, or cannot go on, before it serves: what it prints and exits with."""
+"""The output and the exit status of a program that ends before it serves."""
 
 import signal
 import socket
@@ -23,7 +23,7 @@ def read_until(process, text):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_sigterm_while_it_loads_ends_it_well(weights_file, tmp_path, monkeypatch, workers):
+def test_sigterm_while_it_loads_ends_it_cleanly(weights_file, tmp_path, monkeypatch, workers):
     names = ["alone"] if workers == 1 else ["1", "2"]
     for name, value in make_gates(tmp_path, *names).items():
         monkeypatch.setenv(name, value)
@@ -70,7 +70,7 @@ def test_a_port_that_is_taken_is_named(weights_file, workers, which):
     assert last == f"error: cannot listen on 127.0.0.1:{port}: Address already in use"
 
 
-def test_what_is_no_matter_of_the_port_is_not_said_to_be(weights_file):
+def test_other_errors_are_not_blamed_on_the_port(weights_file):
     script = """
 import tempfile
 

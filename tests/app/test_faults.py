@@ -1,4 +1,4 @@
-"""Faults inside: a real engine that misbehaves on command, behind the real server."""
+"""Internal faults: a real server with an engine that misbehaves on command."""
 
 import signal
 import threading
@@ -18,7 +18,7 @@ GOOD = (10, 200, 30)
 WARM_UP = len(WARM_UP_SIZES)
 
 PATIENT = {"stuck_after_s": 600, "deadline_s": 600}
-"""For an engine that is held until the test goes on, on however busy a machine."""
+"""Long timeouts, for an engine that the test holds, on busy machines."""
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def faulty_server(settings, monkeypatch):
 
 
 def held(engine, client):
-    """A request that keeps the engine until `release`; what comes now will share a batch."""
+    """A request that occupies the engine until `release`. Later requests will share a batch."""
     stuck = threading.Thread(target=post, args=(client, STUCK))
     stuck.start()
     assert engine.is_stuck.wait(30)
@@ -83,9 +83,7 @@ def test_a_batch_that_needs_too_much_memory_is_halved(faulty_server):
     assert engine.calls[WARM_UP:] == [1, 4, 2, 1, 1, 2]
 
 
-def test_of_a_thousand_callers_of_whom_most_hang_up_only_the_others_are_computed(
-    settings, monkeypatch
-):
+def test_of_a_thousand_callers_only_those_who_stay_are_computed(settings, monkeypatch):
     monkeypatch.setattr("app.loading.open_predictor", faulty.open_faulty_predictor)
     many = settings.model_copy(update=PATIENT | {"max_queue": 2000, "max_connections": 0})
     with serving(many) as (client, server):
@@ -112,7 +110,7 @@ def test_of_a_thousand_callers_of_whom_most_hang_up_only_the_others_are_computed
         assert metric(client.get("/metrics").text, 'seg_dropped_total{stage="queue"}') == 900
 
 
-def test_a_caller_who_leaves_while_decoded_is_not_computed(faulty_server, monkeypatch):
+def test_a_request_that_disconnects_while_it_is_decoded_is_not_computed(faulty_server, monkeypatch):
     client, server, engine = faulty_server
     decode_image, begun, goes_on = decode.decode_image, threading.Event(), threading.Event()
 
@@ -136,7 +134,7 @@ def test_a_caller_who_leaves_while_decoded_is_not_computed(faulty_server, monkey
     assert engine.computed == WARM_UP + 1
 
 
-def test_a_caller_who_leaves_while_computed_is_not_encoded(faulty_server, monkeypatch):
+def test_a_request_that_disconnects_while_it_is_computed_is_not_encoded(faulty_server, monkeypatch):
     client, server, engine = faulty_server
     encoded = []
     monkeypatch.setattr("app.codecs.encode.encode_mask", lambda *_: encoded.append(1))
@@ -179,7 +177,7 @@ def test_a_stuck_engine_is_noticed_and_the_process_ends(weights_file):
         assert process.wait(30) == 70
 
 
-def test_a_process_that_is_told_to_end_does_so_though_its_engine_is_stuck(weights_file):
+def test_sigterm_ends_a_process_with_a_stuck_engine(weights_file):
     settings = {"weights": weights_file, "stuck_after_s": 0.5, "drain_timeout_s": 30}
     with faulty_program(**settings) as process, ThreadPoolExecutor() as threads:
         address = logged(process, "ready")["address"]
@@ -192,7 +190,7 @@ def test_a_process_that_is_told_to_end_does_so_though_its_engine_is_stuck(weight
 
 
 @pytest.mark.parametrize("fault", [STUCK, DIE, LOSE_DEVICE])
-def test_a_worker_that_is_stuck_or_dead_or_has_lost_its_gpu_is_replaced(weights_file, fault):
+def test_a_stuck_or_dead_worker_or_one_without_its_gpu_is_restarted(weights_file, fault):
     # Long enough for a batch of the other one on a busy machine.
     settings = {"weights": weights_file, "stuck_after_s": 5, "workers": 2, "threads": 1}
     with faulty_program(**settings) as process, ThreadPoolExecutor() as threads:

@@ -1,4 +1,4 @@
-"""A client generated from docs/openapi.json, by a public generator, works by its defaults."""
+"""A client that a public generator makes from docs/openapi.json works with its defaults."""
 
 import importlib
 import io

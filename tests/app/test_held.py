@@ -1,4 +1,4 @@
-"""What a request holds is counted until it is free, however the request ends, and no longer."""
+"""The memory of a request counts until it is released, however the request ends, and no longer."""
 
 import io
 import socket
@@ -25,7 +25,7 @@ def lone(settings):
 
 @contextmanager
 def gated(monkeypatch):
-    """Decoding waits, before it has looked at the file; `begun` and `goes_on`."""
+    """Makes decoding wait before it reads the file. Returns the events `begun` and `goes_on`."""
     decode_image, begun, goes_on = decode.decode_image, threading.Event(), threading.Event()
 
     def waits(*arguments, **options):
@@ -49,7 +49,7 @@ def until(client, name, value):
         pass
 
 
-def test_a_decoding_that_outlives_its_request_takes_no_pixels(lone, monkeypatch):
+def test_decoding_that_outlives_its_request_reserves_no_pixels(lone, monkeypatch):
     client, server = lone
     photo = PHOTO.read_bytes()
     with gated(monkeypatch) as (begun, goes_on):
@@ -66,7 +66,7 @@ def test_a_decoding_that_outlives_its_request_takes_no_pixels(lone, monkeypatch)
     assert client.post("/v1/segment", content=photo).status_code == 200
 
 
-def test_the_pixels_of_a_decoding_are_counted_until_it_has_ended(lone, monkeypatch):
+def test_pixels_count_until_their_decoding_ends(lone, monkeypatch):
     client, server = lone
     loaded, begun, goes_on = decode.decode_jpeg, threading.Event(), threading.Event()
 
@@ -86,7 +86,7 @@ def test_the_pixels_of_a_decoding_are_counted_until_it_has_ended(lone, monkeypat
     wait_for_rest(server)
 
 
-def test_uploads_of_callers_who_left_the_queue_are_free_at_once(lone, monkeypatch):
+def test_uploads_of_disconnected_requests_in_the_queue_are_released_at_once(lone, monkeypatch):
     client, server = lone
     photo = PHOTO.read_bytes()
     with gated(monkeypatch) as (begun, _):
@@ -104,8 +104,8 @@ def test_uploads_of_callers_who_left_the_queue_are_free_at_once(lone, monkeypatc
         assert held_by(server)["seg_upload_bytes"] == len(photo)  # its decoding still runs
 
 
-def test_running_decodings_whose_callers_left_take_their_places(settings, monkeypatch):
-    """So that who keeps coming and leaving is refused, and nothing piles up."""
+def test_decoding_of_disconnected_requests_keeps_their_places_until_it_ends(settings, monkeypatch):
+    """So a caller that connects and disconnects again and again is refused."""
     limits = {"codec_threads": 1, "max_queue": 1}
     with (
         serving(settings.model_copy(update=limits)) as (client, server),
@@ -122,15 +122,15 @@ def test_running_decodings_whose_callers_left_take_their_places(settings, monkey
 
 
 def heavy_jpeg() -> bytes:
-    """Two megapixels behind 65,000 empty segments: its parts take longer than its head."""
+    """Two megapixels after 65,000 empty segments, which take longer to read than the header."""
     file = io.BytesIO()
     Image.fromarray(np.zeros((1000, 2000, 3), np.uint8)).save(file, "JPEG")
     data = file.getvalue()
     return data[:2] + 65_000 * b"\xff\xe1\0\x02" + data[2:]
 
 
-def test_nothing_leaks_however_early_a_request_ends(lone):
-    """The attack, as it was: each of these may end in another step of the decoding."""
+def test_nothing_leaks_at_whatever_moment_a_request_ends(lone):
+    """The original attack: each request may end in a different step of decoding."""
     client, server = lone
     body = heavy_jpeg()
     for milliseconds in range(1, 120, 5):

@@ -1,4 +1,4 @@
-"""The corpus through the program, from several callers at once, beside others with a photo."""
+"""The program gets the corpus from several concurrent callers, while others send a photo."""
 
 import io
 import subprocess
@@ -37,18 +37,18 @@ FORMATS = ("png", "json", "npy")
 
 PASSES = 3
 GROWTH_BYTES = 8 * 2**20
-"""Of resident memory in one of the passes after the first. There is one step of 16 MB in some pass,
-where large images meet; apart from it, 1 MB was seen.
+"""The allowed growth of resident memory in the best pass after the first. One pass may grow by 16
+MB, when large images are decoded together; otherwise 1 MB was measured.
 """
 
 PEAK_BYTES = 160 * 2**20
-"""Above what the program has after photos: 62 to 77 MB were seen. Decoded, the largest of the bombs
-took 257 MB (a PNG's texts), 859 MB (a TIFF's tile) and 4 GB (a GIF's disposal); the PNG of 361
-megapixels would take more than a gigabyte.
+"""The allowed peak above the program's memory after photos: 62 to 77 MB were measured. Without
+limits, the worst files took 257 MB (texts of a PNG), 859 MB (a tile of a TIFF) and 4 GB (the
+disposal of a GIF); the PNG of 361 megapixels would take more than a gigabyte.
 """
 
 ALLOCATOR = {"ARENA_MAX": "1", "MMAP_THRESHOLD_": "131072", "TRIM_THRESHOLD_": "131072"}
-"""The C library gives back what is freed: otherwise its pools take steps of 10 to 30 MB."""
+"""Makes the C library return freed memory. Otherwise its pools grow in steps of 10 to 30 MB."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def files() -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def expected(files) -> dict[str, Answer]:
-    """What each file alone would get."""
+    """The answer that each file gets alone."""
 
     def expect(data: bytes) -> Answer:
         try:
@@ -110,19 +110,19 @@ def client(running) -> Iterator[httpx.Client]:
 
 
 def small_photo() -> bytes:
-    """So that the neighbours leave the others some time."""
+    """Small, so that it leaves processor time to the others."""
     with Image.open(PHOTO) as photo:
         return saved(photo.crop((150, 50, 278, 146)), "PNG")
 
 
 def post(client: httpx.Client, number: int, data: bytes) -> httpx.Response:
-    """As a form or as the body, for any of the formats."""
+    """Send it as a form or as the body, for any of the formats."""
     how = {"files": {"file": data}} if number % 2 else {"content": data}
     return client.post("/v1/segment", params={"format": FORMATS[number % 3]}, **how)
 
 
 def answer_of(response: httpx.Response) -> Answer:
-    """The size of a good mask, the status of a good refusal."""
+    """The size of a valid mask, or the status of a valid refusal."""
     kind = response.headers["content-type"]
     if response.status_code != 200:
         assert kind == "application/problem+json"
@@ -141,7 +141,7 @@ def answer_of(response: httpx.Response) -> Answer:
 
 
 def pass_over(client: httpx.Client, files: dict[str, bytes]) -> dict[str, Answer]:
-    """Every file from one of several callers, while neighbours send a photo all the time."""
+    """Send every file from one of several callers, while other callers send a photo."""
     photo = small_photo()
     alone = client.post("/v1/segment", content=photo).content
     over = threading.Event()

@@ -1,4 +1,4 @@
-"""Schemathesis holds the server against its description: what it takes, answers and refuses."""
+"""Schemathesis compares the server with its description: requests, answers and errors."""
 
 import io
 import json
@@ -41,7 +41,7 @@ CONFIG = {
     "checks": {
         "not_a_server_error": {"expected-statuses": ["2xx", "4xx", 503]},
         "positive_data_acceptance": {"expected-statuses": ["2xx", *REFUSALS]},
-        # A caller's time may be over, 408 or 503, before the server sees what else is wrong.
+        # The deadline may pass (408 or 503) before the server finds another error.
         "negative_data_rejection": {"expected-statuses": ["4xx", 503]},
     }
 }
@@ -62,7 +62,7 @@ def list_operations():
 
 
 def test_every_reference_of_the_description_leads_somewhere():
-    """A reference to nothing, schemathesis passes over."""
+    """Schemathesis ignores a reference to nothing."""
     for kind, name in re.findall(r'"#/components/(\w+)/([\w-]+)"', json.dumps(DESCRIPTION)):
         assert name in DESCRIPTION["components"][kind]
 

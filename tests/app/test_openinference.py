@@ -81,7 +81,7 @@ def test_tritons_client_sends_a_file(triton, client):
     assert np.array_equal(mask, np.load(io.BytesIO(body)))
 
 
-def test_tritons_client_is_told_what_is_wrong(triton):
+def test_tritons_client_gets_a_clear_error(triton):
     http, client = triton
     tensor = http.InferInput("file", [1], "BYTES")
     tensor.set_data_from_numpy(np.array([b"hello"], np.object_))

@@ -43,7 +43,7 @@ def test_head_is_answered_like_get_without_a_body(client, path):
         assert headed.headers["content-length"] == got.headers["content-length"]
 
 
-def test_every_path_that_is_read_has_head(server, client):
+def test_every_path_with_get_has_head(server, client):
     described = client.get("/openapi.json").json()["paths"]
     assert {path for path, methods in described.items() if "get" in methods} <= set(READABLE)
     refused = client.delete("/health/ready")
@@ -61,13 +61,13 @@ def test_a_head_is_counted_by_its_route(client):
     assert samples(client)[name] == before + 1
 
 
-def test_a_time_between_ten_seconds_and_the_deadline_is_told_apart():
+def test_the_histograms_have_buckets_from_ten_seconds_to_the_deadline():
     steps = [seconds for seconds in SECONDS if 10 <= seconds <= Settings().deadline_s]
     assert steps[-1] == Settings().deadline_s
     assert all(later <= 1.5 * earlier for earlier, later in pairwise(steps))
 
 
-def test_metrics_count_what_happened(client, server):
+def test_metrics_count_requests_and_images(client, server):
     before = samples(client)
     client.post("/v1/segment", content=PHOTO.read_bytes())
     client.post("/v1/segment", content=b"hello")
@@ -172,7 +172,7 @@ def test_a_full_queue_is_503_with_retry_after(settings):
         assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
 
 
-def test_a_refusal_needs_no_body(settings):
+def test_a_request_is_refused_before_its_body_is_sent(settings):
     with serving(settings) as (client, server):
         server.service.admission.admitted = settings.max_queue
         with connected(server) as connection:
@@ -187,7 +187,7 @@ def test_a_refusal_needs_no_body(settings):
         assert after['seg_stage_seconds_count{stage="accept"}'] == 1
 
 
-def test_a_callers_own_deadline_is_kept(settings):
+def test_the_callers_own_deadline_is_respected(settings):
     with serving(settings) as (client, server):
         body = PHOTO.read_bytes()
         admission = server.service.admission
@@ -204,7 +204,7 @@ def test_a_callers_own_deadline_is_kept(settings):
             assert client.post("/v1/segment", content=body, headers=headers).status_code == 422
 
 
-def test_a_caller_who_leaves_the_queue_is_not_computed(settings):
+def test_a_request_that_disconnects_in_the_queue_is_not_computed(settings):
     one_at_a_time = settings.model_copy(update={"engine": "ncnn"})
     with serving(one_at_a_time) as (client, server):
         batcher = server.service.batcher
@@ -250,7 +250,7 @@ def test_a_caller_who_leaves_the_queue_is_not_computed(settings):
         assert samples(client)["seg_queue_depth"] == 0
 
 
-def test_a_caller_who_leaves_while_uploading_is_no_error_of_ours(settings, monkeypatch):
+def test_a_disconnect_during_the_upload_is_not_a_server_error(settings, monkeypatch):
     recorded = threading.Event()
     record = RequestTelemetry.record
 
@@ -272,7 +272,7 @@ def test_a_caller_who_leaves_while_uploading_is_no_error_of_ours(settings, monke
         assert after['seg_dropped_total{stage="read"}'] == 1
 
 
-def test_a_failing_engine_is_500_and_the_server_goes_on(settings):
+def test_a_failing_engine_gives_500_and_the_server_continues(settings):
     with serving(settings) as (client, server):
         predict = server.service.predictor.predict
 
@@ -289,7 +289,7 @@ def test_a_failing_engine_is_500_and_the_server_goes_on(settings):
         assert client.get("/health/live").status_code == 200
 
 
-def test_an_unexpected_error_is_500_with_a_request_id_and_no_details(settings, monkeypatch):
+def test_an_unexpected_error_gives_500_with_a_request_id_and_no_details(settings, monkeypatch):
     with serving(settings) as (client, _):
 
         def fail(*_):
@@ -303,7 +303,7 @@ def test_an_unexpected_error_is_500_with_a_request_id_and_no_details(settings, m
         assert "secret" not in response.text
 
 
-def test_a_draining_server_is_not_ready_and_takes_nothing(settings):
+def test_a_draining_server_is_not_ready_and_refuses_requests(settings):
     with serving(settings) as (client, server):
         server.service.drain()
         assert client.get("/health/ready").status_code == 503

@@ -23,7 +23,7 @@ from tests.conftest import PHOTO, REPOSITORY
 
 @contextmanager
 def program(*arguments, module="app", **variables):
-    """A process with these settings and no others, in a process group of its own."""
+    """Start the program with only these settings, in its own process group."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SEG_")}
     environment |= {f"SEG_{name.upper()}": str(value) for name, value in variables.items()}
     process = subprocess.Popen(
@@ -93,7 +93,7 @@ def test_it_serves_logs_json_and_drains_on_sigterm(weights_file):
         ({"log_level": "loud"}, 2, "error: SEG_LOG_LEVEL=loud: Input should be"),
     ],
 )
-def test_what_keeps_it_from_starting_is_one_clear_line(weights_file, variables, status, message):
+def test_a_failed_start_prints_one_clear_line(weights_file, variables, status, message):
     with program(**{"weights": weights_file, "port": 0} | variables) as process:
         _, err = process.communicate(timeout=120)
     assert process.returncode == status
@@ -202,7 +202,7 @@ def test_several_workers_count_together_and_reload_together(weights_file, tmp_pa
         assert 'seg_reloads_total{outcome="swapped"} 2.0' in text
 
 
-def test_an_admin_who_asks_one_worker_to_reload_has_asked_all(weights_file, tmp_path):
+def test_a_reload_over_http_reaches_every_worker(weights_file, tmp_path):
     current, keys, key = tmp_path / "current", tmp_path / "keys.txt", make_key()
     current.write_bytes(weights_file.read_bytes())
     keys.write_text(format_line("operator", key, admin=True))
@@ -218,15 +218,15 @@ def test_an_admin_who_asks_one_worker_to_reload_has_asked_all(weights_file, tmp_
 
 
 def metrics_folder(pid):
-    """Where the workers of that supervisor count."""
+    """The folder of the metrics of that supervisor's workers."""
     (child, *_) = descendants(pid)
     with open(f"/proc/{child}/environ", "rb") as file:
         environ = dict(entry.split(b"=", 1) for entry in file.read().split(b"\0") if b"=" in entry)
     return environ[b"PROMETHEUS_MULTIPROC_DIR"].decode()
 
 
-def test_a_signal_waits_for_its_turn(weights_file):
-    """A handler that runs while its own thread holds a metric's lock would wait for ever."""
+def test_a_signal_during_a_locked_section_does_not_deadlock(weights_file):
+    """A signal handler that runs while its thread holds a metric's lock would deadlock."""
     script = f"""
 import os, signal, threading
 from app.process.server import Server, serve

@@ -52,13 +52,13 @@ def expected(two):
 
 
 def put(two, name):
-    """Atomically, as one should."""
+    """Replace the file atomically."""
     shutil.copy(two / name, two / "new")
     (two / "new").rename(two / "current")
 
 
 def reload(server):
-    """In the server's own thread."""
+    """Run it in the server's thread."""
     return asyncio.run_coroutine_threadsafe(server.service.reload(), server.event_loop).result(600)
 
 
@@ -94,7 +94,7 @@ def test_new_weights_serve_from_then_on(settings, two, expected):
         assert re.findall(r'seg_model_info\{digest="(\w+)"', text) == [second]
 
 
-def test_what_waits_is_computed_with_the_weights_that_it_came_for(settings, two, expected):
+def test_waiting_requests_are_computed_with_the_weights_of_their_arrival(settings, two, expected):
     first, second = expected
     with serving_current(settings, two) as (client, server), ThreadPoolExecutor() as threads:
         engine = server.service.predictor.engine
@@ -124,7 +124,7 @@ def test_what_waits_is_computed_with_the_weights_that_it_came_for(settings, two,
 
 
 def other_engine(two, monkeypatch):
-    """The file is well, but what computes is not."""
+    """The file is valid, but the engine computes something else."""
     put(two, "second")
     wrong = open_predictor(two / "first", device="cpu").engine
     monkeypatch.setattr("model.predictor.start_engine", lambda *_, **__: wrong)
@@ -141,13 +141,13 @@ def missing(two, _):
 
 
 def unanswerable(two, monkeypatch):
-    """The file is well and the engine is, but no answer can be made in one of the formats."""
+    """The file and the engine work, but one answer format cannot be encoded."""
     put(two, "second")
     monkeypatch.setattr("app.codecs.jsonmask.list_present", lambda *_: 1 / 0)
 
 
 @pytest.mark.parametrize("harm", [damaged, missing, other_engine, unanswerable])
-def test_weights_that_do_not_work_are_not_taken(settings, two, expected, monkeypatch, harm):
+def test_weights_that_do_not_work_are_rejected(settings, two, expected, monkeypatch, harm):
     first, _ = expected
     with serving_current(settings, two) as (client, server):
         harm(two, monkeypatch)
@@ -163,9 +163,7 @@ def test_weights_that_do_not_work_are_not_taken(settings, two, expected, monkeyp
         assert client.get("/health/ready").status_code == 200
 
 
-def test_signals_that_come_while_weights_are_loading_cause_one_reload_more(
-    settings, two, monkeypatch
-):
+def test_signals_during_a_reload_cause_one_more_reload(settings, two, monkeypatch):
     with serving_current(settings, two) as (client, server):
         loading, go, opened = threading.Event(), threading.Event(), []
 
@@ -195,7 +193,7 @@ def test_signals_that_come_while_weights_are_loading_cause_one_reload_more(
         assert digest == read_weights(two / "second").metadata.digest
 
 
-def test_a_server_that_drains_reloads_nothing(settings, two):
+def test_a_draining_server_does_not_reload(settings, two):
     with serving_current(settings, two) as (_, server):
         server.service.drain()
         with pytest.raises(NotReady):
@@ -239,7 +237,7 @@ def descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def test_fifty_reloads_under_load_harm_nobody_and_leave_nothing(two, expected):
+def test_fifty_reloads_under_load_lose_no_request_and_leak_no_memory(two, expected):
     put(two, "first")
     settings = {"weights": two / "current", "port": 0, "device": "cpu", "log_format": "json"}
     settings |= {"stuck_after_s": 600, "deadline_s": 600}

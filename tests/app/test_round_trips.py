@@ -1,4 +1,4 @@
-"""What must hold of any upload and of any mask: properties of decoding and encoding."""
+"""Properties of decoding and encoding that hold for any upload and any mask."""
 
 import io
 import json
@@ -23,7 +23,7 @@ from tests.app.corpus import damaged, ordinary, saved
 
 LIMIT = 100_000
 BACK = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-"""What undoes an orientation that does not undo itself."""
+"""The transposition that undoes an orientation, for those that do not undo themselves."""
 
 STARTS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"GIF89a", b"BM", b"II*\0\x08\0\0\0",
@@ -50,7 +50,7 @@ def files():
 
 @st.composite
 def spliced(draw):
-    """The beginning of one file, any bytes, and the end of another."""
+    """The start of one file, any bytes, and the end of another."""
     first, last = draw(st.sampled_from(files())), draw(st.sampled_from(files()))
     cut = draw(st.integers(0, len(first)))
     return first[:cut] + draw(st.binary(max_size=50)) + last[draw(st.integers(0, len(last))) :]

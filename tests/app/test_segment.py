@@ -114,7 +114,7 @@ def test_the_answers_are_the_same_mask(client):
     assert np.array_equal(np.frombuffer(response.content, np.uint8).reshape(shape), mask)
 
 
-def test_an_answer_says_what_made_it_and_how_long_it_took(client, settings):
+def test_an_answer_names_its_weights_and_its_stages(client, settings):
     response = client.post("/v1/segment", content=PHOTO.read_bytes())
     assert response.headers["x-weights-digest"] == read_metadata(settings.weights).digest
     stages = [part.partition(";")[0] for part in response.headers["server-timing"].split(", ")]
@@ -131,7 +131,7 @@ def test_a_large_photo_is_scaled_and_its_mask_is_not(client, photo):
     assert not np.array_equal(mask, smaller)
 
 
-def test_a_caller_asks_for_a_smaller_side_only():
+def test_max_side_can_only_make_the_side_smaller():
     assert choose_max_side(None, 1024) == 1024
     assert choose_max_side(512, 1024) == 512
     assert choose_max_side(4096, 1024) == 1024

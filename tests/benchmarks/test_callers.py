@@ -1,4 +1,4 @@
-"""Callers who misbehave, at a server that answers as it is told: what becomes of their requests."""
+"""The outcomes of callers that misbehave, with a scripted server."""
 
 import asyncio
 from collections import Counter
@@ -18,7 +18,7 @@ JUDGE = make_judge({REQUEST: {"": Response(200, {}, b"mask")}})
 
 
 def run_caller(server, call):
-    """The outcomes of what `call` makes a caller do at that server."""
+    """Run `call` against the server. Returns the outcomes and the load generator."""
 
     async def ask(address):
         load = LoadGenerator(address, judge=JUDGE)
@@ -45,7 +45,7 @@ async def ask_once(load):
         (None, Outcome.LOST),
     ],
 )
-def test_a_response_is_judged_by_the_one_that_its_request_got_alone(answer, outcome):
+def test_a_response_is_compared_with_the_one_that_its_request_got_alone(answer, outcome):
     outcomes, load = run_caller(TinyServer([answer]), ask_once)
     assert outcomes == {outcome: 1}
     assert bool(load.complaints) == (outcome in FAILURES)
@@ -81,7 +81,7 @@ def test_a_slow_caller_sends_the_whole_request_and_gets_a_response(answer, outco
     assert server.requests == [REQUEST.body]
 
 
-def test_a_slow_caller_who_is_cut_off_has_lost_nothing():
+def test_a_slow_caller_that_is_disconnected_while_it_sends_is_cut_off():
     class Impatient(TinyServer):
         async def _answer(self, reader, writer):
             await reader.readexactly(1)
@@ -91,9 +91,9 @@ def test_a_slow_caller_who_is_cut_off_has_lost_nothing():
     assert outcomes == {Outcome.CUT_OFF: 1}
 
 
-def test_a_slow_caller_without_a_response_has_lost_it():
+def test_a_slow_caller_without_a_response_counts_as_lost():
     class Ending(TinyServer):
-        """Hangs up after a whole request, and notices the next connection."""
+        """Closes the connection after a whole request, and reports the next connection."""
 
         async def _serve(self, reader, writer):
             if self.connections == 1:
@@ -111,7 +111,7 @@ def test_a_slow_caller_without_a_response_has_lost_it():
     assert outcomes == {Outcome.LOST: 1}
 
 
-def test_leaving_in_the_answer_needs_one():
+def test_leaving_in_the_answer_waits_for_one():
     call = partial(leave, request=REQUEST, leaving=Leaving.ANSWERED)
     server = TinyServer([(200, b"mask")])
     run_caller(server, call)

@@ -1,4 +1,4 @@
-"""The comparison of answers in company with those alone finds what differs, and keeps it."""
+"""The comparison with answers that photos get alone finds and keeps every difference."""
 
 from http import HTTPStatus
 
@@ -8,7 +8,7 @@ from benchmarks.requests import make_judge
 from benchmarks.results import Outcome
 
 
-def test_a_short_run_has_the_same_answers_in_company(tmp_path):
+def test_concurrent_callers_get_the_answers_that_they_get_alone(tmp_path):
     results, starts = compare(Plan(**QUICK), tmp_path)
     assert starts >= 1
     assert {result.outcome for result in results} == {Outcome.MASK}

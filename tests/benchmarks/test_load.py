@@ -97,11 +97,11 @@ def test_a_response_that_does_not_come_in_time_is_recorded():
     assert asyncio.run(run()).statuses == {NO_RESPONSE: 2}
 
 
-def test_arrivals_wait_for_no_response_and_their_latency_counts_from_when_they_were_due():
+def test_arrivals_wait_for_no_response_and_latency_counts_from_the_due_time():
     everybody = 5
 
     class Patient(TinyServer):
-        """Answers nobody until everybody has arrived."""
+        """Answers when all requests have arrived."""
 
         async def _answer(self, reader, writer):
             if self.connections == everybody:

@@ -1,4 +1,4 @@
-"""A siege tells who was answered and what is left, and notices what is not as promised."""
+"""A siege reports who was answered and what is still held, and detects broken promises."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from benchmarks.siege import GOOD, PROBE, Plan, Siege, describe_callers, list_fa
 
 
 def test_nothing_is_held_after_a_short_siege():
-    """How long anybody waits, and which costly file is decoded in time, is the machine's."""
+    """Waiting times, and which costly files are decoded in time, depend on the machine."""
     under, rows, failures = siege.run_siege(Plan(minutes=0.1, side=300, stuck_after_s=60))
     of = {row["caller"]: row for row in rows}
     assert under.held == {}
@@ -58,13 +58,13 @@ def test_latencies_are_of_answers_that_polite_callers_got():
         ({}, ["Traceback"], "the server's log: Traceback"),
     ],
 )
-def test_what_is_left_is_a_failure(changes, log, text):
+def test_held_memory_or_a_dead_server_is_a_failure(changes, log, text):
     rows = describe_callers(results(0.1, 0.2))
     assert list_failures(besieged(), rows, []) == []
     assert list_failures(besieged(**changes), rows, log) == [text]
 
 
-def test_a_good_caller_who_waits_or_is_refused_is_a_failure():
+def test_a_good_caller_that_waits_long_or_is_refused_is_a_failure():
     slow = describe_callers([*results(*[0.1] * 98), *results(2.5, 2.6)])
     assert list_failures(besieged(), slow, []) == [
         "99 % of the good caller's masks took up to 2.5 s"

@@ -1,4 +1,4 @@
-"""A soak loses no response and accepts no wrong one, and notices who does."""
+"""A soak finds no lost and no wrong response, and reads errors from the log."""
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def test_errors_are_found_in_a_log():
     assert find_errors(f"{fine}\n{bad}\nTraceback\n") == [bad, "Traceback"]
 
 
-def test_the_two_weights_give_other_masks_for_everything(tmp_path, photo):
+def test_the_two_weights_give_different_masks_everywhere(tmp_path, photo):
     files = write_two_weights(tmp_path)
     shipped, rotated = (open_predictor(file, device="cpu")(photo) for file in files)
     assert not np.any(shipped == rotated)

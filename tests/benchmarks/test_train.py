@@ -1,4 +1,4 @@
-"""The book's loop as the training benchmark writes it, beside our own step."""
+"""The notebook's loop in the training benchmark, compared with our own step."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What is read from the kernel about a process, and what becomes of it over the time."""
+"""The kernel's figures of a process, and their trends over time."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from benchmarks.watch import GROWS, MIB, RESIDENT, ProcessTree, Sample, Watch, d
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 
-# Each line that it reads is a command; it answers when it has done it.
+# It executes each line that it reads, and then prints "done".
 PROGRAM = """
 import sys, subprocess
 print(subprocess.Popen(["sleep", "60"]).pid, flush=True)
@@ -26,7 +26,7 @@ SPIN = "import time as t; u = t.process_time() + 0.05; all(iter(lambda: t.proces
 
 @contextmanager
 def program():
-    """A function that makes the program do something, its process, and its child's id."""
+    """A function that runs a command in the program, the program's id, and its child's id."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""A server that answers as it is told."""
+"""A server with scripted answers."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -7,7 +7,7 @@ from benchmarks.connection import Address
 
 
 class TinyServer:
-    """Gives each request what `answers` says, in turns; None hangs up instead of an answer."""
+    """Gives `answers` in turn. For None it closes the connection instead."""
 
     def __init__(self, answers):
         self.answers = answers
@@ -21,7 +21,7 @@ class TinyServer:
             yield Address(*server.sockets[0].getsockname())
 
     def run(self, ask):
-        """What `await ask(address)` returns while the server runs."""
+        """Run the server during `await ask(address)`. Returns what that returns."""
 
         async def run():
             async with self.serving() as address:

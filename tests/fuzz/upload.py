@@ -1,4 +1,4 @@
-"""A fuzzer of the way of an upload: form or raw body, decode, prepare, encode (needs atheris).
+"""A fuzzer of all steps of an upload: form or raw body, decode, prepare, encode (needs atheris).
 
 `make fuzz`, or `python -m tests.fuzz.upload` with libFuzzer's options and folders behind it. The
 files of `tests.app.corpus` are its first seeds. Whatever is not an answer or one of our problems is
@@ -35,7 +35,7 @@ MAX_SIDES = (0, 32, 100)
 BOUNDARY = "b0und"
 CHUNK_BYTES = 1000
 SEED_BYTES = 20_000
-"""Larger files of the corpus are no seeds: a fuzzer needs thousands of runs a second."""
+"""Larger files of the corpus are not used, because a fuzzer needs thousands of runs per second."""
 
 DEFAULTS = [
     "-max_len=40000",
@@ -46,11 +46,11 @@ DEFAULTS = [
 
 METADATA = Metadata()
 PREDICTOR = Predictor(cast(Engine, None), METADATA)
-"""Makes canvases of images; nothing is computed here."""
+"""It only makes canvases of images. Nothing is computed."""
 
 
 def upload(data: bytes) -> None:
-    """One request: the first byte says how it is sent and what is asked for, then its body."""
+    """One request: its first byte chooses how it is sent and its format. The rest is the body."""
     if not data:
         return
     choice, body = data[0], data[1:]

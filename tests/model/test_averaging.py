@@ -14,7 +14,7 @@ def weights(weights_file):
 
 
 @pytest.mark.parametrize("max_side", [0, 200])
-def test_a_single_view_is_what_is_served(weights, weights_file, photo, max_side):
+def test_a_single_view_gives_the_served_mask(weights, weights_file, photo, max_side):
     expected = open_predictor(weights_file, max_side=max_side)(photo)
     found = AveragingPredictor(weights, max_side=max_side, device="cpu")(photo)
     assert found.shape == photo.shape[:2]
@@ -22,7 +22,7 @@ def test_a_single_view_is_what_is_served(weights, weights_file, photo, max_side)
 
 
 def test_views_are_averaged_at_the_images_size(weights, photo):
-    """The mirror image of an average over mirror images is its own."""
+    """An average over mirror images is the same for the mirrored image."""
     photo = photo[:64, :96]
     averaging = AveragingPredictor(weights, scales=(0.75, 1, 1.25), flip=True, device="cpu")
     found = averaging.probabilities(photo)

@@ -5,7 +5,7 @@ from model import card
 from model.weights import Metadata, write_weights
 
 
-def test_a_card_says_what_the_file_says(tmp_path, capsys):
+def test_a_card_has_the_metadata_of_the_file(tmp_path, capsys):
     metadata = Metadata(
         classes=("background", "ship"),
         recipe={"name": "default", "crop": [320, 320]},

@@ -67,7 +67,7 @@ def test_names_alone_take_vocs_colours(tmp_path, suffix, text):
         ('["a", {"name": "b", "value": 70000}]', "the value 70000: 0 to 65535"),
     ],
 )
-def test_what_is_wrong_in_a_file_of_classes_is_named(tmp_path, text, message):
+def test_an_error_in_a_file_of_classes_is_named(tmp_path, text, message):
     path = tmp_path / "classes.json"
     path.write_text(text)
     with pytest.raises(DatasetError, match=message) as caught:
@@ -91,7 +91,7 @@ def test_weights_remember_how_their_masks_are_read():
 
 
 @pytest.mark.parametrize("masks", [3, {}, {"values": [0], "void": [1, 2, 3]}, {"values": [0, 1]}])
-def test_weights_that_say_nonsense_of_their_masks_are_refused(masks):
+def test_weights_with_invalid_mask_values_are_refused(masks):
     metadata = Metadata(classes=("a", "b"), data={"masks": masks})
     with pytest.raises(DatasetError, match="give --classes FILE"):
         classes_of(metadata)

@@ -12,7 +12,7 @@ from model.weights import Metadata, write_weights
 
 
 def counts_of(accuracies, *, seed=0):
-    """Confusion matrices of two classes, whose pixels are right with these probabilities."""
+    """Confusion matrices of two classes, whose pixels are correct with these probabilities."""
     rng = np.random.default_rng(seed)
     hits = rng.binomial(1000, np.clip(accuracies, 0, 1), size=(2, len(accuracies))).T
     wrong = 1000 - hits
@@ -21,8 +21,8 @@ def counts_of(accuracies, *, seed=0):
     )
 
 
-def test_a_gain_on_every_image_is_a_gain():
-    """Though images differ by far more than the networks do: the comparison is paired."""
+def test_a_gain_on_every_image_is_significant():
+    """Images differ far more than the networks do, but the comparison is paired."""
     accuracies = np.random.default_rng(1).uniform(0.3, 0.9, 60)
     *classes, mean = compare_counts(counts_of(accuracies), counts_of(accuracies + 0.03, seed=2))
     assert mean.verdict == "better"
@@ -32,8 +32,8 @@ def test_a_gain_on_every_image_is_a_gain():
     assert mean.verdict == "worse"
 
 
-def test_a_gain_by_luck_is_none():
-    """One image decides; the interval says how little that means."""
+def test_a_gain_on_a_single_image_is_not_significant():
+    """A single image decides, so the interval is wide."""
     accuracies = np.full(20, 0.7)
     lucky = accuracies.copy()
     lucky[3] = 0.99
@@ -44,7 +44,7 @@ def test_a_gain_by_luck_is_none():
 
 
 def test_the_interval_is_that_of_resampled_images():
-    """Beside a bootstrap that is written out."""
+    """Compared with a plain bootstrap."""
     first = counts_of(np.linspace(0.4, 0.9, 15))
     second = counts_of(np.linspace(0.6, 0.8, 15), seed=5)
 
@@ -76,7 +76,7 @@ def test_a_class_that_occurs_nowhere_has_no_figures():
 
 @pytest.fixture(scope="module")
 def background_file(tmp_path_factory):
-    """Weights that see background everywhere: better than none at all."""
+    """Weights that predict background everywhere."""
     network = FCN()
     torch.nn.init.zeros_(network.final_conv.weight)
     network.final_conv.bias.data[:] = -torch.arange(21.0)
@@ -91,7 +91,9 @@ def run(*arguments, status):
     assert caught.value.code == status
 
 
-def test_nobody_ships_a_worse_one(voc_folder, weights_file, background_file, tmp_path, capsys):
+def test_the_exit_status_tells_better_from_worse(
+    voc_folder, weights_file, background_file, tmp_path, capsys
+):
     data = ["--data", voc_folder, "--image-set", "train"]
     run(background_file, weights_file, *data, "--json", tmp_path / "c.json", status=3)
     table = capsys.readouterr().out

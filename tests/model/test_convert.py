@@ -39,7 +39,7 @@ def test_safetensors_convert_too(notebook_network, tmp_path):
     }
 
 
-def test_other_classes_want_their_names(tmp_path):
+def test_other_classes_need_their_names(tmp_path):
     torch.save(FCN(num_classes=3).state_dict(), tmp_path / "net.pth")
     arguments = [str(tmp_path / "net.pth"), "--output", str(tmp_path / "w.safetensors")]
     with pytest.raises(SystemExit, match=r"3 classes, 21 are named.*--classes"):

@@ -1,4 +1,4 @@
-"""The contract of `model.engines.base`, for every engine, against float32 PyTorch done plainly."""
+"""The contract of `model.engines.base`, for every engine, compared with plain float32 PyTorch."""
 
 import subprocess
 import sys
@@ -68,7 +68,7 @@ def engine(weights, request):
 
 @pytest.fixture(scope="module")
 def small_weights(weights):
-    """Builds weights with the given last step; the rest is of no interest."""
+    """Builds weights with the given last step. The other tensors do not matter."""
 
     def build(kernel, bias):
         classes = len(bias)
@@ -244,7 +244,7 @@ def test_only_the_native_engine_has_a_choice_of_precision(weights):
 @pytest.mark.parametrize(
     ("limit", "cores"), [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("", 8)]
 )
-def test_a_containers_share_of_the_processor_counts(limit, cores, monkeypatch, tmp_path):
+def test_a_containers_processor_limit_is_respected(limit, cores, monkeypatch, tmp_path):
     (tmp_path / "cpu.max").write_text(limit)
     monkeypatch.setattr(base, "CPU_LIMIT", tmp_path / "cpu.max")
     monkeypatch.setattr(base.os, "sched_getaffinity", lambda _: set(range(8)))
@@ -288,7 +288,7 @@ def test_wrong_tensors_are_named(weights):
         assert part in str(caught.value)
 
 
-def test_a_device_that_is_not_there_is_refused():
+def test_a_missing_device_is_refused():
     with pytest.raises(EngineError, match="unknown device 'gpu'"):
         choose_device("gpu")
     with pytest.raises(EngineError, match="not supported"):
@@ -298,7 +298,7 @@ def test_a_device_that_is_not_there_is_refused():
         choose_device(missing)
 
 
-def test_the_engine_is_chosen_by_what_is_there(monkeypatch, tmp_path):
+def test_the_engine_is_chosen_by_what_is_installed(monkeypatch, tmp_path):
     monkeypatch.setattr(choice, "has_cuda_gpu", lambda: False)
     monkeypatch.setattr(library, "find_library_or_warn", lambda: tmp_path)
     assert choice.choose("auto", "auto") == "native"

@@ -37,6 +37,6 @@ def test_equal_weights_make_equal_files(weights_file, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_what_is_no_weights_file_is_refused(tmp_path):
+def test_a_file_that_is_not_a_weights_file_is_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"error: .*expected a weights file"):
         export.main([str(tmp_path / "w"), "--output", str(tmp_path / "o")])

@@ -1,4 +1,4 @@
-"""The commands of training, where only what serves is installed."""
+"""The training commands, when only the service's packages are installed."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def run_without(packages, module, *arguments):
         ("model.convert", ["x", "--output", "y"], "torch, torchvision"),
     ],
 )
-def test_a_command_of_training_says_what_to_install(module, arguments, missing):
+def test_a_training_command_says_what_to_install(module, arguments, missing):
     ended = run_without(OF_TRAINING, module, *arguments)
     assert ended.returncode == 1
     assert ended.stdout == ""
@@ -59,12 +59,12 @@ def test_an_option_that_needs_more_says_so_before_anything_begins(module, option
 def test_an_export_names_its_own_extra():
     ended = run_without(("onnx",), "model.export", "x", "--output", "y")
     assert ended.stderr == (
-        "error: not installed here: onnx. What serves does not need them; install them with: "
+        "error: not installed here: onnx. The service does not need them; install them with: "
         "pip install '.[onnx]'\n"
     )
 
 
-def test_a_card_needs_none_of_them():
+def test_a_card_needs_no_training_packages():
     weights = "model/weights/fcn_resnet18_voc.safetensors"
     ended = run_without(OF_TRAINING, "model.card", weights)
     assert ended.stdout.startswith("# fcn_resnet18_voc.safetensors"), ended.stderr

@@ -1,7 +1,7 @@
-"""Our training beside the book's loop.
+"""Our training compared with the book's loop.
 
-In float64 throughout: in float32 the book's own loop moves by a percent after five steps when
-another processor, or another number of threads, adds up in another order.
+Everything is float64. In float32, the book's own loop changes by a percent after five steps if
+another processor, or another number of threads, sums in another order.
 """
 
 import copy
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(folder):
-    """The book's input and targets, of all images: float64 (N, 3, H, W), int64 (N, H, W)."""
+    """The book's input and targets of all images: float64 (N, 3, H, W), int64 (N, H, W)."""
     root = folder / "VOCdevkit" / "VOC2012"
     names = (root / "ImageSets/Segmentation/train.txt").read_text().split()
     images = np.stack([read(root / "JPEGImages" / f"{name}.jpg") for name in names])

@@ -1,4 +1,4 @@
-"""fcn16s and fcn8s in files, engines and exports, beside float32 PyTorch done plainly."""
+"""fcn16s and fcn8s in files, engines and exports, compared with plain float32 PyTorch."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +35,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def network_of(shipped):
-    """Builds the shipped network with skips at random; `trained`: what enlarges is not bilinear."""
+    """Builds the shipped network with random skips; `trained`: upsampling is not bilinear."""
 
     def build(architecture, *, trained=False):
         torch.manual_seed(0)
@@ -148,8 +148,8 @@ def test_bfloat16_is_close(kind, architecture, network_of, weights_of, photo):
 
 
 @pytest.mark.parametrize("architecture", FINER)
-def test_the_photo_tells_a_finer_network_from_its_start(architecture, network_of, photo, shipped):
-    """The other tests would prove little if the skips changed nothing."""
+def test_the_skips_change_the_masks_of_the_photo(architecture, network_of, photo, shipped):
+    """Otherwise the other tests would prove little."""
     canvas = photo[:288, :448]
     fine = compute_logits(network_of(architecture), canvas, shipped.metadata).argmax(1)
     coarse = compute_logits(network_of("fcn32s"), canvas, shipped.metadata).argmax(1)
@@ -160,7 +160,7 @@ def test_the_photo_tells_a_finer_network_from_its_start(architecture, network_of
 def test_a_start_without_skips_predicts_nearly_what_fcn32s_does(
     architecture, network_of, photo, shipped
 ):
-    """Interpolation in steps rounds the corners of interpolation at once."""
+    """Interpolation in several steps is smoother than in one."""
     network = network_of(architecture)
     for skip in network.skip_convs.parameters():
         torch.nn.init.zeros_(skip)
@@ -172,7 +172,9 @@ def test_a_start_without_skips_predicts_nearly_what_fcn32s_does(
 
 
 @pytest.mark.parametrize("architecture", FINER)
-def test_a_file_is_read_served_and_checked_as_what_it_is(architecture, weights_of, photo, tmp_path):
+def test_a_weights_file_of_any_architecture_is_served_and_checked(
+    architecture, weights_of, photo, tmp_path
+):
     path, weights = tmp_path / "w.safetensors", weights_of(architecture)
     write_weights(path, weights.tensors, weights.metadata)
     assert read_weights(path).metadata.network.name == architecture
@@ -185,7 +187,7 @@ def test_a_file_is_read_served_and_checked_as_what_it_is(architecture, weights_o
         golden.require_golden_mask(engine, weights)
 
 
-def test_kernels_as_float16_leave_what_interpolates_exact(network_of):
+def test_float16_kernels_leave_the_interpolation_exact(network_of):
     network = network_of("fcn8s")
     stored = list_tensors(network, half=True)
     kinds = {name: array.dtype.name for name, array in stored.items() if array.ndim == 4}
@@ -193,7 +195,7 @@ def test_kernels_as_float16_leave_what_interpolates_exact(network_of):
     assert kinds["doublings.layer2.weight"] == kinds["transpose_conv.weight"] == "float32"
 
 
-def test_tensors_and_what_the_file_says_must_agree(weights_of, shipped):
+def test_tensors_and_metadata_must_agree(weights_of, shipped):
     finer = weights_of("fcn8s")
     for weights in (
         Weights(finer.tensors, shipped.metadata, source="some.file"),

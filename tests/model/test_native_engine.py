@@ -1,4 +1,4 @@
-"""What only the native engine has: its limits, and the memory that it keeps."""
+"""The native engine's limits, and the memory that it keeps."""
 
 import ctypes
 import subprocess
@@ -36,7 +36,7 @@ def test_it_starts_with_no_more_skips_than_an_architecture_has(kind, skips):
 
 
 def start(kind, **numbers):
-    """What starts of a network whose tensors nobody may read."""
+    """Start an engine for a network whose tensors must not be read."""
     native = declare(library.load(native_library(kind)))
     return native.engine_start(ctypes.byref(NetworkStruct(**numbers)), 1, False)
 
@@ -72,7 +72,7 @@ print(resident() - before)
 
 @pytest.mark.parametrize("kind", KINDS[:1])
 def test_little_memory_stays_after_large_canvases(kind):
-    # Every workspace kept all of its 190 MiB before.
+    # Once, every workspace kept all of its 190 MiB.
     threads = 2
     ran = subprocess.run(
         [sys.executable, "-c", LARGE_CANVASES, str(native_library(kind)), str(threads)],

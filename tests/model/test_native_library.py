@@ -1,4 +1,4 @@
-"""How the native engine's library is built, found, and done without."""
+"""How the native engine's library is built and found, and what happens without it."""
 
 import os
 import platform
@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture
 def nowhere(monkeypatch, tmp_path):
-    """No place takes a library: the folders cannot be, for a file is in their way."""
+    """No library can be written: files have the names of both folders."""
     (tmp_path / "file").touch()
     monkeypatch.setattr(library, "library_path", lambda kind: tmp_path / "file" / f"{kind}.so")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -39,7 +39,7 @@ def only_the_cache(nowhere, monkeypatch, tmp_path):
 
 @pytest.fixture
 def compiler(monkeypatch, tmp_path):
-    """Sets CC to a program that refuses the given words, and else is the compiler."""
+    """Sets CC to a program that refuses the given words, and otherwise runs the compiler."""
 
     def write(*refused, name="compiler"):
         path = tmp_path / name
@@ -55,7 +55,7 @@ def compiler(monkeypatch, tmp_path):
     return write
 
 
-def test_without_a_compiler_the_native_engine_gives_way(
+def test_without_a_compiler_another_engine_is_chosen(
     weights_file, monkeypatch, nowhere, tmp_path, caplog
 ):
     monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
@@ -67,7 +67,7 @@ def test_without_a_compiler_the_native_engine_gives_way(
 
 
 @needs_compiler
-def test_where_nothing_can_be_written_the_reason_is_told_once(weights_file, nowhere, caplog):
+def test_the_reason_is_logged_once_if_nothing_can_be_written(weights_file, nowhere, caplog):
     assert choice.choose("auto", "cpu") == "ncnn"
     assert len(caplog.records) == 1
     assert caplog.text.count(f"{nowhere}/fcn-segmentation-service: Not a directory") == 1
@@ -107,7 +107,7 @@ def test_a_user_without_a_home_has_no_cache(nowhere, monkeypatch):
 
 @needs_compiler
 @pytest.mark.skipif(len(library.list_kinds()) < 2, reason="needs a processor that runs two kinds")
-def test_what_a_compiler_cannot_do_is_told_and_the_next_kind_built(
+def test_the_next_kind_is_built_if_the_compiler_does_not_know_the_best(
     only_the_cache, compiler, caplog
 ):
     best, second = library.list_kinds()[:2]

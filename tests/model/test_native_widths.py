@@ -1,4 +1,4 @@
-"""The native engine in vectors of four: what NEON has, without a machine that has NEON."""
+"""The native engine with vectors of four floats, as on NEON, on other processors."""
 
 import pytest
 

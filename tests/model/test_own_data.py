@@ -1,4 +1,4 @@
-"""What the documentation shows of one's own data and classes, done as it says."""
+"""The documentation's examples for your own data and classes work."""
 
 import os
 import re
@@ -23,7 +23,7 @@ TRAINING = (REPOSITORY / "docs" / "training.md").read_text()
 
 
 def test_a_first_run_with_classes_of_ones_own(tmp_path):
-    """Drawn, trained, measured and served, by the commands of the documentation."""
+    """Draw, train, measure and serve with the commands of the documentation."""
     section = TRAINING.split("### A first run with classes of one's own\n")[1]
     bash = re.search(r"```bash\n(.*?)```", section, re.S)[1].replace("\\\n", "")
     *commands, serve = bash.strip().splitlines()
@@ -69,7 +69,7 @@ def photos(tmp_path, photo):
 
 
 def colours_as_logits(batch):
-    """What stands for a network here: three classes, at half the size."""
+    """A substitute for a network: three classes, at half the size."""
     return np.asarray(batch, np.float32)[:, ::2, ::2] / 16
 
 
@@ -131,7 +131,7 @@ def example_of(module):
 
 @pytest.mark.parametrize("runtime", [onnx_runtime, tflite_runtime])
 def test_the_examples_of_other_teachers_work(runtime, photos, tmp_path, monkeypatch):
-    """All but the runtimes themselves, which no test needs: how images go in, and logits out."""
+    """Without the runtimes themselves: only how images go in and logits come out."""
     modules = runtime()
     block = example_of(max(modules, key=len))
     for name, module in modules.items():

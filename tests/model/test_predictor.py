@@ -42,7 +42,7 @@ def test_an_image_is_scaled_only_above_max_side(predictor, notebook_network, pho
     assert np.mean(mask == torch.argmax(expected, dim=0).numpy()) >= 0.999
 
 
-def test_an_image_may_come_scaled_already(predictor, photo):
+def test_an_image_may_be_scaled_already(predictor, photo):
     scaled = np.asarray(scale_down(Image.fromarray(photo), (149, 224)))
     canvas = predictor.prepare(scaled, max_side=224, size=(300, 451))
     expected = predictor.prepare(photo, max_side=224)
@@ -50,7 +50,7 @@ def test_an_image_may_come_scaled_already(predictor, photo):
     assert np.array_equal(canvas.pixels, expected.pixels)
 
 
-def test_or_scaled_in_part(predictor, photo):
+def test_an_image_may_be_scaled_in_part(predictor, photo):
     half = np.asarray(Image.fromarray(photo).reduce(2))
     assert half.shape == (150, 226, 3)
     canvas = predictor.prepare(half, max_side=100, size=(300, 451))
@@ -60,7 +60,7 @@ def test_or_scaled_in_part(predictor, photo):
     assert np.abs(canvas.pixels.astype(int) - expected.pixels).mean() < 3
 
 
-def test_sizes():
+def test_content_and_canvas_sizes_follow_from_the_image_size():
     assert content_size((3000, 4000), 1024) == (768, 1024)
     assert content_size((3000, 4000), 0) == (3000, 4000)
     assert content_size((1, 10000), 100) == (1, 100)

@@ -1,4 +1,4 @@
-"""What is known of the processor where /proc/cpuinfo is hidden."""
+"""The processor's features when /proc/cpuinfo is hidden."""
 
 import platform
 from pathlib import Path
@@ -22,7 +22,7 @@ def hidden(monkeypatch, tmp_path):
 
 
 def loader(folder, text):
-    """A program that says this of itself."""
+    """A program that prints this as the loader's help."""
     path = folder / "ld.so"
     path.write_text(f"#!/bin/sh\ncat <<END\n{text}END\n")
     path.chmod(0o755)
@@ -53,7 +53,7 @@ def test_the_levels_that_the_loader_tells_are_the_kinds(
 
 
 @pytest.mark.parametrize("text", ["Usage: ld.so [OPTION]... EXECUTABLE-FILE\n", None])
-def test_where_nothing_tells_the_log_says_why_the_slower_engine_computes(
+def test_the_log_says_why_the_slower_engine_runs_if_features_are_unknown(
     hidden, monkeypatch, tmp_path, caplog, text
 ):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
@@ -64,7 +64,7 @@ def test_where_nothing_tells_the_log_says_why_the_slower_engine_computes(
     assert "cannot tell what this processor can do" in caplog.text
 
 
-def test_arm_needs_nothing_told(hidden, monkeypatch):
+def test_arm_needs_no_list_of_features(hidden, monkeypatch):
     monkeypatch.delenv(library.MAX_KIND, raising=False)
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert library.list_kinds() == ["neon"]

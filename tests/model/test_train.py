@@ -62,7 +62,7 @@ def finished(voc_folder, tmp_path_factory):
     return output
 
 
-def test_a_run_leaves_weights_history_curves_and_a_figure(finished):
+def test_a_run_writes_weights_history_curves_and_a_figure(finished):
     metadata = read_metadata(finished)
     assert metadata.classes == CLASSES
     assert metadata.recipe["name"] == "default"
@@ -102,7 +102,7 @@ def test_the_same_seed_gives_the_same_weights(finished, voc_folder, tmp_path):
 def test_an_interrupted_run_is_saved_and_resumes_to_the_same_weights(
     finished, voc_folder, tmp_path, monkeypatch, capsys, last_step
 ):
-    """After 3 steps an epoch is complete, but not closed; after 6 the whole run is."""
+    """After 3 steps an epoch is complete but not ended; after 6 steps the whole run is."""
     output = tmp_path / "w.safetensors"
     options = ["--data", voc_folder, "--output", output, "--epochs", 2, *SMALL]
     take_step = train.Training.train_step
@@ -132,7 +132,7 @@ def test_an_interrupted_run_is_saved_and_resumes_to_the_same_weights(
     assert steps[0] == steps[1]
 
 
-def test_an_earlier_run_is_not_overwritten_without_a_word(finished, voc_folder, tmp_path):
+def test_an_earlier_run_is_not_overwritten_without_the_option(finished, voc_folder, tmp_path):
     options = ["--data", voc_folder, "--epochs", 0, *SMALL, "--val-image-set", "none"]
     digest = read_metadata(finished).digest
     refuse(r"w\.safetensors is there already.*--overwrite", *options, "--output", finished)
@@ -145,10 +145,10 @@ def test_an_earlier_run_is_not_overwritten_without_a_word(finished, voc_folder, 
     assert not (tmp_path / "w.checkpoint.pt").exists()
 
 
-def test_the_best_weights_are_kept_and_a_run_that_gains_nothing_ends(
+def test_the_best_weights_are_kept_and_a_run_without_progress_ends_early(
     voc_folder, tmp_path, monkeypatch, capsys
 ):
-    """Mean IoUs as given, since so small a run has none worth comparing."""
+    """The test sets the mean IoUs, because those of so small a run mean nothing."""
     given = iter([0.3, 0.2, 0.3])
     stored = []
     measure = validation.measure
@@ -252,9 +252,9 @@ def test_two_processes_train_together(voc_folder, tmp_path):
 
 
 def test_gradients_of_two_processes_add_up_to_those_of_one(tmp_path):
-    """The head's gradients of one step; one process has nearly all of the void.
+    """The head's gradients of one step. One process has nearly all of the void.
 
-    Without batch norm's batch statistics in the way. Soft labels lack cells, unevenly, too.
+    Batch norms use their stored statistics. Cells without soft labels are uneven, too.
     """
     code = f"""
 import sys, torch
@@ -299,7 +299,7 @@ with join_group("cpu") as group:
 @pytest.mark.parametrize("void", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_loss_in_tiles_is_the_loss_of_full_logits(preset, void, weighted):
-    """And so are the pixels that are right and every gradient."""
+    """So are the correct pixels and every gradient."""
     torch.manual_seed(0)
     recipe = PRESETS[preset]
     if weighted:

@@ -1,4 +1,4 @@
-"""Training on two machines: two launchers that meet as those of two machines do, with gloo."""
+"""Training on two machines: two launchers that connect as on two machines, with gloo."""
 
 import csv
 import os
@@ -16,8 +16,8 @@ OPTIONS = [
     *("--batch-size", "4", "--crop", "64", "64", "--workers", "0", "--backbone", "none"),
     *("--val-image-set", "none", "--freeze-statistics"),
 ]
-"""With batch norms that use what they have stored: each process would else have statistics of its
-own, and losses of its own."""
+"""Batch norms use their stored statistics. Otherwise each process would have its own statistics and
+losses."""
 
 LIMIT_S = 600
 
@@ -38,7 +38,7 @@ train.main(sys.argv[1:])
 
 
 def train_on_two_machines(program, *arguments):
-    """The exit statuses of two launchers, one for each machine, with a process each."""
+    """Run two launchers with a process each, as on two machines. Returns their exit statuses."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     launcher = [

@@ -69,7 +69,7 @@ def test_a_flipped_bit_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 100])
-def test_another_kind_of_file_is_named(tmp_path, content):
+def test_a_file_of_another_kind_is_named(tmp_path, content):
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=r"w\.safetensors: expected a safetensors file"):
@@ -141,7 +141,7 @@ def test_weights_are_read_without_torch(tmp_path):
 
 
 def rewritten(path, **entries):
-    """A weights file with these entries in its header, and the digest that belongs to them."""
+    """A weights file with these entries in its header, and a valid digest."""
     write_weights(path, TENSORS, Metadata())
     with safetensors.safe_open(path, framework="np") as file:
         header = file.metadata()
@@ -192,7 +192,7 @@ def palette_with(colour):
         ({"data": "{"}, "metadata data: expected JSON"),
     ],
 )
-def test_metadata_that_cannot_serve_are_refused_in_one_line(tmp_path, entries, message):
+def test_invalid_metadata_are_refused_in_one_line(tmp_path, entries, message):
     path = rewritten(tmp_path / "w.safetensors", **entries)
     for read in (read_metadata, read_weights):
         with pytest.raises(WeightsError, match=message) as caught:
@@ -202,7 +202,7 @@ def test_metadata_that_cannot_serve_are_refused_in_one_line(tmp_path, entries, m
         assert len(str(caught.value)) < 400 + len(str(path))
 
 
-def test_metadata_that_cannot_serve_are_not_written_either(tmp_path):
+def test_invalid_metadata_are_not_written_either(tmp_path):
     with pytest.raises(WeightsError, match="three integers of 0 to 255"):
         write_weights(
             tmp_path / "w",
@@ -244,7 +244,7 @@ def test_a_tensor_of_a_type_that_numpy_lacks_is_named(tmp_path, type_):
 
 
 def write_unchecked(monkeypatch, path, tensors):
-    """As another program may write it."""
+    """Write the file without checks, as another program may."""
     with monkeypatch.context() as patched:
         patched.setattr("model.weights.require_finite", lambda *_: None)
         write_weights(path, tensors, Metadata())
@@ -258,7 +258,7 @@ def test_a_tensor_that_holds_no_numbers_is_named(tmp_path, monkeypatch):
 
 
 def test_equal_content_gives_equal_bytes(tmp_path):
-    """In processes of their own: the order of a hash map may differ from one to the next."""
+    """In separate processes, because the order of a hash map may differ between them."""
     code = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"

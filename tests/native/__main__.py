@@ -53,7 +53,7 @@ def list_widths() -> list[Variant]:
 def add_sanitizer(variant: Variant, sanitizer: str) -> Variant:
     """Raises Unavailable where the sanitizer's programs do not build or run."""
     flags = (f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
-    # The thread sanitizer may not know where a newer kernel puts memory: without randomisation.
+    # The thread sanitizer may not support a newer kernel's random addresses, so it gets none.
     for runner in ((), ("setarch", "-R")):
         if _runs(variant.compiler, flags, runner):
             flags += variant.flags
@@ -73,7 +73,7 @@ def find_neon() -> Variant:
 
 
 def run(variant: Variant, *, seed: int, rounds: int) -> str:
-    """What it prints at its end. Raises CalledProcessError with what it said of a failure."""
+    """Run it and return its last line. Raises CalledProcessError with its output if it fails."""
     sources = [str(path) for path in sorted(library.SOURCES.glob("*.c"))]
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder) / "properties")
@@ -110,7 +110,7 @@ def _runs(compiler: str, flags: tuple[str, ...], runner: tuple[str, ...]) -> boo
 
 
 def list_variants() -> list[Variant]:
-    """All that this machine can run; of the others it prints why not."""
+    """List the variants that this machine can run, and print why it cannot run the others."""
     found = []
     try:
         makers = [lambda v=v, s=s: add_sanitizer(v, s) for s in SANITIZERS for v in list_widths()]

@@ -1,4 +1,4 @@
-"""Who may call: keys over real HTTP, their file, and the command that makes them."""
+"""API keys: over real HTTP, their file, and the command that makes them."""
 
 import asyncio
 import os
@@ -81,7 +81,7 @@ def test_a_known_key_may_call(guarded, headers):
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/segment", "/v1/model", "/nothing", "/health/live/"])
-def test_without_a_known_key_every_path_is_401(guarded, path, headers, challenge):
+def test_every_path_answers_401_without_a_known_key(guarded, path, headers, challenge):
     answer = guarded.post(path, headers=headers, content=b"x")
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == challenge
@@ -91,7 +91,7 @@ def test_without_a_known_key_every_path_is_401(guarded, path, headers, challenge
 
 
 @pytest.mark.parametrize("name", ["key", "api_key", "access_token", "X-API-Key", "authorization"])
-def test_a_key_in_the_query_string_is_none(guarded, name):
+def test_a_key_in_the_query_string_is_ignored(guarded, name):
     assert guarded.get("/v1/model", params={name: ANNA}).status_code == 401
 
 
@@ -110,7 +110,7 @@ def test_the_401_comes_before_the_body(guarded):
         assert connection.recv(1000).startswith(b"HTTP/1.1 401")
 
 
-def test_only_an_admins_key_passes_where_an_admin_is_needed(guarded):
+def test_an_admin_endpoint_needs_an_admins_key(guarded):
     path = "/v1/admin/nothing"
     assert guarded.get(path, headers=bearer(ADMIN)).status_code == 200
     refused = guarded.get(path, headers=bearer(ANNA))
@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_used_leaves_the_old_keys_and_is_reported_once(key
     assert keyring.find(BORIS.encode()).name == "boris"
 
 
-def test_a_change_that_leaves_the_files_time_and_size_is_seen_a_tick_later(keys_file, monkeypatch):
+def test_a_change_that_keeps_the_files_time_and_size_is_seen_a_tick_later(keys_file, monkeypatch):
     changed_ns = os.stat(keys_file).st_ctime_ns
     monkeypatch.setattr("app.access.keys.time.time_ns", lambda: changed_ns + 1)
     keyring = Keyring(keys_file)
@@ -184,7 +184,7 @@ def test_a_change_that_leaves_the_files_time_and_size_is_seen_a_tick_later(keys_
     assert keyring.find(ANNA.encode()).name == "anna"
 
 
-def test_every_digest_is_compared_whichever_fits(keys_file, monkeypatch):
+def test_every_digest_is_compared_even_after_a_match(keys_file, monkeypatch):
     compared = []
 
     def counted(one, other):
@@ -199,7 +199,7 @@ def test_every_digest_is_compared_whichever_fits(keys_file, monkeypatch):
         assert len(compared) == 3
 
 
-def test_a_name_may_have_two_keys_and_a_key_only_one_line(tmp_path):
+def test_a_name_may_have_two_keys_but_a_key_has_one_line(tmp_path):
     old, new = format_line("anna", ANNA), format_line("anna", BORIS)
     assert [key.name for key in parse_keys(f"{old}\n{new} # new", tmp_path)] == ["anna", "anna"]
     with pytest.raises(KeysError, match="line 2: the same key as that of anna"):
@@ -216,12 +216,12 @@ def test_a_name_may_have_two_keys_and_a_key_only_one_line(tmp_path):
         (f"anna {'0' * 64} admin admin", "line 1: the only role is 'admin'"),
     ],
 )
-def test_a_line_that_is_no_key_is_named(tmp_path, text, message):
+def test_an_invalid_line_is_named(tmp_path, text, message):
     with pytest.raises(KeysError, match=message):
         parse_keys(text, tmp_path)
 
 
-def test_what_is_no_small_text_file_is_refused(tmp_path):
+def test_a_keys_file_must_be_a_small_text_file(tmp_path):
     for content, message in ((b"\xff\xfe", "that is no text"), (b"#" * 2**21, "limit is 1048576")):
         path = tmp_path / "keys"
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""How often a caller may call, over real HTTP; time passes where the tests say so."""
+"""Rate limits over real HTTP. The tests set the clock."""
 
 import re
 import socket
@@ -16,7 +16,7 @@ from tests.app.test_program import program
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The seconds of the clock that windows run on, to be turned by hand."""
+    """The clock of the windows, whose seconds a test sets."""
 
     class Clock:
         seconds = 1000.0
@@ -33,7 +33,7 @@ def limited(settings, rate_limit, **more):
     return serving(settings.model_copy(update={"rate_limit": rate_limit, **more}))
 
 
-def test_a_caller_above_the_rate_is_429_until_the_window_ends(settings, clock):
+def test_a_caller_above_the_rate_gets_429_until_the_window_ends(settings, clock):
     with limited(settings, "2/minute") as (client, _):
         first = client.get("/v1/model")
         assert first.status_code == 200
@@ -78,7 +78,7 @@ def test_probes_metrics_and_the_description_are_not_limited(settings, clock):
         assert 'seg_rejections_total{reason="too-many-requests"} 0.0' not in answer.text
 
 
-def test_each_key_has_its_own_count_and_strangers_use_up_nobodys(settings, clock, tmp_path):
+def test_each_key_has_its_own_count_and_unknown_keys_count_for_none(settings, clock, tmp_path):
     anna, boris = make_key(), make_key()
     (tmp_path / "keys").write_text(f"{format_line('anna', anna)}\n{format_line('boris', boris)}")
     with limited(settings, "1/minute", keys_file=tmp_path / "keys") as (client, _):
@@ -114,11 +114,11 @@ def test_the_429_comes_before_the_body(settings, clock):
         (None, "unknown"),
     ],
 )
-def test_an_address_is_counted_by_what_one_caller_has(client, counted):
+def test_callers_are_counted_by_address_and_ipv6_callers_by_network(client, counted):
     assert identify_caller({"type": "http", "client": client}) == counted
 
 
-def test_memory_is_bounded_and_windows_that_have_ended_are_forgotten(clock):
+def test_memory_is_bounded_and_ended_windows_are_removed(clock):
     windows = Windows()
     for number in range(2 * MAX_WINDOWS):
         windows.incr(f"address {number}", 60)
@@ -133,7 +133,7 @@ def test_memory_is_bounded_and_windows_that_have_ended_are_forgotten(clock):
     assert len(windows.by_key) < 40, "those of the last minute"
 
 
-def test_a_window_that_goes_on_is_not_forgotten_before_others(clock):
+def test_a_renewed_window_is_not_removed_before_older_ones(clock):
     windows = Windows()
     windows.incr("first", 60)
     clock.seconds += 61
@@ -145,14 +145,14 @@ def test_a_window_that_goes_on_is_not_forgotten_before_others(clock):
 @pytest.mark.parametrize(
     "text", ["fast", "10", "0/second", "10/fortnight", "1/second;", "-1/second"]
 )
-def test_a_rate_that_is_none_is_refused(text):
+def test_an_invalid_rate_is_refused(text):
     with pytest.raises(ValueError, match="expected something like 10/second"):
         parse_rates(text)
     with pytest.raises(ValueError, match="rate_limit"):
         Settings(rate_limit=text)
 
 
-def test_a_rate_that_is_none_is_one_clear_line():
+def test_an_invalid_rate_ends_the_program_with_one_line():
     with program(port=0, rate_limit="fast") as process:
         _, err = process.communicate(timeout=120)
     assert process.returncode == 2

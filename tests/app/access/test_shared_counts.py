@@ -1,4 +1,4 @@
-"""One limit for all servers, counted in a real Redis; and what happens when that is away."""
+"""One limit for all servers, counted in a real Redis, also when Redis is down."""
 
 import re
 import shutil
@@ -26,7 +26,7 @@ pytest.importorskip("redis", reason="needs the extra redis")
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
-    """A busy machine may take its time; the tests of a Redis that hangs shorten it."""
+    """Long timeouts, for busy machines. Tests of a hanging Redis shorten them."""
     monkeypatch.setattr("app.access.shared_counts.TIMEOUT_S", 60)
     monkeypatch.setattr("app.access.shared_counts.PAUSE_S", 0)
 
@@ -162,7 +162,7 @@ def test_a_redis_that_hangs_delays_one_request_and_no_other(settings, hanging, m
             hanging.accept()
 
 
-def test_a_request_that_waits_for_redis_keeps_no_other_waiting(settings, hanging):
+def test_a_request_that_waits_for_redis_delays_no_other(settings, hanging):
     storage = f"redis://127.0.0.1:{hanging.getsockname()[1]}"
     with (
         ThreadPoolExecutor(1) as thread,
@@ -219,12 +219,12 @@ def test_a_storage_is_a_redis_url(uri):
 
 
 @pytest.mark.parametrize("uri", ["memory://", "redis://", "host:6379", "redis://host:port"])
-def test_a_storage_that_is_none_is_refused(uri):
+def test_an_invalid_storage_is_refused(uri):
     with pytest.raises(ValueError, match="expected something like redis://host:6379/0"):
         Settings(rate_storage=uri)
 
 
-def test_a_storage_that_is_none_is_one_line_without_its_password():
+def test_an_invalid_storage_ends_the_program_without_printing_its_password():
     with program(port=0, rate_storage="redis://me:pass@host:port") as process:
         _, err = process.communicate(timeout=120)
     assert process.returncode == 2

@@ -10,7 +10,7 @@ from tests.conftest import REPOSITORY
 
 
 def run_fcn(*arguments, cwd=None, **variables):
-    """`fcn` with these variables of ours and no others, its output not a terminal."""
+    """Run `fcn` with only these variables of ours. Its output is not a terminal."""
     ours = ("SEG_", "FCN_", "NO_COLOR")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     environment |= {"PYTHONPATH": str(REPOSITORY)} | variables

@@ -1,4 +1,4 @@
-"""`fcn bulk`: every photo once, whatever ends a run, and nothing by half."""
+"""`fcn bulk`: every photo once and completely, whatever ends a run."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def masks_of(client, photos):
 
 
 def results_in(folder):
-    """The files that people look for, and their bytes."""
+    """The result files and their bytes."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -108,7 +108,7 @@ def test_run_lengths_give_the_same_masks(server, client, photos, tmp_path, fcn):
         assert np.array_equal(mask, expected)
 
 
-def test_it_computes_here_unless_it_is_told_of_a_server(photos, tmp_path, fcn, weights_file):
+def test_it_computes_locally_unless_a_server_is_named(photos, tmp_path, fcn, weights_file):
     (photos / "broken.jpg").unlink()
     ended = fcn("bulk", photos, "out", SEG_WEIGHTS=str(weights_file), SEG_DEVICE="cpu")
     assert ended.returncode == 0, ended.stderr
@@ -139,7 +139,7 @@ main()
 
 
 def run_killing(when, count, log, *arguments):
-    """`fcn bulk`, which is killed before or after it has given so many files their names."""
+    """Run `fcn bulk`, and kill it before or after it has renamed so many files."""
     command = [sys.executable, "-c", KILLING, when, count, log, *arguments]
     return subprocess.run(
         list(map(str, command)), cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
@@ -149,7 +149,7 @@ def run_killing(when, count, log, *arguments):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("wanted", ["png", "rle"])
-def test_a_run_that_is_killed_goes_on_and_writes_nothing_twice_or_half(
+def test_a_killed_run_continues_and_writes_every_result_once_and_completely(
     when, wanted, server, client, photos, tmp_path
 ):
     out, log = tmp_path / "out", tmp_path / "log"
@@ -176,7 +176,7 @@ def test_a_run_that_is_killed_goes_on_and_writes_nothing_twice_or_half(
     assert sorted(results_in(out)) == sorted([*expected, "failures.txt"])
 
 
-def test_an_output_that_cannot_be_written_ends_the_run_and_fails_no_photo(server, photos, tmp_path):
+def test_an_unwritable_output_ends_the_run_without_failing_a_photo(server, photos, tmp_path):
     (photos / "broken.jpg").unlink()
     full = (
         "import resource, sys; from app.cli.bulk import main\n"
@@ -251,7 +251,7 @@ def test_an_output_takes_one_run_only(tmp_path):
         make_plan(tmp_path / "empty")
 
 
-def test_a_list_that_was_interrupted_is_made_again(tmp_path):
+def test_an_interrupted_list_is_made_again(tmp_path):
     def interrupted():
         yield from ("a.jpg", "b.jpg", "c.jpg")
         raise KeyboardInterrupt
@@ -263,14 +263,14 @@ def test_a_list_that_was_interrupted_is_made_again(tmp_path):
     assert open_plan(output, terms, photos=["d.jpg"], part_photos=2).photos == 1
 
 
-def test_an_output_inside_the_input_holds_no_photos(photos):
+def test_results_inside_the_input_folder_are_not_taken_for_photos(photos):
     output = open_storage(str(photos / "out"))
     output.write("e.jpg.png", b"")
     names = set(open_source(str(photos)).list_photos(output))
     assert names == {*NAMES, "broken.jpg"}
 
 
-def test_a_name_that_is_no_unicode_is_kept(tmp_path):
+def test_a_name_that_is_not_unicode_is_kept(tmp_path):
     name = os.fsdecode(b"\xff\n.jpg")
     output = open_storage(str(tmp_path))
     make_plan(tmp_path, name)

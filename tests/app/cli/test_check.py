@@ -1,4 +1,4 @@
-"""`fcn check`: what it says is what is so, and each thing that is wrong comes with its remedy."""
+"""`fcn check` tells the truth, and names a remedy for every problem."""
 
 import json
 import socket
@@ -20,7 +20,7 @@ def free_port():
         return str(listener.getsockname()[1])
 
 
-def test_an_installation_that_works_is_all_right(weights_file, tmp_path):
+def test_a_working_installation_passes_every_check(weights_file, tmp_path):
     (tmp_path / "keys.txt").write_text(format_line("user", make_key(), admin=False) + "\n")
     ended = run_fcn(
         "check", cwd=tmp_path, SEG_PORT=free_port(), SEG_WEIGHTS=str(weights_file),
@@ -34,7 +34,7 @@ def test_an_installation_that_works_is_all_right(weights_file, tmp_path):
     assert "on cpu" in ended.stdout
 
 
-def test_each_thing_that_is_wrong_is_named_with_its_remedy(tmp_path):
+def test_every_problem_is_named_with_its_remedy(tmp_path):
     (tmp_path / "keys.txt").write_text("nonsense\n")
     (tmp_path / "weights").write_text("nonsense")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -70,7 +70,7 @@ def findings(ended):
     return {found["what"]: found for found in map(json.loads, ended.stdout.splitlines())}
 
 
-def test_a_torchvision_that_does_not_fit_is_told_with_the_remedy(tmp_path):
+def test_a_torchvision_that_does_not_match_torch_is_reported_with_the_remedy(tmp_path):
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')"
@@ -81,7 +81,7 @@ def test_a_torchvision_that_does_not_fit_is_told_with_the_remedy(tmp_path):
     assert "pip install" in found["remedy"]
 
 
-def test_without_a_compiler_or_torch_the_rest_is_looked_at():
+def test_the_other_checks_run_without_a_compiler_or_torch():
     found = findings(
         look(
             "import sys; sys.modules['torch'] = None; sys.modules['torchvision'] = None\n"
@@ -98,7 +98,7 @@ def test_without_a_compiler_or_torch_the_rest_is_looked_at():
     assert "ncnn" in found["weights and engine"]["finding"]
 
 
-def test_a_crash_while_looking_is_a_finding(monkeypatch, settings):
+def test_a_crash_during_a_check_is_a_finding(monkeypatch, settings):
     monkeypatch.setattr(check, "ROOT", "tests.app.cli.crashing_")
     *_, last = check.check_network(settings)
     assert last[0] == "wrong"

@@ -1,4 +1,4 @@
-"""`fcn`: its commands are found, quickly, and tell their own name."""
+"""`fcn` finds its commands quickly, and their help has their name."""
 
 import os
 import pty

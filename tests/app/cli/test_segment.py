@@ -1,4 +1,4 @@
-"""`fcn segment`: photos and folders in, files out, and the truth in the exit status."""
+"""`fcn segment`: photos and folders in, files out, and an exit status that tells the result."""
 
 import io
 import os
@@ -21,7 +21,7 @@ from tests.conftest import PHOTO, REPOSITORY
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of three photos, one of them deeper, and a text."""
+    """A folder of three photos, one of them in a subfolder, and a text."""
     folder = tmp_path / "photos"
     (folder / "deeper").mkdir(parents=True)
     shutil.copy(PHOTO, folder / "a.jpg")
@@ -93,7 +93,9 @@ def test_without_a_server_it_says_what_to_do(photos, fcn):
     assert "Traceback" not in ended.stderr
 
 
-def test_a_missing_key_ends_it_at_once_and_the_right_one_does_not(settings, photos, fcn, tmp_path):
+def test_a_missing_key_ends_the_command_at_once_and_a_valid_key_works(
+    settings, photos, fcn, tmp_path
+):
     key = make_key()
     (tmp_path / "keys.txt").write_text(format_line("user", key, admin=False) + "\n")
     with serving(settings.model_copy(update={"keys_file": tmp_path / "keys.txt"})) as (_, server):
@@ -104,7 +106,7 @@ def test_a_missing_key_ends_it_at_once_and_the_right_one_does_not(settings, phot
         assert allowed.returncode == 0, allowed.stderr
 
 
-def test_it_computes_here_without_a_server(photos, fcn, weights_file, tmp_path, client):
+def test_it_computes_locally_without_a_server(photos, fcn, weights_file, tmp_path, client):
     ended = fcn(
         "segment", photos, "--local", "--overlay",
         SEG_WEIGHTS=str(weights_file), SEG_DEVICE="cpu", SEG_MAX_SIDE="1024",
@@ -117,7 +119,7 @@ def test_it_computes_here_without_a_server(photos, fcn, weights_file, tmp_path, 
     assert wrong.stderr.splitlines()[-1].startswith("error: cannot compute here: no such file")
 
 
-def test_ctrl_c_leaves_whole_files_and_says_how_to_go_on(photos, tmp_path):
+def test_ctrl_c_leaves_complete_files_and_says_how_to_continue(photos, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         process = subprocess.Popen(
@@ -158,7 +160,7 @@ def test_no_address_is_one_line(photos, fcn):
     assert ended.stderr.startswith("error: 'localhost' is no address")
 
 
-def test_photos_that_differ_in_their_ending_only_keep_it(tmp_path):
+def test_photos_that_differ_only_in_their_suffix_keep_it(tmp_path):
     for name in ("a.jpg", "a.png", "b.jpg"):
         (tmp_path / name).touch()
     out = tmp_path / "out"
@@ -169,7 +171,7 @@ def test_photos_that_differ_in_their_ending_only_keep_it(tmp_path):
     ]
 
 
-def test_a_photo_that_is_named_twice_is_one_and_results_are_no_photos(tmp_path):
+def test_a_photo_named_twice_is_sent_once_and_results_are_not_photos(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "a.jpg").touch()
     (tmp_path / "out" / "a.png").touch()

@@ -1,4 +1,4 @@
-"""A server that answers as it is told, one request after the other: what ours does only in need."""
+"""A server with scripted answers, for situations that our server rarely makes."""
 
 import threading
 from collections.abc import Iterator
@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 CLOSE = None
-"""Instead of an answer: the connection is closed."""
+"""The server closes the connection instead of answering."""
 
 
 class ScriptedServer(ThreadingHTTPServer):
-    """`answers` are (status, headers, body); after the last, requests are answered with 500."""
+    """Gives `answers` (status, headers, body) in turn, and 500 after the last."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-"""The client against the real server, synchronous and asynchronous alike."""
+"""The synchronous and the asynchronous client against the real server."""
 
 import asyncio
 import base64
@@ -37,7 +37,7 @@ QUICK = Retries(backoff_s=0.001)
 
 
 class Synchronous:
-    """`AsyncClient`, each call in an event loop of its own: the same tests hold for both."""
+    """Runs each call of `AsyncClient` in its own event loop, so that tests can use both clients."""
 
     def __init__(self, *args, **options):
         self.options = args, options
@@ -157,7 +157,7 @@ def test_a_pillow_image_keeps_its_orientation(server, photo):
         (io.StringIO("text"), 'mode "rb"'),
     ],
 )
-def test_what_is_no_photo_is_not_sent(given, message, kind):
+def test_something_that_is_not_a_photo_is_not_sent(given, message, kind):
     with kind("http://127.0.0.1:9") as client, pytest.raises(PhotoError, match=message):
         client.segment(given)
 
@@ -180,7 +180,7 @@ def test_a_max_side_scales_the_photo_down(server, expected, kind):
     assert raised.value.name == "invalid-parameter"
 
 
-def test_every_answer_of_the_server_is_a_call(server, expected, photo, kind):
+def test_every_kind_of_answer_has_its_own_call(server, expected, photo, kind):
     with kind(server.address) as client:
         result = client.segment(PHOTO)
         array = client.segment_array(PHOTO)
@@ -249,7 +249,7 @@ def entry(**fields):
             "timings_ms": {}} | fields  # fmt: skip
 
 
-def test_only_the_photos_that_the_server_could_not_take_are_sent_again(kind):
+def test_only_refused_photos_are_sent_again(kind):
     mask = base64.b64encode(MASK.getvalue()).decode()
     refused = {"name": "2", "status": 503, "problem": json.loads(BUSY), "retry_after_s": 0}
     headers = {"Content-Type": "application/json", "X-Weights-Digest": "d" * 64}
@@ -300,7 +300,7 @@ def test_keys_are_sent_and_an_admin_may_reload(settings, kind, tmp_path):
             assert client.reload().digest == result.weights
 
 
-def test_a_rate_limit_is_waited_for_as_long_as_the_server_says(settings, kind):
+def test_the_client_waits_for_a_rate_limit_as_long_as_the_server_says(settings, kind):
     limited = settings.model_copy(update={"rate_limit": "2/second"})
     with serving(limited) as (_, server):
         with kind(server.address, retries=ONCE) as client:
@@ -319,7 +319,7 @@ def test_a_rate_limit_is_waited_for_as_long_as_the_server_says(settings, kind):
             assert all(client.segment(PHOTO).size == (300, 451) for _ in range(4))
 
 
-def test_a_server_that_starts_is_waited_for(settings, kind):
+def test_the_client_waits_for_a_server_that_is_starting(settings, kind):
     with serving(settings, wait=False) as (_, server):
         patient = Retries(attempts=1000, max_wait_s=300)
         with kind(server.address, retries=patient) as client:
@@ -360,7 +360,7 @@ MODEL = (
 )  # fmt: skip
 
 
-def test_refusals_and_broken_connections_are_repeated_with_the_same_photo(kind):
+def test_the_same_photo_is_sent_again_after_refusals_and_broken_connections(kind):
     answers = [unavailable("0"), CLOSE, unavailable(), (502, {}, b"<html>"), ANSWER, MODEL]
     with scripted(*answers) as server, kind(server.address, retries=QUICK, key="k") as client:
         result = client.segment(b"photo")
@@ -385,7 +385,7 @@ def test_the_last_refusal_is_raised(kind):
     assert len(server.requests) == 3
 
 
-def test_a_wait_above_the_bound_is_not_waited(kind):
+def test_a_wait_above_the_limit_raises_at_once(kind):
     later = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     for value in ("3600", later):
         with (
@@ -398,7 +398,7 @@ def test_a_wait_above_the_bound_is_not_waited(kind):
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 500])
-def test_what_would_fail_again_is_sent_once(status, kind):
+def test_a_request_that_would_fail_again_is_sent_once(status, kind):
     with (
         scripted((status, {}, b"")) as server,
         kind(server.address) as client,
@@ -410,7 +410,7 @@ def test_what_would_fail_again_is_sent_once(status, kind):
     assert len(server.requests) == 1
 
 
-def test_where_no_server_is_the_error_says_so(kind):
+def test_an_unreachable_server_is_reported(kind):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with kind(f"http://127.0.0.1:{port}", retries=QUICK) as client:
@@ -420,7 +420,7 @@ def test_where_no_server_is_the_error_says_so(kind):
     assert isinstance(raised.value.__cause__, httpx.ConnectError)
 
 
-def test_a_server_that_does_not_answer_is_given_up_and_not_asked_again(kind, monkeypatch):
+def test_a_timeout_is_reported_and_not_retried(kind, monkeypatch):
     monkeypatch.setattr("app.client.clients.ANSWER_MARGIN_S", 0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
@@ -434,7 +434,7 @@ def test_a_server_that_does_not_answer_is_given_up_and_not_asked_again(kind, mon
             silent.accept()
 
 
-def test_another_server_is_told_from_ours(kind):
+def test_an_answer_of_another_server_is_recognised(kind):
     page = 200, {"Content-Type": "text/html"}, b"<html>"
     with scripted(page, page) as server, kind(server.address) as client:
         with pytest.raises(InvalidAnswer, match="another server"):
@@ -443,19 +443,19 @@ def test_another_server_is_told_from_ours(kind):
             client.model()
 
 
-def test_weights_that_change_in_between_leave_the_names_out(kind):
+def test_class_names_are_left_out_if_the_weights_change_in_between(kind):
     other = ANSWER[0], ANSWER[1] | {"X-Weights-Digest": "e" * 64}, ANSWER[2]
     with scripted(other, MODEL) as server, kind(server.address) as client:
         assert [entry.name for entry in client.segment(b"photo").classes] == ["0"]
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "/v1"])
-def test_what_is_no_address_is_refused_at_once(url):
+def test_an_invalid_address_is_refused_at_once(url):
     with pytest.raises(ValueError, match="is no address"):
         Client(url)
 
 
-def test_the_waits_grow_and_are_random_and_never_shorter_than_the_server_asks():
+def test_waits_grow_at_random_and_are_never_shorter_than_the_server_asks():
     low, high = Retries(draw=lambda: 0.0), Retries(draw=lambda: 0.999)
     for attempt in (1, 2, 3, 4):
         backoff = 0.25 * 2 ** (attempt - 1)
@@ -497,7 +497,7 @@ def test_many_photos_at_the_same_time(server, expected):
     assert all(np.array_equal(result.mask, expected) for result in asyncio.run(run()))
 
 
-def test_a_call_that_is_cancelled_ends():
+def test_a_cancelled_call_ends():
     async def run():
         with socket.create_server(("127.0.0.1", 0)) as silent:
             async with AsyncClient(f"http://127.0.0.1:{silent.getsockname()[1]}") as client:

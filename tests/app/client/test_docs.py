@@ -1,4 +1,4 @@
-"""The code of docs/client.md runs, and its defaults are the code's."""
+"""The examples of docs/client.md run, and its defaults are those of the code."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""Large answers: the same bytes as whole ones, held compressed, counted until they are taken."""
+"""Large answers have the same bytes, are held compressed, and count until they are read."""
 
 import gzip
 import io
@@ -32,7 +32,7 @@ SHAPES = [
 
 
 def mask_of(shape):
-    """With indices of one and of two digits."""
+    """A mask with indices of one and of two digits."""
     return np.random.default_rng(0).integers(0, 21, shape).astype(np.uint8)
 
 
@@ -69,7 +69,7 @@ def test_an_answer_in_pieces_or_compressed_is_the_same(shape, answer):
 
 @pytest.mark.parametrize("answer", [AnswerFormat.JSON, AnswerFormat.NPY, AnswerFormat.RAW])
 @pytest.mark.parametrize("shape", [(4000, 1000), (4_000_000, 1), (1, 4_000_000)])
-def test_of_a_large_answer_little_is_held(shape, answer):
+def test_a_large_answer_is_held_in_little_memory(shape, answer):
     made = make_answer(np.zeros(shape, np.uint8), AnswerOptions(format=answer), Metadata())
     assert made.whole is None
     assert made.size_bytes >= 4_000_000
@@ -85,7 +85,7 @@ def picture() -> bytes:
 
 @contextmanager
 def slow_reader(server):
-    """Has asked for 8 MB of JSON, and has taken the first bytes."""
+    """A connection that has requested 8 MB of JSON and has read the first bytes."""
     url, body = httpx.URL(server.address), picture()
     with socket.socket() as caller:
         caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -101,21 +101,21 @@ def slow_reader(server):
 
 @pytest.fixture
 def sending(settings):
-    """A server with room for two large answers, but not for a third, and time for them.
+    """A server with memory for two large answers but not for a third, and with long timeouts.
 
-    Each holds about 0.8 WHOLE_BYTES, and may take at most half of what the others leave.
+    Each answer holds about 0.8 WHOLE_BYTES, and may take at most half of what is free.
     """
     limits = {"max_sending_bytes": 3 * WHOLE_BYTES, "send_timeout_s": 600, "max_side": 64}
     with serving(settings.model_copy(update=limits)) as (client, server):
         yield client, server
 
 
-def test_answers_are_counted_until_they_are_taken_and_bounded_together(sending):
+def test_answers_count_until_they_are_read_and_share_a_limit(sending):
     client, server = sending
     with ExitStack() as stack:
         callers = [stack.enter_context(slow_reader(server)) for _ in range(2)]
         assert 2 * 2**18 < held_by(server)["seg_answer_bytes"] < 2 * WHOLE_BYTES
-        held = held_by(server).keys() - {"seg_codec_tasks"}  # a next piece may be in the making
+        held = held_by(server).keys() - {"seg_codec_tasks"}  # it may be compressing the next piece
         assert held == {"seg_answer_bytes"}  # not the upload, not the pixels
         refused = client.post(
             "/v1/segment?format=json", content=picture(), headers={"Accept-Encoding": "identity"}
@@ -133,7 +133,7 @@ def test_answers_are_counted_until_they_are_taken_and_bounded_together(sending):
     wait_for_rest(server)
 
 
-def test_large_json_is_compressed_for_who_accepts_it(sending):
+def test_large_json_is_compressed_for_callers_that_accept_it(sending):
     client, _ = sending
     plain = client.post(
         "/v1/segment?format=json", content=picture(), headers={"Accept-Encoding": "identity"}

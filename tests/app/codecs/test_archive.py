@@ -27,7 +27,7 @@ def result(name, data=b"x", media_type="image/png"):
         ("x" * 500, f"001-{'x' * 80}.png"),
     ],
 )
-def test_no_name_of_a_caller_leads_out_of_the_folder(name, entry):
+def test_no_file_name_leads_out_of_the_archives_folder(name, entry):
     assert name_entry(1, result(name), AnswerFormat.PNG) == entry
 
 

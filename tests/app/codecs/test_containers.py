@@ -1,4 +1,4 @@
-"""What is left of a file before it is decoded, and that its picture is."""
+"""Containers keep a file's first picture, and drop everything else before it is decoded."""
 
 import contextlib
 import io
@@ -52,7 +52,7 @@ def test_metadata_and_further_pictures_are_left_out():
     for kind in ("JPEG", "PNG", "TIFF"):
         plain = saved(frames[0], kind, exif=exif)
         assert len(strip_container(saved(frames[0], kind, **much))) < len(plain) + (
-            101_000 if kind == "TIFF" else 100  # a TIFF keeps its bytes; nothing points to them
+            101_000 if kind == "TIFF" else 100  # a TIFF keeps its bytes, but no tag points to them
         )
     with Image.open(io.BytesIO(strip_container(saved(frames[0], "TIFF", **much)))) as image:
         assert not {700, 34665, 34675} & set(image.tag_v2)

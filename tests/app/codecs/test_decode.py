@@ -61,13 +61,13 @@ def test_every_format_is_decoded(small, kind, tolerance):
 
 
 def pillows(data):
-    """What a file is, in the usual way."""
+    """The pixels that Pillow decodes."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def oriented(image, orientation, **options):
-    """A file whose EXIF has that orientation and which is `image` once it is upright."""
+    """A file with that EXIF orientation, which shows `image` when it is turned upright."""
     stored = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -93,7 +93,7 @@ def test_a_photo_is_turned_upright(small, orientation, kind):
     assert np.abs(decoded.pixels.astype(int) - np.asarray(small)).mean() < 6
 
 
-def test_a_photo_is_turned_upright_though_the_rest_of_its_exif_is_damaged(small):
+def test_a_photo_is_turned_upright_even_if_other_exif_is_damaged(small):
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010F] = "maker"
@@ -142,7 +142,7 @@ def test_deep_samples_are_brought_to_eight_bits(samples, expected):
     assert image[0, :, 0].tolist() == expected
 
 
-def test_of_an_animation_the_first_frame_is_taken(small):
+def test_the_first_frame_of_an_animation_is_decoded(small):
     frames = [small.convert("L").convert("RGB"), Image.new("RGB", small.size, (255, 0, 0))]
     for kind in ("GIF", "WEBP", "PNG"):
         options = {"lossless": True} if kind == "WEBP" else {}
@@ -176,7 +176,7 @@ def test_a_jpeg_has_the_pixels_that_pillow_gives_it(photo, name, size):
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 @pytest.mark.parametrize("tail", [b"", b"junk" * 50], ids=["", "with junk behind it"])
-def test_so_has_a_jpeg_of_other_colours(small, mode, tail):
+def test_a_jpeg_of_other_colours_has_the_pixels_that_pillow_gives_it(small, mode, tail):
     data = saved(small.convert(mode), format="JPEG") + tail
     assert np.array_equal(decode_image(data, max_pixels=LIMIT).pixels, pillows(data))
 
@@ -187,7 +187,7 @@ def test_so_has_a_jpeg_of_other_colours(small, mode, tail):
     damage=st.lists(st.tuples(st.integers(0, 5_000), st.integers(0, 255)), max_size=3),
     cut=st.one_of(st.just(0), st.integers(0, 5_000)),
 )
-def test_of_a_damaged_jpeg_pillow_is_the_judge(name, damage, cut):
+def test_a_damaged_jpeg_is_decoded_or_refused_as_by_pillow(name, damage, cut):
     image = Image.fromarray(np.arange(40 * 30 * 3, dtype=np.uint8).reshape(30, 40, 3))
     data = bytearray(saved(image, format="JPEG", **JPEGS[name]))
     for position, value in damage:
@@ -216,13 +216,13 @@ def test_a_jpeg_without_its_end_is_broken(small, missing, progressive, max_side)
 
 
 def scans_added(count):
-    """A progressive JPEG that goes over its picture `count` times more than it has to."""
+    """A progressive JPEG with `count` more scans than it needs."""
     data = saved(Image.new("L", (64, 64), 128), format="JPEG", progressive=True)
     last = [match.start() for match in SCAN.finditer(data)][-1]
     return data[:-2] + data[last:-2] * count + data[-2:]
 
 
-def test_a_jpeg_of_very_many_scans_is_refused_unread():
+def test_a_jpeg_of_too_many_scans_is_refused_before_it_is_decoded():
     usual = len(SCAN.findall(scans_added(0)))
     most = scans_added(MAX_SCANS - usual)
     assert decode_image(most, max_pixels=LIMIT).pixels.shape == (64, 64, 3)
@@ -230,7 +230,7 @@ def test_a_jpeg_of_very_many_scans_is_refused_unread():
         decode_image(scans_added(MAX_SCANS - usual + 1), max_pixels=LIMIT)
 
 
-def test_a_jpeg_is_ordinary_by_what_its_scans_go_over():
+def test_a_jpeg_is_ordinary_by_its_coding_and_the_samples_of_its_scans():
     image = Image.new("RGB", (64, 48))
     for options in ({}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}):
         assert is_ordinary(saved(image, format="JPEG", **options))
@@ -257,7 +257,7 @@ def test_a_jpeg_is_ordinary_by_what_its_scans_go_over():
     assert not is_ordinary(more_scans(many, 90))
 
 
-def test_a_webps_canvas_is_read_before_its_decoder_makes_it():
+def test_a_webps_canvas_size_is_checked_before_it_is_allocated():
     for lossless in (False, True):
         data = saved(Image.new("RGB", (7, 5)), format="WEBP", lossless=lossless)
         assert read_webp_size(data) == (5, 7)
@@ -287,7 +287,7 @@ def cut_tiles(width, height, *, side):
     )  # fmt: skip
 
 
-def test_a_tiffs_tiles_count_with_what_sticks_out():
+def test_a_tiffs_tiles_count_with_their_part_outside_the_picture():
     assert decode_image(cut_tiles(16, 20, side=1408), max_pixels=LIMIT).size == (20, 16)
     with pytest.raises(TooManyPixels, match="cover 20070400 pixels, the limit is 2000000"):
         decode_image(cut_tiles(16, 20, side=4480), max_pixels=LIMIT)
@@ -298,7 +298,7 @@ def test_a_tiffs_tiles_count_with_what_sticks_out():
             decode_image(data, max_pixels=LIMIT)
 
 
-def test_a_tiffs_strips_do_not_lie_over_each_other():
+def test_a_tiff_with_overlapping_strips_is_refused():
     grey = {256: 1000, 257: 1000, 258: 1, 262: 1, 277: 1}
     most = tiff(grey | {278: 999, 273: [8] * 4, 279: [125_000] * 4}, pixels=bytes(125_000))
     assert decode_image(most, max_pixels=LIMIT).size == (1000, 1000)
@@ -315,8 +315,8 @@ def test_a_jpeg_in_a_tiff_is_not_larger_than_the_limit():
         decode_image(tiff(tags, pixels=taller(jpeg, 2001)), max_pixels=LIMIT)
 
 
-def test_pillow_warns_of_nothing():
-    """Each text of a warning is remembered for good, and here each file has another."""
+def test_pillows_warnings_are_off():
+    """Python keeps the text of each warning, and here each file would have a different one."""
     with warnings.catch_warnings(record=True) as caught:
         prepare_pillow()
         for count in (2, 3):
@@ -328,7 +328,7 @@ def test_pillow_warns_of_nothing():
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 @pytest.mark.parametrize("max_side", [32, 75, 224])
-def test_a_scaled_photo_is_upright_and_knows_its_own_size(photo, orientation, kind, max_side):
+def test_a_scaled_photo_is_upright_and_has_its_original_size(photo, orientation, kind, max_side):
     data = oriented(Image.fromarray(photo), orientation, format=kind)
     decoded = decode_image(data, max_pixels=LIMIT, max_side=max_side)
     content = content_size((300, 451), max_side)
@@ -338,7 +338,7 @@ def test_a_scaled_photo_is_upright_and_knows_its_own_size(photo, orientation, ki
     difference = np.abs(decoded.pixels.astype(int) - expected)
     if kind == "JPEG":
         assert difference.mean() < 4
-    else:  # a turned picture's rows are scaled before its columns, and rounded in between
+    else:  # a rotated picture is scaled along the other side first, with rounding in between
         assert difference.max() <= (1 if orientation > 4 else 0)
 
 
@@ -349,7 +349,7 @@ def test_a_scaled_photo_is_upright_and_knows_its_own_size(photo, orientation, ki
     orientation=st.integers(1, 8),
     kind=st.sampled_from(["JPEG", "PNG", "TIFF", "WEBP"]),
 )
-def test_the_scaled_size_follows_from_the_uploads_alone(size, max_side, orientation, kind):
+def test_the_scaled_size_depends_on_the_upload_alone(size, max_side, orientation, kind):
     height, width = size
     image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
     decoded = decode_image(
@@ -360,7 +360,7 @@ def test_the_scaled_size_follows_from_the_uploads_alone(size, max_side, orientat
 
 
 @pytest.mark.parametrize(("width", "height"), [(1601, 1203), (1600, 1200), (1607, 97)])
-def test_what_the_jpegs_decoder_scales_differs_by_little(photo, width, height):
+def test_scaling_in_the_jpeg_decoder_changes_little(photo, width, height):
     large = Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS)
     data = saved(large, format="JPEG", quality=90)
     for max_side in (64, 100, 200, 333, 400):
@@ -420,7 +420,7 @@ def test_too_many_pixels_are_refused_from_the_header(size):
         decode_image(png_of_claimed_size(*size), max_pixels=LIMIT)
 
 
-def test_our_limit_goes_before_pillows():
+def test_our_pixel_limit_replaces_pillows():
     with pytest.raises(TooManyPixels, match="20000 x 20000 = 400000000 pixels, the limit is 3999"):
         decode_image(png_of_claimed_size(20_000, 20_000), max_pixels=399_999_999)
 
@@ -443,12 +443,12 @@ def test_a_truncated_image_is_broken(small, kind):
     "data",
     [b"?", b"%PDF-1.7 not an image", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\0" * 64],
 )
-def test_what_is_no_image_is_unsupported(data):
+def test_a_file_that_is_not_an_image_is_unsupported(data):
     with pytest.raises(UnsupportedType, match="not an image of a supported format"):
         decode_image(data, max_pixels=LIMIT)
 
 
-def test_a_format_off_the_list_is_unsupported(small):
+def test_an_image_of_another_format_is_unsupported(small):
     for kind in ("PPM", "ICO", "TGA", "PCX"):
         with pytest.raises(UnsupportedType):
             decode_image(saved(small, format=kind), max_pixels=LIMIT)

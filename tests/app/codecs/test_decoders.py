@@ -1,4 +1,4 @@
-"""Decoders in processes of their own: hanging, crashing, greedy and forgotten ones."""
+"""Decoder processes that hang, crash, need too much memory, or lose their parent."""
 
 import asyncio
 import os
@@ -56,7 +56,7 @@ async def pool_of(count=1, *, max_pixels=10**9):
 
 
 def misbehave(monkeypatch, code):
-    """Each process that is started from now on runs this first."""
+    """Make each decoder process that starts from now on run this code first."""
     path = "import sys; sys.path[:] = sys.argv[1:]"
     monkeypatch.setattr(
         decoder_process, "PROGRAM", f"{path}\n{code}\nfrom app.codecs.decoder import main; main()"
@@ -140,7 +140,7 @@ def test_problems_are_the_same_and_the_process_goes_on():
         pytest.param("bytearray(10**9)", 1000, TooCostly, "memory", marks=LINUX),
     ],
 )
-def test_a_decoder_that_ends_is_its_own_files_problem(monkeypatch, fault, factor, problem, reason):
+def test_a_decoder_that_dies_fails_only_its_file(monkeypatch, fault, factor, problem, reason):
     misbehave(monkeypatch, IN_A_DECODER.format(fault=fault, factor=factor))
     other = saved(picture(50, 50), "PNG")
 
@@ -157,7 +157,7 @@ def test_a_decoder_that_ends_is_its_own_files_problem(monkeypatch, fault, factor
     asyncio.run(run())
 
 
-def test_our_own_mistake_is_not_the_files(monkeypatch):
+def test_an_internal_error_is_not_the_files_problem(monkeypatch):
     fault = "raise LookupError('a mistake of ours')"
     misbehave(monkeypatch, IN_A_DECODER.format(fault=fault, factor=1000))
 
@@ -204,7 +204,7 @@ def children():
 
 
 @LINUX
-def test_no_descriptor_and_no_process_stays_behind(monkeypatch):
+def test_no_descriptor_and_no_process_leaks(monkeypatch):
     misbehave(monkeypatch, IN_A_DECODER.format(fault="os.abort()", factor=1000))
 
     async def run():
@@ -220,8 +220,8 @@ def test_no_descriptor_and_no_process_stays_behind(monkeypatch):
     assert children() <= before[1]
 
 
-def test_closing_waits_for_no_process(monkeypatch):
-    """One that is killed needs its turn on a core to exit, and has the lowest priority."""
+def test_closing_does_not_wait_for_killed_processes(monkeypatch):
+    """A killed process needs processor time to exit, and has the lowest priority."""
     goes_on, end = threading.Event(), DecoderProcess.end
 
     def end_late(process):
@@ -245,7 +245,7 @@ def test_closing_waits_for_no_process(monkeypatch):
 
 
 @LINUX
-def test_a_decoder_knows_no_setting_and_no_password(monkeypatch):
+def test_a_decoder_process_has_no_settings_and_no_passwords(monkeypatch):
     monkeypatch.setenv("SEG_RATE_STORAGE", "redis://:password@redis")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
 
@@ -261,7 +261,7 @@ def test_a_decoder_knows_no_setting_and_no_password(monkeypatch):
 
 
 @LINUX
-def test_a_decoder_is_out_of_the_terminals_reach_and_holds_nothing_of_ours():
+def test_a_decoder_ignores_the_terminal_and_inherits_no_descriptors():
     async def run():
         async with pool_of() as pool:
             await decoded(pool, PNG)
@@ -296,7 +296,7 @@ asyncio.run(pool.decode(data, max_pixels=10**6, plan=plan, finish=len))
 
 
 @LINUX
-def test_a_decoder_dies_with_its_parent_in_the_middle_of_a_file(monkeypatch):
+def test_a_decoder_dies_with_its_parent_even_while_it_decodes(monkeypatch):
     misbehave(monkeypatch, IN_A_DECODER.format(fault="time.sleep(1000)", factor=1000))
     with subprocess.Popen(
         [sys.executable, "-c", PARENT.format(program=decoder_process.PROGRAM)],
@@ -313,7 +313,7 @@ def test_a_decoder_dies_with_its_parent_in_the_middle_of_a_file(monkeypatch):
 
 
 @pytest.mark.parametrize("attack", [ccitt_strips, jpeg_strips])
-def test_tiffs_that_took_a_minute_are_refused_and_their_decoder_goes_on(attack):
+def test_costly_tiffs_are_refused_and_their_decoder_continues(attack):
     async def run():
         async with pool_of() as pool:
             with pytest.raises(BrokenImage, match="lie over each other"):
@@ -324,7 +324,7 @@ def test_tiffs_that_took_a_minute_are_refused_and_their_decoder_goes_on(attack):
 
 
 @pytest.mark.parametrize("attack", [ccitt_strips, jpeg_strips])
-def test_the_time_ends_what_no_estimate_has_refused(monkeypatch, attack):
+def test_the_time_limit_ends_a_file_that_the_estimate_accepts(monkeypatch, attack):
     limits = "costs.CPU_S, costs.CPU_S_PER_PIXEL = 0.3, 0"
     no_estimate = "decoder.require_modest, decoder.WALL_FACTOR = lambda *_, **__: None, 1000"
     misbehave(monkeypatch, f"from app.codecs import costs, decoder; {limits}; {no_estimate}")
@@ -338,7 +338,7 @@ def test_the_time_ends_what_no_estimate_has_refused(monkeypatch, attack):
     asyncio.run(run())
 
 
-def test_jpegs_need_no_process_and_others_get_one(settings, monkeypatch):
+def test_ordinary_jpegs_are_decoded_here_and_other_files_in_a_process(settings, monkeypatch):
     monkeypatch.setattr(jpegs, "MAX_ORDINARY_SAMPLES", 2_000_000)  # the photo has 0.3 million
     with serving(settings) as (client, server):
         pool = server.service.codecs.decoders
@@ -356,7 +356,7 @@ def test_jpegs_need_no_process_and_others_get_one(settings, monkeypatch):
 @LINUX
 @pytest.mark.parametrize("width", [1, 2, 1000])
 @pytest.mark.parametrize("side", [0, 512])
-def test_thin_pictures_take_no_more_memory_than_others(width, side):
+def test_thin_pictures_need_no_more_memory_than_others(width, side):
     pixels = 5_000_000
     data = tall_png(width, pixels // width)
 
@@ -379,8 +379,8 @@ def status_bytes(pid, name):
     raise AssertionError(name)
 
 
-def test_a_quick_file_is_not_behind_many_that_take_long(monkeypatch):
-    """All decoders but one hang; the files go through the last, which the others do not hold up."""
+def test_a_quick_file_does_not_wait_for_slow_ones(monkeypatch):
+    """All decoders but one hang. The last one decodes the other files."""
     misbehave(monkeypatch, IN_A_DECODER.format(fault="time.sleep(1000)", factor=1000))
 
     async def run():

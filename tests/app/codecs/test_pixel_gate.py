@@ -4,7 +4,7 @@ from app.codecs.pixel_gate import PixelGate
 
 
 def enter(gate, pixels, cancelled=None):
-    """A thread that enters, and what tells that it has; its result comes into a list."""
+    """A thread that enters the gate, an event for that, and a list for its result."""
     has_entered, results = threading.Event(), []
 
     def run():
@@ -37,7 +37,7 @@ def test_an_image_larger_than_the_limit_passes_alone():
     thread.join()
 
 
-def test_a_wait_can_be_cancelled_and_counts_nothing():
+def test_a_cancelled_wait_counts_no_pixels():
     gate, cancelled = PixelGate(100), threading.Event()
     assert gate.enter(100, is_cancelled=lambda: False)
     thread, _, results = enter(gate, 60, cancelled)

@@ -22,7 +22,7 @@ def palette_of(colours):
 
 
 def opened(data):
-    """What Pillow sees: indices and the palette, after it has checked every chunk."""
+    """The indices and the palette that Pillow reads. It checks every chunk."""
     with Image.open(io.BytesIO(data)) as image:
         image.verify()
     with Image.open(io.BytesIO(data)) as image:
@@ -77,7 +77,7 @@ def test_any_shape_comes_back(shape):
     assert np.array_equal(seen, indices)
 
 
-def test_the_file_is_as_the_standard_says():
+def test_the_file_follows_the_standard():
     indices = np.arange(12, dtype=np.uint8).reshape(3, 4)
     palette = palette_of(21)
     data = make_indexed_png(indices, palette)
@@ -92,7 +92,7 @@ def test_the_file_is_as_the_standard_says():
     assert end == (b"IEND", b"")
 
 
-def test_the_indices_are_left_as_they_are():
+def test_encoding_does_not_change_the_indices():
     indices = np.zeros((5, 6), np.uint8)
     indices.setflags(write=False)
     assert np.array_equal(opened(make_indexed_png(indices, palette_of(2)))[0], indices)
@@ -103,7 +103,7 @@ def test_more_colours_than_eight_bits_hold_are_a_bug():
         make_indexed_png(np.zeros((2, 2), np.uint8), np.zeros((257, 3), np.uint8))
 
 
-def test_without_isa_l_the_standard_library_writes_it(monkeypatch):
+def test_the_standard_library_compresses_without_isa_l(monkeypatch):
     monkeypatch.setitem(sys.modules, "isal", None)
     monkeypatch.setitem(sys.modules, "isal.isal_zlib", None)
     spec = importlib.util.spec_from_file_location("png_without_isal", png.__file__)

@@ -1,4 +1,4 @@
-"""The polygons of a mask: filling them gives the mask, and each is valid as GeoJSON wants it."""
+"""The polygons of a mask fill to the mask, and each is valid GeoJSON."""
 
 import numpy as np
 import pytest

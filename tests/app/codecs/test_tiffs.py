@@ -32,14 +32,14 @@ GREY = {258: 8, 262: 1, 277: 1}
 
 
 def look_at(data, *, max_pixels=MAX_PIXELS):
-    """Raise what the file's header is refused for; nothing is decoded."""
+    """Raise the error for which the header is refused. Decodes nothing."""
     with open_upload(strip_container(data), max_pixels=max_pixels) as upload:
         require_modest(upload.image, upload.data, max_pixels=max_pixels)
         return upload.image.tile[0].codec_name
 
 
 def divided(width, height, block, count, **tags):
-    """In that many strips; `tags` by their numbers, such as t259."""
+    """A TIFF of that many strips. `tags` are named by their numbers, such as t259."""
     offsets, lengths, pixels = blocks(block, count)
     more = {int(name[1:]): value for name, value in tags.items()}
     return tiff(GREY | {256: width, 257: height, 273: offsets, 279: lengths} | more, pixels=pixels)
@@ -52,14 +52,14 @@ def tiled(width, height, side, block, **tags):
     return divided(width, height, block, count, **own | tags)
 
 
-def test_the_two_tiffs_that_stopped_the_service_are_refused():
+def test_the_two_tiffs_that_once_stopped_the_service_are_refused():
     for attack in (ccitt_strips(), jpeg_strips()):
         assert 520_000 < len(attack) < 530_000
         with pytest.raises(BrokenImage, match="lie over each other"):
             look_at(attack)
 
 
-def test_they_are_refused_for_what_they_cost_as_well():
+def test_both_are_also_refused_for_their_cost():
     for compression in (2, 3, 4, 32771):
         attack = ccitt_strips(compression=compression, shared=False)
         with pytest.raises(
@@ -116,8 +116,8 @@ def test_strips_and_tiles_at_once_and_sides_that_are_no_numbers_are_refused():
         look_at(tiff(GREY | {259: 8, 273: 8}, kinds={273: 12}, pixels=packed))
 
 
-def test_blocks_count_with_what_their_coder_pads(monkeypatch):
-    """A pixel of a JPEG is a block of 8 x 8, or of 32 x 32 with sampling."""
+def test_blocks_count_with_their_codecs_padding(monkeypatch):
+    """A JPEG of one pixel has a block of 8 x 8 pixels, or of 32 x 32 with subsampling."""
     monkeypatch.setattr(costs, "CPU_S", 0.15)
     jpeg = saved(Image.new("RGB", (1, 8)), "JPEG")
     frame = jpeg.index(b"\xff\xc0")
@@ -169,7 +169,7 @@ def test_a_jpegs_frame_does_not_hide_behind_another():
 @pytest.mark.parametrize("compression", [5, 8, 32773, 34925, 50000, 50001])
 @pytest.mark.parametrize("samples", [{}, {"t258": [16] * 4, "t262": 2, "t277": 4, "t338": 2}])
 def test_photos_are_not_refused(compression, samples):
-    """Only the header is looked at, so the strips need not be ones."""
+    """Only the header is read, so the strips need not be valid."""
     for strips, rows in ((3000, 1), (47, 64), (1, 3000)):
         data = divided(4000, 3000, bytes(100), strips, t259=compression, t278=rows, **samples)
         assert look_at(data) == "libtiff"
@@ -212,7 +212,7 @@ def test_the_estimate_is_compared_with_the_time_of_a_decoder(monkeypatch):
     assert look_at(data) == "libtiff"
 
 
-def test_pages_behind_the_first_do_not_count():
+def test_pages_after_the_first_do_not_count():
     pages = [picture(64, 64) for _ in range(3)]
     file = io.BytesIO()
     pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:], compression="jpeg")

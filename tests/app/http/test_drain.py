@@ -1,4 +1,4 @@
-"""The end: who cannot be answered in time gets a problem, and the process ends all the same."""
+"""Draining: requests that cannot be answered in time get a problem, and the process ends."""
 
 import os
 import select
@@ -33,8 +33,10 @@ def refused(answer):
     return True
 
 
-def test_whoever_cannot_be_answered_by_the_limit_gets_a_problem(settings, monkeypatch):
-    """In the engine, in the queue, in a decoder, and while it uploads."""
+def test_requests_that_cannot_be_answered_before_the_drain_limit_get_a_problem(
+    settings, monkeypatch
+):
+    """Requests in the engine, in the queue, in a decoder, and during the upload."""
     monkeypatch.setattr("app.loading.open_predictor", faulty.open_faulty_predictor)
     decode_image, decoding, goes_on = decode.decode_image, threading.Event(), threading.Event()
 
@@ -75,7 +77,7 @@ def test_whoever_cannot_be_answered_by_the_limit_gets_a_problem(settings, monkey
     assert metric(text, 'seg_rejections_total{reason="not-ready"}') == 4
 
 
-def test_what_can_be_answered_by_the_limit_is(settings, monkeypatch):
+def test_requests_that_can_be_answered_before_the_drain_limit_are(settings, monkeypatch):
     monkeypatch.setattr("app.loading.open_predictor", faulty.open_faulty_predictor)
     with serving(settings.model_copy(update=PATIENT)) as (client, server):
         engine = server.service.predictor.engine
@@ -92,7 +94,7 @@ def test_what_can_be_answered_by_the_limit_is(settings, monkeypatch):
         stuck.join()
 
 
-def test_a_decode_that_does_not_end_does_not_keep_the_process(weights_file):
+def test_an_endless_decode_does_not_keep_the_process_alive(weights_file):
     settings = {"weights": weights_file, "drain_timeout_s": 1, "port": 0, "device": "cpu"}
     with program(module="tests.app.hanging", log_format="json", **settings) as process:
         with asking(process, faulty.jpeg()) as connection:
@@ -103,7 +105,7 @@ def test_a_decode_that_does_not_end_does_not_keep_the_process(weights_file):
         assert "Traceback" not in process.stderr.read()
 
 
-def test_a_batch_that_does_not_end_does_not_keep_the_process(weights_file):
+def test_an_endless_batch_does_not_keep_the_process_alive(weights_file):
     settings = {"weights": weights_file, "drain_timeout_s": 1, "stuck_after_s": 600}
     with faulty_program(**settings) as process:
         with asking(process, command(STUCK)) as connection:
@@ -115,7 +117,7 @@ def test_a_batch_that_does_not_end_does_not_keep_the_process(weights_file):
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
-def test_a_decoder_process_that_does_not_end_does_not_keep_the_process(weights_file):
+def test_an_endless_decoder_process_does_not_keep_the_process_alive(weights_file):
     settings = {"weights": weights_file, "drain_timeout_s": 1, "port": 0, "device": "cpu"}
     body = saved(picture(), "PNG")
     with program(log_format="json", stuck_after_s=600, **settings) as process:
@@ -137,15 +139,15 @@ def test_a_decoder_process_that_does_not_end_does_not_keep_the_process(weights_f
 
 
 def decoders_of(process):
-    """The processes that decode for it."""
+    """The decoder processes of this process."""
     tasks = Path(f"/proc/{process.pid}/task").iterdir()
     children = {int(child) for task in tasks for child in (task / "children").read_text().split()}
     return [one for one in children if b"decoder" in Path(f"/proc/{one}/cmdline").read_bytes()]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_waits_for_the_interpreters_end_does_not_keep_the_process(weights_file, workers):
-    """Alone, and where it supervises workers."""
+def test_a_hanging_exit_handler_does_not_keep_the_process_alive(weights_file, workers):
+    """As a single process, and as a supervisor."""
     settings = {"weights": weights_file, "drain_timeout_s": 1, "port": 0, "device": "cpu"}
     module = "tests.app.lingering"
     with program(module=module, log_format="json", workers=workers, **settings) as process:

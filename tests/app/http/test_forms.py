@@ -34,14 +34,14 @@ def read(body, *, content_type=CONTENT_TYPE, step=1 << 16):
     | st.sampled_from([b"\r\n--b0un", b"--b0und", b"\r\n\r\n", b"-"]),
     step=st.integers(1, 400),
 )
-def test_a_file_comes_out_as_it_went_in_however_it_is_cut(content, step):
+def test_a_file_is_read_unchanged_however_the_body_is_divided(content, step):
     body = form(('name="note"', b"hello"), ('name="file"; filename="a.jpg"', content))
     if b"\r\n--b0und" in b"\r\n" + content:
         return  # not a form that holds this content
     assert read(body, step=step) == (content, ["note", "file"])
 
 
-def test_without_the_file_the_names_are_told():
+def test_an_error_names_the_fields_if_the_file_is_missing():
     assert read(form(('name="photo"; filename="a.jpg"', b"x"))) == (None, ["photo"])
     assert read(form(('name="file"', b"only text"))) == (None, ["file"])
     assert read(form()) == (None, [])
@@ -62,7 +62,7 @@ FILE = ('name="file"; filename="a"', b"x")
         (b"no form at all", "RFC 7578"),
     ],
 )
-def test_what_is_no_reasonable_form_is_refused(body, why):
+def test_an_invalid_form_is_refused(body, why):
     with pytest.raises(FormError, match=why):
         read(body)
 

@@ -1,4 +1,4 @@
-"""What browsers are told: security headers on every answer, CORS where it is configured."""
+"""Headers for browsers: security headers on every answer, and CORS if it is configured."""
 
 import re
 import socket
@@ -47,7 +47,7 @@ def test_a_crash_has_the_security_headers_too(settings, monkeypatch):
         assert secured(answer)
 
 
-def test_what_is_no_http_request_is_answered_with_them_too(server):
+def test_an_answer_to_an_invalid_request_has_them_too(server):
     url = httpx.URL(server.address)
     with socket.create_connection((url.host, url.port), timeout=30) as connection:
         connection.sendall(b"this is not HTTP\r\n\r\n")
@@ -64,7 +64,7 @@ def test_the_documentation_lists_the_headers_that_are_sent():
     assert {name.strip("`").lower(): value.strip("`") for name, value in listed} == SECURITY
 
 
-def test_fastapis_own_pages_are_not_there(client):
+def test_fastapis_own_pages_are_off(client):
     """Their scripts are inline and come from elsewhere; `tests/app/web` tests ours."""
     for path in ("/redoc", "/docs/oauth2-redirect"):
         assert client.get(path).status_code == 404
@@ -93,7 +93,7 @@ def key():
 
 @pytest.fixture(scope="module")
 def shared(settings, key, tmp_path_factory):
-    """A client of a server with keys, a rate and one allowed origin; it asks from that origin."""
+    """A client of a server with keys, a rate limit and one allowed origin, which it sends."""
     path = tmp_path_factory.mktemp("keys") / "keys"
     path.write_text(format_line("anna", key))
     shared = {"cors_origins": PAGE, "keys_file": path, "rate_limit": "100/second;100/hour"}
@@ -197,6 +197,6 @@ def test_origins_are_a_list_with_commas():
 @pytest.mark.parametrize(
     "text", ["app.example", "https://a.example/", "https://a.example,", "null", "https://*.example"]
 )
-def test_what_is_no_origin_is_refused(text):
+def test_an_invalid_origin_is_refused(text):
     with pytest.raises(ValueError, match="is no origin"):
         Settings(cors_origins=text)

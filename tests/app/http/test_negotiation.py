@@ -30,7 +30,7 @@ def test_the_callers_preference_wins(accept, expected):
 
 
 @pytest.mark.parametrize("accept", ["text/html", "image/webp", "image/png;q=0", "*/*;q=x"])
-def test_what_nobody_offers_is_not_acceptable(accept):
+def test_an_unknown_type_is_not_acceptable(accept):
     with pytest.raises(NotAcceptable) as caught:
         negotiate(accept)
     assert "image/png" in caught.value.remedy
@@ -48,7 +48,7 @@ def test_what_nobody_offers_is_not_acceptable(accept):
         ("identity", False),
     ],
 )
-def test_gzip_is_for_who_accepts_it(header, expected):
+def test_gzip_is_used_for_callers_that_accept_it(header, expected):
     assert accepts_gzip(header) is expected
 
 
@@ -63,5 +63,5 @@ def test_gzip_is_for_who_accepts_it(header, expected):
         ("rle", "image/jpeg", "application/json"),
     ],
 )
-def test_of_a_format_with_two_types_the_caller_chooses(answer, accept, expected):
+def test_the_caller_chooses_between_the_two_types_of_a_format(answer, accept, expected):
     assert choose_media_type(AnswerFormat(answer), accept) == expected

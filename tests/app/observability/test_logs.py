@@ -1,6 +1,6 @@
-"""What a caller sends forges no log line, and neither keys nor pictures come into the log.
+"""No request can forge a log line, and neither keys nor pictures appear in the log.
 
-A real server process is asked, at level debug and in both formats, and its standard error is read.
+The tests call a real server process, at level debug and in both formats, and read its log.
 """
 
 import io
@@ -40,7 +40,7 @@ PATHS = [
 
 
 def pictures():
-    """Files whose metadata, which Pillow's debug messages quote, are a secret."""
+    """Files with a secret in their metadata, which Pillow's debug messages quote."""
     image = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
     text = PngImagePlugin.PngInfo()
     text.add_text(SECRET, SECRET)
@@ -58,7 +58,7 @@ def pictures():
 
 
 def raw_requests(key):
-    """What no client library would send."""
+    """Requests that no client library would send."""
     yield from (f"GET {path} HTTP/1.1\r\nHost: x\r\n".encode() for path in PATHS)
     yield f"GET /v1/model?key={key} HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\tb\r\n".encode()
     yield f"GET /v1/model HTTP/1.1\r\nHost: x\r\nX-Request-Timeout: \x9b{FORGED}\r\n".encode(
@@ -94,7 +94,7 @@ def send(address, request):
 
 @pytest.fixture(scope="module", params=["console", "json"])
 def session(request, weights_file, tmp_path_factory):
-    """(format, lines of the log, number of requests that came through, the caller's key)."""
+    """(format, lines of the log, number of requests that reached a route, the caller's key)."""
     key = make_key()
     keys_file = tmp_path_factory.mktemp("keys") / "keys"
     keys_file.write_text(format_line("anna", key))
@@ -161,7 +161,7 @@ def test_every_line_is_an_event_and_no_event_is_forged(session):
 
 def test_even_decoded_a_value_has_no_control_characters(session):
     log_format, lines, _, _ = session
-    # Of the console the lines themselves are what is read.
+    # In the console format, the lines themselves are read.
     values = map(json.loads, lines) if log_format == "json" else lines
 
     def texts(value):
@@ -184,7 +184,7 @@ def test_lines_are_bounded(session):
     assert longest < (6 * MAX_CHARACTERS + 500 if log_format == "console" else 50_000)
 
 
-def test_neither_keys_nor_what_pictures_hold_are_in_the_log(session):
+def test_the_log_has_neither_keys_nor_image_content(session):
     _, lines, _, key = session
     text = "\n".join(lines)
     for secret in (key, SECRET, SECRET[:10], "Bearer", "uthorization", "xxxxxxxxxx" * 60):
@@ -220,5 +220,5 @@ def test_a_traceback_is_indented_escaped_and_bounded():
         ),
     ],
 )
-def test_what_a_terminal_would_obey_is_escaped(text, written):
+def test_control_characters_are_escaped(text, written):
     assert make_printable(text) == written

@@ -1,4 +1,4 @@
-"""Several workers and their supervisor: what a caller and an orchestrator see of them."""
+"""Several workers and their supervisor, as callers and orchestrators see them."""
 
 import os
 import re
@@ -26,7 +26,7 @@ BODY = PHOTO.read_bytes()
 
 
 def begun(stack, address, count=CALLERS):
-    """Requests whose heads have been read: the "100 Continue" proves it. Their bodies are ours."""
+    """Requests whose heads have been read, as "100 Continue" proves. The test sends the bodies."""
     address = httpx.URL(address)
     head = (
         f"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n"
@@ -58,7 +58,7 @@ def both_ready(process):
 
 @pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM, signal.SIGINT]])
 def test_ctrl_c_in_a_terminal_loses_no_accepted_request(weights_file, numbers):
-    """A terminal sends it to the whole process group, and the supervisor tells its workers."""
+    """A terminal sends it to the whole process group, and the supervisor signals its workers."""
     with several(weights_file) as process, ExitStack() as stack:
         ready = both_ready(process)
         connections = begun(stack, ready["address"])
@@ -109,7 +109,7 @@ def test_a_worker_takes_requests_when_it_is_warm_and_not_before(
         }
 
     def probes(path, count=10):
-        """Each on a connection of its own, which may meet another process."""
+        """Each on its own connection, which another process may accept."""
         return {httpx.get(operations + path, timeout=60).status_code for _ in range(count)}
 
     with program(
@@ -144,7 +144,7 @@ def test_a_worker_takes_requests_when_it_is_warm_and_not_before(
         assert "Traceback" not in process.stderr.read()
 
 
-def test_a_killed_worker_takes_along_its_own_requests_only(weights_file):
+def test_a_killed_worker_loses_only_its_own_requests(weights_file):
     callers, each = 4, 12
     with several(weights_file) as process, ThreadPoolExecutor(callers) as threads:
         address = both_ready(process)["address"]
@@ -170,7 +170,7 @@ def test_a_killed_worker_takes_along_its_own_requests_only(weights_file):
         assert "ConnectError" not in seen
 
 
-def test_a_stuck_worker_accepts_nobody(weights_file):
+def test_a_stuck_worker_accepts_no_connections(weights_file):
     settings = {"stuck_after_s": 5, "workers": 2, "threads": 1, "operations_port": 0}
     with (
         program(
@@ -220,7 +220,7 @@ def test_each_process_is_measured(weights_file):
         assert len(re.findall("^# TYPE process_start_time_seconds gauge$", text, re.M)) == 1
 
 
-def test_the_environment_alone_shares_no_metrics():
+def test_an_environment_variable_alone_shares_no_metrics():
     script = "from app.observability.metrics import Metrics; print(Metrics().export().decode())"
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": "/nothing"}
     text = subprocess.run(
@@ -231,7 +231,7 @@ def test_the_environment_alone_shares_no_metrics():
     assert metric(text, "seg_ready") == 0
 
 
-def test_peers_know_who_takes_requests(tmp_path):
+def test_peers_know_which_worker_takes_requests(tmp_path):
     supervisor = Peers.create(tmp_path, workers=2)
     first, second = Peers(tmp_path, 1), Peers(tmp_path, 2)
     supervisor.seat(1, 1001)

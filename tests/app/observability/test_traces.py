@@ -1,4 +1,4 @@
-"""Traces arrive at a collector that speaks OTLP; where they are off, nothing of them is there."""
+"""Traces arrive at an OTLP collector. If they are off, OpenTelemetry is not imported."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ def collector(monkeypatch):
 
 
 def children_of(parent, spans):
-    """The spans within this one, by their beginning."""
+    """The spans within this one, by their start."""
     found = [span for span in spans if span.parent_span_id == parent.span_id]
     return sorted(found, key=lambda span: span.start_time_unix_nano)
 
@@ -108,7 +108,7 @@ def test_every_worker_sends_its_traces_and_logs_their_ids(weights_file, collecto
 
 @pytest.fixture
 def spans():
-    """Asks an application within the telemetry, and returns its finished spans."""
+    """Calls an application with telemetry, and returns its finished spans."""
 
     def ask(app, *, headers=(), path="/v1/segment"):
         exporter = InMemorySpanExporter()
@@ -137,7 +137,7 @@ async def crash(scope, receive, send):
     raise RuntimeError("a secret")
 
 
-def test_a_crash_is_an_error_in_its_trace_and_says_nothing_else(spans):
+def test_a_crash_is_an_error_in_its_trace_without_its_message(spans):
     *_, request = spans(crash)
     assert request.attributes["http.response.status_code"] == 500
     assert request.status.status_code.value == Status.STATUS_CODE_ERROR
@@ -155,13 +155,13 @@ def test_a_crash_is_an_error_in_its_trace_and_says_nothing_else(spans):
         "é" * 99,
     ],
 )
-def test_a_traceparent_that_is_none_begins_a_new_trace(spans, traceparent):
+def test_an_invalid_traceparent_starts_a_new_trace(spans, traceparent):
     *_, request = spans(answer_well, headers=[(b"traceparent", traceparent.encode())])
     assert request.parent is None
     assert request.context.trace_id
 
 
-def test_a_caller_who_does_not_record_is_followed(spans):
+def test_the_callers_choice_not_to_record_is_kept(spans):
     header = (b"traceparent", f"00-{TRACE}-{PARENT}-00".encode())
     assert spans(answer_well, headers=[header]) == ()
 
@@ -172,7 +172,7 @@ def test_a_long_path_is_cut(spans):
     assert request.name == "GET unmatched"
 
 
-def test_the_end_waits_for_no_collector_that_is_down(settings, monkeypatch):
+def test_shutting_down_does_not_wait_for_an_unreachable_collector(settings, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
@@ -187,7 +187,7 @@ def test_the_end_waits_for_no_collector_that_is_down(settings, monkeypatch):
         ("OTEL_BSP_MAX_QUEUE_SIZE", "-1", "OTEL_"),
     ],
 )
-def test_a_variable_that_cannot_be_used_is_named(monkeypatch, variable, value, message):
+def test_an_unsupported_variable_is_named(monkeypatch, variable, value, message):
     monkeypatch.setenv(variable, value)
     with pytest.raises(TracesError, match=message):
         open_traces()
@@ -211,7 +211,7 @@ main()
     )
 
 
-def test_without_traces_nothing_of_them_is_imported():
+def test_without_traces_opentelemetry_is_not_imported():
     script = (
         "import json, sys\n"
         "from app.main import create_app\n"

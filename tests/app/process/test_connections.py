@@ -1,4 +1,4 @@
-"""Clients that misbehave, against a real server: slow, endless, too many, or not reading."""
+"""Clients of a real server that send slowly or endlessly, are too many, or do not read."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def impatient(settings):
 
 
 def everything(connection):
-    """Until the server closes; what it sent."""
+    """All that the server sends until it closes the connection."""
     received = b""
     try:
         while data := connection.recv(65536):
@@ -54,14 +54,14 @@ def post(length):
     return f"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
-def test_a_head_that_does_not_come_to_its_end_is_answered_and_closed(impatient):
+def test_a_slow_head_is_answered_and_its_connection_closed(impatient):
     _, server = impatient
     with connected(server) as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Slow: ")
         assert problem(everything(connection)) == "request-timeout"
 
 
-def test_hundreds_of_slow_heads_harm_nobody(impatient):
+def test_hundreds_of_slow_heads_delay_no_other_client(impatient):
     client, server = impatient
     with ExitStack() as stack:
         slow = [stack.enter_context(connected(server)) for _ in range(300)]
@@ -80,7 +80,7 @@ def test_a_connection_that_is_never_used_is_closed(impatient):
 
 
 @pytest.mark.parametrize("rest", [b"", b"\r\n", b"GET /he"])
-def test_a_connection_is_not_idle_for_ever(impatient, rest):
+def test_a_connection_is_closed_when_it_is_idle_after_an_answer(impatient, rest):
     _, server = impatient
     with connected(server) as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -92,7 +92,7 @@ def test_a_connection_is_not_idle_for_ever(impatient, rest):
             assert everything(connection) == b""
 
 
-def test_a_body_that_does_not_come_by_the_deadline_is_answered(settings):
+def test_a_body_that_is_late_for_the_deadline_is_answered(settings):
     with serving(settings.model_copy(update={"deadline_s": SHORT_S})) as (client, server):
         with connected(server) as connection:
             connection.sendall(post(1000) + b"some")
@@ -105,21 +105,21 @@ def test_a_body_that_does_not_come_by_the_deadline_is_answered(settings):
 
 
 def problem_in(connection):
-    """Of the next answer, on a connection that stays open."""
+    """The problem of the next answer, on a connection that stays open."""
     received = b""
     while b"\r\n\r\n" not in received or not received.endswith(b"}"):
         received += connection.recv(65536)
     return problem(received)
 
 
-def test_the_rest_of_a_body_that_was_refused_has_its_time_too(impatient):
+def test_the_rest_of_a_refused_body_has_a_time_limit_too(impatient):
     _, server = impatient
     with connected(server) as connection:
         connection.sendall(post(10**9) + b"some")
         assert problem(everything(connection)) == "body-too-large"
 
 
-def test_a_connection_can_be_used_again_once_a_refused_body_has_come(impatient):
+def test_a_connection_is_reused_after_a_refused_body(impatient):
     _, server = impatient
     with connected(server) as connection:
         connection.sendall(
@@ -158,7 +158,7 @@ CHUNKED = b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r
         pytest.param(b"0\r\nX-Long: " + b"a" * 300_000, id="trailer"),
     ],
 )
-def test_what_is_around_chunks_is_bounded(impatient, rest):
+def test_chunk_headers_and_trailers_are_bounded(impatient, rest):
     client, server = impatient
     with connected(server) as connection:
         connection.sendall(CHUNKED + b"4\r\nsome\r\n" + rest)
@@ -173,7 +173,7 @@ def test_a_chunked_body_is_counted_while_it_arrives(settings):
         assert problem_in(connection) == "body-too-large"
 
 
-def test_requests_may_follow_each_other_without_waiting_but_not_without_end(impatient):
+def test_pipelined_requests_are_answered_and_bounded(impatient):
     client, server = impatient
     ask = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
     with connected(server) as connection:
@@ -187,14 +187,14 @@ def test_requests_may_follow_each_other_without_waiting_but_not_without_end(impa
     assert metric(client.get("/metrics").text, 'seg_rejections_total{reason="bad-request"}') >= 1
 
 
-def test_what_is_no_http_is_a_problem_as_well(impatient):
+def test_an_invalid_request_is_answered_with_a_problem(impatient):
     _, server = impatient
     with connected(server) as connection:
         connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         assert problem(everything(connection)) == "bad-request"
 
 
-def test_an_answer_that_nobody_takes_is_not_kept(impatient):
+def test_an_answer_that_is_not_read_is_dropped(impatient):
     client, server = impatient
     before = metric(client.get("/metrics").text, "seg_connections")
     url = httpx.URL(server.address)
@@ -214,7 +214,7 @@ def test_an_answer_that_nobody_takes_is_not_kept(impatient):
                 closed.set()
 
 
-def test_more_connections_than_the_limit_are_told_so(settings):
+def test_connections_above_the_limit_get_a_problem(settings):
     with serving(settings.model_copy(update={"max_connections": 3})) as (client, server):
         assert client.get("/health/live").status_code == 200  # holds one
         with ExitStack() as stack:
@@ -226,7 +226,7 @@ def test_more_connections_than_the_limit_are_told_so(settings):
         assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
 
 
-def test_operations_answer_on_their_own_port_when_all_connections_are_taken(settings):
+def test_the_operations_port_answers_when_all_connections_are_in_use(settings):
     limits = {"max_connections": 1, "operations_port": 0}
     with serving(settings.model_copy(update=limits)) as (client, server):
         assert client.get("/health/live").status_code == 404

@@ -1,4 +1,4 @@
-"""Nobody gets another's mask: batcher and engine together, while some of the callers leave."""
+"""No caller gets another's mask, in batcher and engine together, while some disconnect."""
 
 import asyncio
 import random
@@ -16,8 +16,8 @@ CALLERS, CALLS = 12, 6
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_who_stays_gets_the_mask_of_the_lone_image_whoever_leaves(weights_file, threads):
-    """All canvases differ, in content and often in size; some masks are larger than theirs."""
+def test_every_caller_gets_its_own_mask_while_others_disconnect(weights_file, threads):
+    """All canvases differ in content and often in size. Some masks are larger than their canvas."""
     predictor = open_predictor(weights_file, device="cpu", threads=threads, max_side=160)
     pixels = np.random.default_rng(0)
     sizes = [(33 + 17 * i % 64, 40 + 29 * i % 160) for i in range(16)]
@@ -30,7 +30,7 @@ def test_who_stays_gets_the_mask_of_the_lone_image_whoever_leaves(weights_file, 
         number = numbers.randrange(len(images))
         canvas = predictor.prepare(images[number].copy())
         asking = asyncio.create_task(batcher.submit(predictor.predict, canvas, Stages()))
-        del canvas  # the batcher's alone now
+        del canvas  # only the batcher keeps it now
         if numbers.random() < 0.4:
             for _ in range(numbers.randrange(4)):
                 await asyncio.sleep(0)

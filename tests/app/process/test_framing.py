@@ -1,4 +1,4 @@
-"""Where requests end in the bytes of a connection, whatever is around them."""
+"""The parser finds where each request ends in the bytes of a connection."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ TRAILERS = b"Content-Type: text/plain\r\nX-API-Key: stolen\r\nConnection: upgrad
 
 
 class Told:
-    """The requests that a parser tells of: method, path, fields without Upgrade's, body."""
+    """The requests that a parser reports: method, path, header fields without Upgrade's, body."""
 
     def __init__(self):
         self.requests = []
@@ -169,7 +169,7 @@ def test_a_bad_chunk_is_a_problem(body):
     assert not told.requests[0][3]
 
 
-def test_this_is_no_proxy():
+def test_connect_is_refused():
     told = Told()
     assert told.feed(b"CONNECT other.example:443 HTTP/1.1\r\nHost: x\r\n\r\n") is Unimplemented
     assert not told.requests

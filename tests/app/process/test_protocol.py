@@ -1,4 +1,4 @@
-"""Every complete request is answered, whatever else its connection does; asked of a real server."""
+"""A real server answers every complete request, whatever else its connection does."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ ALIVE = b'{"status":"alive"}'
 
 
 def asked(server, *parts, half_close=True):
-    """What the server sends for these bytes until it closes."""
+    """All that the server sends for these bytes until it closes the connection."""
     with connected(server) as connection:
         for part in parts:
             connection.sendall(part)
@@ -61,7 +61,7 @@ def test_trailers_change_nothing(server, mask):
     assert mask in asked(server, photo)
 
 
-def test_where_the_bytes_are_divided_changes_nothing(server):
+def test_answers_do_not_depend_on_how_the_bytes_are_divided(server):
     tiny = request(command((1, 2, 3), (8, 8)), chunks=[10], trailers=TRAILERS, fields=UPGRADES[0])
     whole = asked(server, tiny)
     body = whole.partition(b"\r\n\r\n")[2]
@@ -83,7 +83,7 @@ def test_a_bad_chunk_is_answered_with_a_problem(server, client, bad):
     assert metric(client.get("/metrics").text, counted) == earlier + 1
 
 
-def test_a_bad_chunk_behind_requests_in_work_is_answered_after_them(server, mask):
+def test_a_bad_chunk_after_requests_in_flight_is_answered_after_them(server, mask):
     photo = request(PHOTO.read_bytes())
     answer = asked(server, photo + CHUNKED + b"zz\r\n" + LIVE, half_close=False)
     assert mask in answer
@@ -91,7 +91,7 @@ def test_a_bad_chunk_behind_requests_in_work_is_answered_after_them(server, mask
     assert problem(answer) == "bad-request"
 
 
-def test_a_bad_chunk_of_a_body_that_nobody_reads_closes_the_connection(server):
+def test_a_bad_chunk_in_an_unread_body_closes_the_connection(server):
     get = b"GET /health/live HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
     assert asked(server, get, half_close=False).endswith(ALIVE)
 
@@ -106,14 +106,14 @@ def test_an_unknown_transfer_coding_is_answered_with_a_problem(server, coding, s
 
 @pytest.mark.parametrize("junk", [b"\x16\x03\x01junk\r\n\r\n", b"G" + b"E" * 70_000])
 @pytest.mark.parametrize("half_close", [False, True])
-def test_what_comes_behind_a_request_takes_its_answer_from_nobody(server, mask, junk, half_close):
+def test_bytes_after_a_request_do_not_cost_it_its_answer(server, mask, junk, half_close):
     answer = asked(server, request(PHOTO.read_bytes()) + junk, half_close=half_close)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert mask in answer
     assert problem(answer) == "bad-request"
 
 
-def test_an_early_answer_reaches_who_closes_after_it_and_still_sends(server):
+def test_an_early_answer_reaches_a_client_that_is_still_sending(server):
     head = (
         b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         b"Content-Type: text/plain\r\nContent-Length: 3000000\r\n\r\n"
@@ -122,7 +122,7 @@ def test_an_early_answer_reaches_who_closes_after_it_and_still_sends(server):
     assert problem(answer) == "unsupported-type"
 
 
-def test_who_sends_no_more_gets_the_answers_to_everything_complete(server, mask):
+def test_a_client_that_half_closes_gets_every_answer(server, mask):
     photo = request(PHOTO.read_bytes())
     for rest in (b"", LIVE[:20], photo[:-1], LIVE + photo[:-1]):
         answer = asked(server, photo + LIVE + rest)
@@ -132,7 +132,7 @@ def test_who_sends_no_more_gets_the_answers_to_everything_complete(server, mask)
         assert answer.count(b"HTTP/1.1 200 ") == (3 if LIVE in rest else 2)
 
 
-def test_who_waits_long_gets_the_beginning_of_the_answer_first(faulty_server, monkeypatch):  # noqa: F811
+def test_a_long_wait_starts_with_the_head_of_the_answer(faulty_server, monkeypatch):  # noqa: F811
     client, server, engine = faulty_server
     monkeypatch.setattr(protocol, "ANSWER_BEGINS_AFTER_S", 0)
     expected = client.post("/v1/segment", content=command((1, 2, 3))).content
@@ -170,7 +170,7 @@ def listen_and_then_reset(connection):
 
 @pytest.mark.parametrize("leave", [close, reset, send_no_more_then_reset, listen_and_then_reset])
 @pytest.mark.parametrize("behind", [b"", LIVE])
-def test_who_leaves_leaves_the_queue(faulty_server, leave, behind):  # noqa: F811
+def test_a_disconnected_request_leaves_the_queue(faulty_server, leave, behind):  # noqa: F811
     client, server, engine = faulty_server
     stuck = held(engine, client)
     with connected(server) as connection:
@@ -187,7 +187,7 @@ def test_who_leaves_leaves_the_queue(faulty_server, leave, behind):  # noqa: F81
     assert metric(text, "seg_in_flight") == 0
 
 
-def test_who_sends_no_more_before_the_end_of_the_body_has_left(settings):
+def test_a_client_that_half_closes_within_its_body_has_disconnected(settings):
     with serving(settings) as (client, server):
         assert asked(server, request(PHOTO.read_bytes())[:-1]) == b""
         assert metric(client.get("/metrics").text, 'seg_dropped_total{stage="read"}') == 1

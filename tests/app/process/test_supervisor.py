@@ -1,4 +1,4 @@
-"""A worker's first step, before it is a worker: the rest is tested on running programs."""
+"""The first step of a worker. Tests of running programs cover the rest."""
 
 import os
 import subprocess
@@ -21,6 +21,6 @@ def start_child(supervisor):
     ).stdout  # fmt: skip
 
 
-def test_a_worker_whose_supervisor_has_died_already_ends():
+def test_a_worker_ends_if_its_supervisor_has_already_died():
     assert start_child(os.getpid()) == "works\n"
     assert start_child(os.getpid() + 1) == ""

@@ -14,7 +14,7 @@ def admission(*, max_queue=100, max_queue_pixels=1000):
     return Admission(max_queue=max_queue, max_queue_pixels=max_queue_pixels, metrics=Metrics())
 
 
-def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back():
+def test_a_full_queue_refuses_with_a_time_to_retry():
     async def scenario():
         places = admission(max_queue=2)
         async with places.admit(LATER), places.admit(LATER):
@@ -29,7 +29,7 @@ def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back():
     asyncio.run(scenario())
 
 
-def test_what_cannot_be_met_is_refused_with_the_time_that_it_would_take():
+def test_a_deadline_that_cannot_be_met_is_refused_with_the_expected_time():
     async def scenario():
         places = admission()
         places.update_pace(2.0)
@@ -47,7 +47,7 @@ def test_what_cannot_be_met_is_refused_with_the_time_that_it_would_take():
     asyncio.run(scenario())
 
 
-def test_what_is_not_done_at_its_deadline_is_ended():
+def test_work_is_cancelled_at_its_deadline():
     async def scenario():
         places = admission()
         with pytest.raises(Overloaded, match="time for this request is over") as caught:
@@ -61,7 +61,7 @@ def test_what_is_not_done_at_its_deadline_is_ended():
     asyncio.run(scenario())
 
 
-def test_a_time_out_of_the_work_itself_is_not_the_deadlines():
+def test_a_timeout_inside_the_work_is_not_the_deadlines():
     async def scenario():
         with pytest.raises(TimeoutError):
             async with admission().admit(LATER):
@@ -77,7 +77,7 @@ def test_the_pace_follows_the_load_slowly():
     assert places.predicted_wait_s == pytest.approx(1.1)
 
 
-def test_a_request_among_others_says_what_one_place_costs(monkeypatch):
+def test_the_pace_is_measured_per_place_in_the_queue(monkeypatch):
     async def scenario():
         now = 100.0
         monkeypatch.setattr(time, "perf_counter", lambda: now)
@@ -94,7 +94,7 @@ def test_a_request_among_others_says_what_one_place_costs(monkeypatch):
     asyncio.run(scenario())
 
 
-def test_what_fails_early_says_nothing_of_the_pace():
+def test_requests_that_fail_early_do_not_change_the_pace():
     async def scenario():
         places = admission()
         places.update_pace(5.0)

@@ -21,7 +21,7 @@ def canvas(value=0, size=(32, 32)):
 
 
 class GatedEngine:
-    """An engine whose mask is the canvas' red channel; it computes when its gate is open."""
+    """An engine whose mask is the canvas' red channel. It computes while its gate is open."""
 
     def __init__(self):
         self.gate = threading.Event()
@@ -54,25 +54,25 @@ def submit(batcher, engine, canvas):
 
 
 async def busy(engine, batches=1):
-    """Until the engine has begun so many batches."""
+    """Wait until the engine has started so many batches."""
     for _ in range(batches):
         await asyncio.get_running_loop().run_in_executor(None, engine.busy.acquire, True, 30)
 
 
 def value(batcher, name):
-    """What the metric seg_... says."""
+    """The value of the metric seg_..."""
     text = batcher.metrics.export().decode()
     return float(re.search(rf"^seg_{name} (.*)$", text, re.M)[1])
 
 
 async def waiting(batcher, engine, *canvases):
-    """Submitted canvases, once all of them are in the queue."""
+    """Submit canvases, and return when all of them are in the queue."""
     tasks = [asyncio.create_task(submit(batcher, engine, c)) for c in canvases]
     await asyncio.sleep(0)  # each task runs up to its first wait
     return tasks
 
 
-def test_a_lone_request_waits_for_nobody():
+def test_a_single_request_does_not_wait():
     async def scenario():
         engine = GatedEngine()
         engine.gate.set()
@@ -84,7 +84,7 @@ def test_a_lone_request_waits_for_nobody():
     asyncio.run(scenario())
 
 
-def test_what_waits_when_the_engine_is_free_becomes_one_batch():
+def test_requests_that_wait_for_the_engine_become_one_batch():
     async def scenario():
         engine = GatedEngine()
         async with running(engine) as batcher:
@@ -99,7 +99,7 @@ def test_what_waits_when_the_engine_is_free_becomes_one_batch():
     asyncio.run(scenario())
 
 
-def test_a_batch_keeps_to_the_pixel_budget_and_to_one_canvas_size():
+def test_a_batch_has_one_canvas_size_and_stays_within_the_pixel_budget():
     async def scenario():
         engine = GatedEngine()
         async with running(engine) as batcher:
@@ -129,7 +129,7 @@ def test_a_batch_has_no_more_images_than_the_engine_computes_at_once():
     asyncio.run(scenario())
 
 
-def test_as_many_batches_are_computed_at_once_as_the_engine_takes():
+def test_the_engine_gets_as_many_batches_at_once_as_it_accepts():
     async def scenario():
         engine = GatedEngine()
         async with running(engine, callers=2, max_batch_images=1) as batcher:
@@ -144,7 +144,7 @@ def test_as_many_batches_are_computed_at_once_as_the_engine_takes():
     asyncio.run(scenario())
 
 
-def test_an_image_that_the_engine_cannot_take_harms_no_other():
+def test_an_image_that_the_engine_refuses_fails_alone():
     async def scenario():
         engine = GatedEngine()
         async with running(engine) as batcher:
@@ -186,7 +186,7 @@ def test_a_batch_that_needs_too_much_memory_is_halved():
     asyncio.run(scenario())
 
 
-def test_a_caller_who_left_is_not_computed():
+def test_a_disconnected_request_is_not_computed():
     async def scenario():
         engine = GatedEngine()
         async with running(engine) as batcher:
@@ -228,7 +228,7 @@ def test_an_engine_that_loses_a_mask_fails_its_batch_and_not_the_batcher():
     asyncio.run(scenario())
 
 
-def test_when_the_batcher_dies_nobody_waits_for_ever(monkeypatch):
+def test_if_the_batcher_dies_every_caller_gets_an_error(monkeypatch):
     async def scenario():
         engine = GatedEngine()
         deaths = 0
@@ -257,7 +257,7 @@ def test_when_the_batcher_dies_nobody_waits_for_ever(monkeypatch):
     asyncio.run(scenario())
 
 
-def test_what_was_submitted_is_answered_before_the_end():
+def test_submitted_requests_are_answered_before_the_end():
     async def scenario():
         engine = GatedEngine()
         async with running(engine) as batcher:
@@ -268,7 +268,7 @@ def test_what_was_submitted_is_answered_before_the_end():
     asyncio.run(scenario())
 
 
-def test_who_leaves_is_out_of_the_queue_at_once():
+def test_a_disconnected_request_leaves_the_queue_at_once():
     async def scenario():
         engine = GatedEngine()
         async with running(engine) as batcher:
@@ -291,7 +291,7 @@ def test_who_leaves_is_out_of_the_queue_at_once():
     asyncio.run(scenario())
 
 
-def test_the_age_of_the_oldest_is_that_of_the_first_in_any_queue(monkeypatch):
+def test_the_oldest_age_is_that_of_the_first_request_in_any_queue(monkeypatch):
     async def scenario():
         engine = GatedEngine()
         now = 1000.0
@@ -312,7 +312,7 @@ def test_the_age_of_the_oldest_is_that_of_the_first_in_any_queue(monkeypatch):
     asyncio.run(scenario())
 
 
-def test_a_batch_tells_how_much_of_it_was_used():
+def test_the_metrics_say_how_full_a_batch_was():
     async def scenario():
         engine = GatedEngine()
         async with running(engine) as batcher:
@@ -346,7 +346,7 @@ def test_requests_for_different_weights_do_not_share_a_batch():
     asyncio.run(scenario())
 
 
-def test_an_engine_that_is_stuck_is_noticed_and_its_callers_are_answered():
+def test_a_stuck_engine_is_noticed_and_its_callers_are_answered():
     async def scenario():
         engine = GatedEngine()
         async with running(engine, stuck_after_s=0) as batcher:
@@ -361,7 +361,7 @@ def test_an_engine_that_is_stuck_is_noticed_and_its_callers_are_answered():
     asyncio.run(scenario())
 
 
-def test_an_engine_that_stays_stuck_is_given_up_and_not_waited_for(monkeypatch):
+def test_shutting_down_does_not_wait_for_a_stuck_engine(monkeypatch):
     monkeypatch.setattr("app.scheduling.watchdog.GRACE_S", 0)
     engine = GatedEngine()
 
@@ -375,7 +375,9 @@ def test_an_engine_that_stays_stuck_is_given_up_and_not_waited_for(monkeypatch):
                 with pytest.raises(InferenceFailed):
                     await task
             assert not batcher.is_alive
-            monkeypatch.setattr(engine, "gate", threading.Event())  # the end does not open this one
+            monkeypatch.setattr(
+                engine, "gate", threading.Event()
+            )  # closing the engine does not open this one
         assert engine.batches == [[1]], "still in the engine, and left there"
 
     opens = engine.gate

@@ -14,7 +14,7 @@ def budget(limit=100):
     ), lambda: gauge.collect()[0].samples[0].value
 
 
-def test_a_share_that_has_ended_takes_nothing():
+def test_an_ended_share_cannot_take_more():
     shared, held = budget()
     with shared.share() as share:
         share.take(60)
@@ -39,7 +39,7 @@ def test_large_requests_leave_room_for_small_ones():
         assert held() == 99
 
 
-def test_one_request_alone_may_take_more_than_there_is():
+def test_a_single_request_may_exceed_the_budget():
     shared, held = budget()
     with shared.share() as share:
         share.take(150)
@@ -49,7 +49,7 @@ def test_one_request_alone_may_take_more_than_there_is():
             another.take(1)
 
 
-def test_what_outlives_its_request_is_counted_until_it_has_ended():
+def test_work_that_outlives_its_request_counts_until_it_ends():
     shared, held = budget()
     freed = []
     with shared.share(on_free=lambda: freed.append(held())) as share:
@@ -73,7 +73,7 @@ def test_a_share_may_end_early_and_ends_once():
     assert held() == 0
 
 
-def test_a_share_that_is_let_go_too_often_is_a_bug():
+def test_releasing_a_share_too_often_is_a_bug():
     shared, _ = budget()
     with shared.share() as share:
         share.end()

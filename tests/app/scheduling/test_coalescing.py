@@ -6,7 +6,7 @@ from app.scheduling.coalescing import Coalesced
 
 
 class Work:
-    """Counts its runs; each waits until it is let go."""
+    """Counts its runs. Each waits until the test releases it."""
 
     def __init__(self, error=None):
         self.runs, self.at_once, self.error = 0, 0, error
@@ -25,7 +25,7 @@ class Work:
         return number
 
 
-def test_all_who_ask_while_it_runs_share_one_more_run():
+def test_callers_during_a_run_share_the_next_run():
     async def scenario():
         work = Work()
         coalesced = Coalesced(work)
@@ -42,7 +42,7 @@ def test_all_who_ask_while_it_runs_share_one_more_run():
     asyncio.run(scenario())
 
 
-def test_an_error_is_everybodys_who_shares_the_run_and_nobody_elses():
+def test_an_error_reaches_exactly_the_callers_of_its_run():
     async def scenario():
         work = Work(ValueError("no"))
         work.go.set()
@@ -59,7 +59,7 @@ def test_an_error_is_everybodys_who_shares_the_run_and_nobody_elses():
     asyncio.run(scenario())
 
 
-def test_a_caller_who_is_cancelled_ends_the_run_for_nobody():
+def test_a_cancelled_caller_does_not_cancel_the_run():
     async def scenario():
         work = Work()
         coalesced = Coalesced(work)

@@ -1,4 +1,4 @@
-"""Work whose caller leaves: what waits is forgotten at once, what runs is counted to its end."""
+"""Work whose caller disconnects: waiting work is released at once, running work at its end."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ from app.scheduling.codec_threads import CodecThreads
 
 
 class Upload:
-    """Stands for the bytes that a piece of work has."""
+    """Stands for the bytes that a piece of work holds."""
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ class Counted:
 
 
 async def leave(task, share):
-    """As a request does whose caller has left."""
+    """End the work as a request does that disconnects."""
     share.end()
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -70,7 +70,7 @@ def test_work_has_its_result_or_its_exception(held):
     asyncio.run(scenario())
 
 
-def test_what_waits_is_forgotten_with_its_bytes_when_its_caller_leaves(held):
+def test_waiting_work_and_its_bytes_are_released_when_its_caller_disconnects(held):
     async def scenario():
         running, waiting = held.share(10), held.share(40)
         first = await held.blocking(running)
@@ -97,7 +97,7 @@ def test_what_waits_is_forgotten_with_its_bytes_when_its_caller_leaves(held):
     asyncio.run(scenario())
 
 
-def test_what_runs_is_counted_until_it_has_ended(held):
+def test_running_work_counts_until_it_ends(held):
     async def scenario():
         share = held.share(60)
         upload = Upload()
@@ -116,7 +116,7 @@ def test_what_runs_is_counted_until_it_has_ended(held):
     asyncio.run(scenario())
 
 
-def test_an_exception_does_not_hold_what_failed(held):
+def test_an_exception_does_not_keep_the_failed_work_alive(held):
     def fail(upload):
         raise ValueError(id(upload))
 
@@ -136,7 +136,7 @@ def test_an_exception_does_not_hold_what_failed(held):
         gc.enable()
 
 
-def test_a_thousand_who_come_and_leave_leave_nothing(held):
+def test_a_thousand_cancelled_callers_leak_nothing(held):
     async def scenario():
         running = held.share(1)
         first = await held.blocking(running)

@@ -9,7 +9,7 @@ from app.scheduling.threads import NICENESS, start_work_threads
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is a process's")
-def test_work_steps_back_behind_the_event_loop_and_so_does_what_it_starts():
+def test_worker_threads_and_their_children_have_a_lower_priority():
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     with start_work_threads(1, "test") as threads:
         theirs = threads.submit(niceness).result()
@@ -30,8 +30,8 @@ def niceness_of_a_new_thread():
     return found[0]
 
 
-def test_the_allocator_is_restrained_where_it_can_be():
-    """In a process of its own: the limit on heaps holds for good."""
+def test_glibcs_allocator_keeps_a_limited_number_of_heaps():
+    """In its own process, because the limit on heaps cannot be undone."""
     script = (
         "import ctypes, threading\n"
         "from app.observability import allocator\n"

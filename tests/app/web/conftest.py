@@ -20,7 +20,7 @@ ARGUMENTS = [
     "--disable-dev-shm-usage",
 ]
 PATIENCE_MS = 120_000
-"""No wait of a test ends by time, except where what it waits for never comes."""
+"""So long that a wait times out only if the expected event never happens."""
 
 
 # Not longer than this package: while it runs, no other test can start an event loop.
@@ -37,7 +37,7 @@ def chromium() -> Iterator:
 
 
 class Opened:
-    """A page, what its console has said, and where its requests went."""
+    """A page, the messages of its console, and the addresses of its requests."""
 
     def __init__(self, context) -> None:
         self.page = context.new_page()
@@ -50,13 +50,13 @@ class Opened:
         self.page.on("request", lambda request: self.urls.append(request.url))
 
     def own_messages(self) -> list[str]:
-        """Chromium itself notes every answer that is an error, also one that the page handles."""
+        """Chromium itself logs every error status, even if the page handles it."""
         return [text for text in self.messages if not text.startswith("Failed to load resource")]
 
 
 @pytest.fixture
 def open_page(chromium, server) -> Iterator:
-    """Opens pages, of the shared server by default; none may say anything in its console."""
+    """Opens pages, of the shared server by default. None may write to its console."""
     opened, contexts = [], []
 
     def open_(path="/", *, address=server.address, ready=True, **options):
@@ -81,7 +81,7 @@ def open_page(chromium, server) -> Iterator:
 
 @pytest.fixture(scope="package")
 def shared(chromium, server) -> Iterator[Opened]:
-    """One page for all tests that need nothing special of the browser: loading takes longest."""
+    """One page for all tests that need no special browser, because loading takes longest."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     opened = Opened(context)
     opened.page.goto(server.address)

@@ -1,4 +1,4 @@
-"""axe-core looks at every state of the page; and Swagger UI works under its policy."""
+"""axe-core checks every state of the page, and Swagger UI works under its security policy."""
 
 import pytest
 

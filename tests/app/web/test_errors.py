@@ -1,4 +1,4 @@
-"""What the page says when something goes wrong: always in words, never in the console."""
+"""The page shows every error as text, and never in the console."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_a_problem_is_shown_in_the_servers_words(page, client):
     assert page.locator("#problem-key").is_hidden()
 
 
-def test_a_file_above_the_limit_is_not_even_sent(page, shared):
+def test_a_file_above_the_limit_is_not_sent(page, shared):
     choose(page, make_file("huge.png", b"\x89PNG" + bytes(8 * 2**20)))
     page.locator("#problem").wait_for()
     assert "8 MiB at most" in page.locator("#problem-detail").inner_text()
@@ -69,7 +69,7 @@ def test_a_busy_server_is_asked_again_when_it_says(open_page):
     wait_for_mask(page)
 
 
-def test_a_server_that_is_busy_for_long_is_left_to_the_reader(page):
+def test_a_long_wait_is_shown_and_not_retried(page):
     page.route("**/v1/segment*", lambda route: route.fulfill(**fulfil(3600)))
     choose(page, CAT)
     page.locator("#problem").wait_for()
@@ -77,7 +77,7 @@ def test_a_server_that_is_busy_for_long_is_left_to_the_reader(page):
     assert page.locator("#problem-remedy").inner_text() == OVERLOADED["remedy"]
 
 
-def test_an_answer_of_somebody_else_is_a_problem_too(page):
+def test_an_answer_of_another_server_is_a_problem_too(page):
     page.route("**/v1/segment*", lambda route: route.fulfill(status=502, body="<h1>proxy</h1>"))
     choose(page, CAT)
     page.locator("#problem").wait_for()
@@ -85,7 +85,7 @@ def test_an_answer_of_somebody_else_is_a_problem_too(page):
 
 
 @pytest.mark.parametrize("body", [b"no PNG", b""])
-def test_a_mask_that_is_none_is_a_problem_too(page, body):
+def test_an_invalid_mask_is_a_problem_too(page, body):
     page.route("**/v1/segment*", lambda route: route.fulfill(status=200, body=body))
     choose(page, CAT)
     page.locator("#problem").wait_for()

@@ -96,7 +96,7 @@ def test_a_list_of_tags_and_any_tag_match(client):
     ["nothing.js", "", "js", "js/", "index.html", "docs.html", "../main.py", "%2e%2e/main.py",
      "js/..%2f..%2fmain.py", "/etc/passwd", "%2fetc%2fpasswd", "swagger/main.py", "js//main.js"],
 )  # fmt: skip
-def test_no_other_file_can_be_had(client, name):
+def test_no_other_file_is_served(client, name):
     answer = client.get(f"/web/{name}")
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"

@@ -72,7 +72,7 @@ def test_the_legend_has_the_share_of_each_class(shown, client):
     assert order == sorted(order, reverse=True)
 
 
-def test_a_class_of_the_legend_is_singled_out_and_let_go(shown, client):
+def test_a_class_is_highlighted_from_the_legend_until_escape(shown, client):
     indices, palette, _ = ask_for_mask(client, CAT)
     show_mode(shown, "mask")
     row = shown.locator("#classes button").first
@@ -224,7 +224,7 @@ def test_photos_can_be_dropped_and_pasted(page, way):
     assert page.locator(".tile-name").all_inner_texts() == ["one.jpg", "two.jpg"]
 
 
-def test_a_link_that_is_dropped_is_refused_in_words(page):
+def test_a_dropped_link_is_refused_with_a_message(page):
     page.evaluate(
         """() => {
           const transfer = new DataTransfer();
@@ -280,7 +280,7 @@ def test_a_photo_can_be_removed(page):
     assert page.locator("#start").is_visible()
 
 
-def test_a_turned_photo_stands_upright_with_its_mask(page, client, photo):
+def test_a_rotated_photo_is_shown_upright_with_its_mask(page, client, photo):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     data = encode(photo, "JPEG", exif=exif, quality=95)
@@ -435,7 +435,7 @@ def test_a_finished_photo_is_announced(shown, client):
     assert all(name in said for name in names)
 
 
-def test_json_is_not_needed_to_know_the_model(page, client):
+def test_the_page_lists_the_classes_and_limits_at_the_start(page, client):
     """The start lists the classes and the limits of the server."""
     model = client.get("/v1/model").json()
     listed = page.locator("#known-classes li").all_inner_texts()

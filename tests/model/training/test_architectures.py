@@ -1,4 +1,4 @@
-"""Training fcn16s and fcn8s: their loss beside plain PyTorch, their start, whole runs."""
+"""Training fcn16s and fcn8s: their loss compared with plain PyTorch, their start, whole runs."""
 
 import signal
 from argparse import Namespace

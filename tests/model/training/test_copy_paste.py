@@ -23,7 +23,7 @@ def make_batch():
     return images, targets, soft
 
 
-def test_an_object_comes_with_its_labels_and_without_its_surroundings():
+def test_an_object_is_pasted_with_its_labels_and_without_its_surroundings():
     batch = make_batch()
     images, targets, soft = paste_objects(batch, share=1, rng=np.random.default_rng(0))
     pasted = batch[1][1] == 15

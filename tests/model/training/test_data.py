@@ -83,7 +83,7 @@ def test_a_missing_mask_is_listed_with_the_other_mistakes(own):
     assert "coin 3.png is 3 x 3" in str(caught.value)
 
 
-def test_masks_without_an_image_are_told(own):
+def test_masks_without_an_image_are_reported(own):
     (own / "images/coin 0.png").unlink()
     *_, said = open_both("--images", own / "images", "--masks", own / "masks")
     assert "1 masks in" in said
@@ -150,7 +150,7 @@ def test_a_share_is_held_out_by_name_and_seed_alone():
         hold_out(samples[:1], share=0.5, seed=0)
 
 
-def test_own_data_are_validated_on_a_tenth_unless_one_says_otherwise(own):
+def test_own_data_are_validated_on_a_tenth_by_default(own):
     folders = "--images", own / "images", "--masks", own / "masks"
     images, val_images, said = open_both(*folders)
     assert (len(images), len(val_images)) == (9, 1)
@@ -212,7 +212,7 @@ def test_options_that_do_not_fit_are_named(arguments, message):
         (["--val-images", "a"], "--val-images DIR and --val-masks DIR belong together"),
     ],
 )
-def test_so_are_those_of_validation(own, options, message):
+def test_validation_options_that_do_not_fit_are_named(own, options, message):
     with pytest.raises(DatasetError, match=message):
         open_both("--images", own / "images", "--masks", own / "masks", *options)
 
@@ -228,7 +228,7 @@ def test_masks_of_0_and_255_are_not_taken_for_void(tmp_path):
     assert set(np.unique(images.read(0)[1])) == {0, 1}
 
 
-def test_classes_that_no_mask_shows_are_told(own):
+def test_classes_that_no_mask_shows_are_reported(own):
     classes = ClassList(("background", "coin", "note"))
     *_, said = open_both("--images", own / "images", "--masks", own / "masks", classes=classes)
     assert "shows note" in said

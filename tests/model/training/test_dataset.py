@@ -50,7 +50,7 @@ def test_a_missing_folder_list_or_subfolder_is_named_with_its_remedy(folder):
 
 
 class MeetingPoint(int):
-    """Bytes that are left. Who takes of them waits for a second thread that does, if one can."""
+    """The bytes that are left. Reading them waits for a second thread that reads, too."""
 
     meeting = threading.Barrier(2)
 
@@ -73,7 +73,7 @@ def test_threads_that_decode_together_share_the_memory(voc_folder, monkeypatch):
     assert images.memory_left_bytes == 1_000_000 - sum(kept)
 
 
-def test_all_mistakes_are_named_at_once_with_their_remedies(folder):
+def test_all_problems_are_reported_at_once_with_their_remedies(folder):
     photos, masks = folder / VOC / "JPEGImages", folder / VOC / "SegmentationClass"
     (photos / "train_0002.jpg").unlink()
     (masks / "train_0005.png").unlink()
@@ -104,7 +104,7 @@ def test_all_mistakes_are_named_at_once_with_their_remedies(folder):
     assert message.count("->") == 5, "one remedy for each kind of mistake"
 
 
-def test_of_very_many_mistakes_of_a_kind_the_first_are_named(tmp_path):
+def test_only_the_first_of_many_problems_of_a_kind_are_listed(tmp_path):
     samples = [Sample(f"a{n}", tmp_path / f"a{n}.jpg", tmp_path / f"a{n}.png") for n in range(15)]
     with pytest.raises(DatasetError, match="and 20 more of this kind"):
         open_images(samples, name="train")

@@ -46,7 +46,7 @@ def test_a_download_shows_its_progress_and_is_unpacked(archive, tmp_path, capsys
     download_voc(tmp_path / "data")  # is there, so nothing is fetched
 
 
-def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(archive, tmp_path):
+def test_a_failed_download_leaves_nothing_and_says_what_to_do(archive, tmp_path):
     url, _ = archive
     with pytest.raises(DatasetError, match=r"has MD5 .*, not 123: fetch it again"):
         fetch_archive(tmp_path / "data", VOC_FOLDER, url=url, md5="123")

@@ -121,7 +121,7 @@ def test_unfinished_features_are_made_anew(cached, voc_folder, tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_disk_too_small_is_said_before_anything_is_computed(cached, tmp_path):
+def test_a_full_disk_is_reported_before_anything_is_computed(cached, tmp_path):
     description = json.loads((cached / "features" / "features.json").read_text())
     cache = FeatureCache(tmp_path, description | {"shape": [10**9, 40, 40, 128]})
     with pytest.raises(RecipeError, match=r"819200\.0 GB"):

@@ -1,4 +1,4 @@
-"""What a recipe may ask of the loss beside plain cross entropy, each written out here again."""
+"""The options of the loss besides plain cross entropy, each compared with a plain version."""
 
 from dataclasses import replace
 

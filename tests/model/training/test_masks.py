@@ -93,7 +93,7 @@ def test_an_unknown_colour_is_named_with_its_place(tmp_path, target):
         read_mask(save(tmp_path / "a.jpg", painted), SHIPS)
 
 
-def test_a_mode_that_is_no_mask_is_refused(tmp_path, target):
+def test_an_image_mode_without_indices_or_class_colours_is_refused(tmp_path, target):
     Image.fromarray(target).convert("CMYK").save(tmp_path / "a.tiff")
     with pytest.raises(DatasetError, match="its mode is CMYK"):
         read_mask(tmp_path / "a.tiff", SHIPS)

@@ -17,7 +17,7 @@ def test_without_options_a_recipe_is_the_preset():
 
 
 def test_every_number_of_a_recipe_has_an_option():
-    """The command line that spells out the other preset gives the other preset."""
+    """A preset with all values of another preset as options is the other preset."""
     arguments = []
     for name, value in asdict(PRESETS["d2l"]).items():
         flag = name.replace("_", "-")

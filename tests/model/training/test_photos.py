@@ -1,4 +1,4 @@
-"""What is trained on is what the service would see of the same file."""
+"""Training sees the same pixels of a file as the service."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_a_png_of_any_mode_is_seen_as_in_the_service(tmp_path, small, mode):
 
 
 @pytest.mark.parametrize("top", [1.0, 255.0])
-def test_so_is_a_tiff_of_floats(tmp_path, small, top):
+def test_a_tiff_of_floats_is_seen_as_in_the_service(tmp_path, small, top):
     samples = np.asarray(small.convert("L")).astype(np.float32) / 255 * top
     samples[0, 0] = np.nan
     Image.fromarray(samples).save(tmp_path / "a.tiff")

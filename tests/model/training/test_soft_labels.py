@@ -54,7 +54,7 @@ def test_a_pickle_in_a_file_of_soft_labels_is_not_loaded(tmp_path):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_the_soft_loss_is_hintons(temperature):
-    """Written out cell by cell, in float64; cells without a distribution do not count."""
+    """Compared cell by cell in float64. Cells without a distribution do not count."""
     torch.manual_seed(0)
     coarse = torch.randn(2, 3, 2, 2, dtype=torch.float64)
     probabilities = torch.rand(2, 8, 8, 3, dtype=torch.float64)
@@ -95,7 +95,7 @@ def test_masks_and_soft_labels_share_the_loss(weight):
 
 
 def test_logits_become_means_over_cells(tmp_path):
-    """Of the softmax at the image's size, also where the image is higher than a band."""
+    """Means of the softmax at the image's size, also if the image is higher than a band."""
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 2, (600, 33, 4)).astype(np.float32)
     powers = np.exp(logits.astype(np.float64))

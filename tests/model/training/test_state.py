@@ -102,6 +102,6 @@ def test_class_weights_of_other_classes_are_refused():
     "options",
     [{"hard_share": 0.0}, {"ema_decay": 1.0}, {"region_weight": -1.0}, {"class_weights": (-1.0,)}],
 )
-def test_numbers_out_of_their_bounds_are_refused(options):
+def test_values_out_of_bounds_are_refused(options):
     with pytest.raises(RecipeError, match="expected"):
         replace(RECIPE, **options)

@@ -15,9 +15,9 @@ from model.training.tiles import (
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (10, 15)])
 @pytest.mark.parametrize("architecture", ["fcn32s", "fcn16s", "fcn8s"])
 def test_the_transposed_convolution_is_a_product_over_tiles(architecture, height, width):
-    """Forward and backward, in float32: beside PyTorch's own in float64, whose bias sums are exact.
+    """Forward and backward in float32, compared with PyTorch in float64.
 
-    (Its float32 gradient of the bias is off by 1e-5.)
+    PyTorch's own float32 gradient of the bias is off by 1e-5.
     """
     torch.manual_seed(0)
     network = FCN(5, architecture)

@@ -7,7 +7,7 @@ from model.training.transforms import View, random_crop, void_to_background
 
 
 def squares(height=90, width=120):
-    """An image whose colours tell its target: what happens to one must happen to the other."""
+    """An image whose colours encode its target, so that both must be transformed alike."""
     target = np.zeros((height, width), np.uint8)
     target[10:50, 20:70] = 8
     target[50:85, 60:110] = 15
@@ -48,7 +48,7 @@ def test_augmentation_moves_image_and_target_together(monkeypatch):
         assert view_target.shape == (64, 80)
         void = view_target == 255
         assert (view[void] == (1, 2, 3)).all()
-        # At seams the colours blend, so each pixel counts as the class that it is nearest to.
+        # Colours blend at edges, so each pixel counts as the class of the nearest colour.
         colours = PALETTE[[0, 8, 15]].astype(int)
         distances = np.abs(view[:, :, None].astype(int) - colours).sum(axis=-1)
         seen = np.array([0, 8, 15])[distances.argmin(axis=-1)]
@@ -56,7 +56,7 @@ def test_augmentation_moves_image_and_target_together(monkeypatch):
 
 
 def test_cells_move_with_the_image():
-    """A map of cells is seen where the image's pixels are, flipped, scaled and padded with it."""
+    """A map of cells is flipped, scaled and padded with the image."""
     target = np.zeros((96, 160), np.uint8)
     target[16:64, 24:96] = 1
     cells = (np.arange(2) == target[::8, ::8, None]).astype(np.uint8) * 255

@@ -1,4 +1,4 @@
-"""A look at an installation whose libraries end the process."""
+"""A check of an installation whose libraries end the process."""
 
 import os
 import signal
