@@ -4,6 +4,7 @@ Runs on a thread of its own, at the start and at each reload. Knows nothing of H
 """
 
 import asyncio
+from collections.abc import Callable
 
 from app.codecs.trial import try_out
 from app.observability import allocator
@@ -11,18 +12,13 @@ from app.scheduling.threads import start_work_threads
 from app.settings import Settings
 from model.predictor import Predictor, open_predictor
 
-
-async def load(settings: Settings) -> Predictor:
-    """Load the weights file on a new thread. Raises what is wrong with it."""
-    threads = start_work_threads(1, "load")
-    try:
-        return await asyncio.get_running_loop().run_in_executor(threads, _load, settings)
-    finally:
-        threads.shutdown(wait=False)  # it has ended, or its caller was cancelled
+Start = Callable[[Settings], Predictor]
+"""Starts a predictor with the weights file; may raise ModelError."""
 
 
-def _load(settings: Settings) -> Predictor:
-    predictor = open_predictor(
+def start_here(settings: Settings) -> Predictor:
+    """Start an engine in this process, as the settings say."""
+    return open_predictor(
         settings.weights,
         engine=settings.engine,
         device=settings.device,
@@ -30,6 +26,19 @@ def _load(settings: Settings) -> Predictor:
         precision=settings.precision,
         max_side=settings.max_side,
     )
+
+
+async def load(settings: Settings, *, start: Start = start_here) -> Predictor:
+    """Load the weights file on a new thread. Raises what is wrong with it."""
+    threads = start_work_threads(1, "load")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, _load, settings, start)
+    finally:
+        threads.shutdown(wait=False)  # it has ended, or its caller was cancelled
+
+
+def _load(settings: Settings, start: Start) -> Predictor:
+    predictor = start(settings)
     try_out(predictor)
     allocator.give_back()
     return predictor

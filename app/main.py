@@ -21,6 +21,7 @@ from app.http.headers import SecurityHeaders, allow_origins
 from app.http.methods import HeadAsGet
 from app.http.paths import IMAGE_PATHS
 from app.http.telemetry import RequestTelemetry
+from app.loading import Start, start_here
 from app.observability.peers import Peers
 from app.observability.traces import LAST_EXPORT_S, Traces, open_traces
 from app.protocol_schemas import ProtocolError
@@ -46,14 +47,17 @@ class Application(FastAPI):
         return super().openapi()
 
 
-def create_app(settings: Settings, peers: Peers | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, peers: Peers | None = None, *, start: Start = start_here
+) -> FastAPI:
     """Return the application; its service, `app.state.service`, starts with the lifespan.
 
-    `peers` are the other workers, if there are any. Raises KeysError if the keys file cannot be
-    used, and RateStorageError and TracesError if the package for them is missing.
+    `peers` are the other workers, if there are any; `start` is the service's. Raises KeysError if
+    the keys file cannot be used, and RateStorageError and TracesError if the package for them is
+    missing.
     """
     prepare_pillow()
-    service = Service(settings, peers)
+    service = Service(settings, peers, start=start)
     counts = _choose_counts(settings, service)
     traces = open_traces() if settings.traces else None
 

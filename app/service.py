@@ -14,7 +14,7 @@ import structlog
 from app.codecs.pool import CodecPool
 from app.errors import NotReady, ReloadFailed
 from app.http.drain import Drain
-from app.loading import load
+from app.loading import Start, load, start_here
 from app.observability.gpus import find_gpus
 from app.observability.metrics import Metrics
 from app.observability.peers import Peers
@@ -47,8 +47,12 @@ class Service:
     resolves when the service cannot work any more: the process should exit and be replaced.
     """
 
-    def __init__(self, settings: Settings, peers: Peers | None = None) -> None:
+    def __init__(
+        self, settings: Settings, peers: Peers | None = None, *, start: Start = start_here
+    ) -> None:
+        """`start` makes a predictor of weights; its engine may be in another process."""
         self.settings = settings
+        self._start_predictor = start
         self.peers = peers
         self.metrics = Metrics(peers, gpus=find_gpus())
         self.changed: Callable[[], None] = lambda: None
@@ -57,18 +61,7 @@ class Service:
         self.ending = Drain()
         self.started: Future[None] = Future()
         self.died: Future[None] = Future()
-        self.uploads = Budget(
-            settings.max_queue_bytes,
-            unit="bytes",
-            reason="upload-bytes",
-            gauge=self.metrics.upload_bytes,
-        )
-        self.answers = Budget(
-            settings.max_sending_bytes,
-            unit="bytes of answers",
-            reason="answer-bytes",
-            gauge=self.metrics.answer_bytes,
-        )
+        self._open_budgets(settings)
         self.codecs = CodecPool(
             settings.codec_threads, max_pixels=settings.max_pixels, metrics=self.metrics
         )
@@ -87,6 +80,20 @@ class Service:
         self._reloads = Coalesced(self._reload)
         self.tell_others: Callable[[], None] = lambda: None
         """This function makes the other workers reload, too."""
+
+    def _open_budgets(self, settings: Settings) -> None:
+        self.uploads = Budget(
+            settings.max_queue_bytes,
+            unit="bytes",
+            reason="upload-bytes",
+            gauge=self.metrics.upload_bytes,
+        )
+        self.answers = Budget(
+            settings.max_sending_bytes,
+            unit="bytes of answers",
+            reason="answer-bytes",
+            gauge=self.metrics.answer_bytes,
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -114,7 +121,7 @@ class Service:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         try:
-            predictor = await load(self.settings)
+            predictor = await load(self.settings, start=self._start_predictor)
             self._batcher = Batcher(
                 callers=predictor.engine.callers_at_once,
                 max_batch_pixels=self.settings.max_batch_pixels,
@@ -147,7 +154,7 @@ class Service:
             raise _make_not_ready(self.state)
         before = self.predictor.metadata.digest
         try:
-            predictor = await load(self.settings)
+            predictor = await load(self.settings, start=self._start_predictor)
         except Exception as error:
             self.metrics.reloads.labels("kept").inc()
             log.exception("reload failed", weights=before)

@@ -116,12 +116,36 @@ def open_predictor(
 
     Raises WeightsError for the file, and EngineError for engine and device.
     """
-    weights = read_weights(path)
+    return start_predictor(
+        read_weights(path),
+        engine=engine,
+        device=device,
+        threads=threads,
+        precision=precision,
+        max_side=max_side,
+    )
+
+
+def start_predictor(
+    weights: Weights,
+    *,
+    engine: EngineName = "auto",
+    device: str = "auto",
+    threads: int = 0,
+    precision: Precision = "float32",
+    max_side: int = 0,
+) -> Predictor:
+    """As `open_predictor`, for weights that are in memory."""
     started = start_engine(
         weights, engine=engine, device=device, threads=threads, precision=precision
     )
-    require_golden_mask(started, weights)
-    return Predictor(started, weights.metadata, max_side=max_side)
+    return use_engine(started, weights, max_side=max_side)
+
+
+def use_engine(engine: Engine, weights: Weights, *, max_side: int = 0) -> Predictor:
+    """A predictor with an engine that runs these weights: EngineError if it does not."""
+    require_golden_mask(engine, weights)
+    return Predictor(engine, weights.metadata, max_side=max_side)
 
 
 def create_predictor(weights: Weights, *, device: str = "auto", max_side: int = 0) -> Predictor:

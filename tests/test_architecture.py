@@ -23,6 +23,7 @@ def imports(package):
 
 APP = (
     {"cli"},
+    {"ray"},
     {"__main__", "keys", "openapi"},
     {"process"},
     {"main"},

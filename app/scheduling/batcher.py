@@ -16,7 +16,7 @@ from itertools import chain
 
 import structlog
 
-from app.errors import InferenceFailed
+from app.errors import InferenceFailed, Overloaded
 from app.observability.metrics import Metrics
 from app.observability.request_id import get_request_id
 from app.observability.stages import Stages
@@ -117,7 +117,7 @@ class Batcher:
 
         The request enters the stage `queue`, then `inference`. A cancelled request leaves the
         queue; if its batch is already being computed, `held` is kept until that has ended. Raises
-        InferenceFailed.
+        InferenceFailed, and the Overloaded of `predict`.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(predict, canvas, stages, loop.create_future(), time.time(), held)
@@ -213,6 +213,11 @@ class Batcher:
             log.exception("device lost")
             self.has_lost_device = True
             self._watchdog.give_up("device")
+            return
+        except Overloaded as error:  # an engine in another process has no place
+            for waiting in batch:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
             return
         except Exception:
             self.metrics.engine_failures.inc()

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from app.errors import InferenceFailed
+from app.errors import InferenceFailed, Overloaded
 from app.observability.metrics import Metrics
 from app.observability.stages import Stages
 from app.scheduling.batcher import Batcher
@@ -95,6 +95,29 @@ def test_requests_that_wait_for_the_engine_become_one_batch():
             results = await asyncio.gather(*first, *others)
         assert engine.batches == [[1], [2, 3, 4]]
         assert [r[0, 0] for r in results] == [1, 2, 3, 4]
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_elsewhere_that_is_full_refuses_the_whole_batch():
+    async def scenario():
+        engine = GatedEngine()
+        full = Overloaded("full", remedy="Try again.", retry_after_s=3)
+
+        def predict(canvases):
+            engine.predict(canvases)
+            raise full
+
+        async with running(engine) as batcher:
+            tasks = [
+                asyncio.create_task(batcher.submit(predict, canvas(v), Stages())) for v in (1, 2)
+            ]
+            await asyncio.sleep(0)
+            engine.gate.set()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert results == [full, full]
+        assert engine.batches == [[1, 2]]  # it is not tried again in halves
+        assert value(batcher, "engine_failures_total") == 0
 
     asyncio.run(scenario())
 

@@ -1,0 +1,51 @@
+"""The metrics of a replica for Ray, which exports those of a node's replicas together.
+
+Every sample becomes a gauge of Ray's, with the labels of the replica. Knows nothing of what is
+counted.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+from ray.serve.metrics import Gauge
+
+from app.observability.metrics import PREFIX, Metrics
+
+INTERVAL_S = 5
+"""The seconds between two exports; Ray's own are every 10 s."""
+
+log = structlog.get_logger("segmentation")
+
+
+@asynccontextmanager
+async def exporting(metrics: Metrics) -> AsyncIterator[None]:
+    """Export the metrics during the block, and the last time at its end."""
+    gauges: dict[str, Gauge] = {}
+
+    async def export() -> None:
+        while True:
+            export_samples(metrics, gauges)
+            await asyncio.sleep(INTERVAL_S)
+
+    task = asyncio.create_task(export(), name="export")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def export_samples(metrics: Metrics, gauges: dict[str, Gauge]) -> None:
+    """Set a gauge of Ray's for each sample of ours; `gauges` holds those that exist."""
+    for family in text_string_to_metric_families(metrics.export().decode()):
+        for sample in family.samples:
+            if not sample.name.startswith(PREFIX):
+                continue
+            if sample.name not in gauges:
+                labels: Any = tuple(sample.labels)  # of any number, whatever Ray's annotation says
+                gauges[sample.name] = Gauge(sample.name, family.documentation, tag_keys=labels)
+            gauges[sample.name].set(sample.value, tags=sample.labels)

@@ -1,0 +1,107 @@
+"""A Ray cluster on this machine, with Serve's proxy and as many nodes as are asked for.
+
+Knows nothing of what runs on it.
+"""
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.process import HOST, REPOSITORY
+
+PATIENCE_S = 900
+"""The seconds that a busy machine may take to start a part of Ray."""
+
+ENVIRONMENT = {
+    "PYTHONPATH": str(REPOSITORY),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_raylet_start_wait_time_s": str(PATIENCE_S),
+    "RAY_worker_register_timeout_seconds": str(PATIENCE_S),
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(PATIENCE_S),
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": str(PATIENCE_S),
+}
+"""Ray reads these variables when it is imported; its processes inherit them."""
+
+STORE_BYTES = 100 * 2**20
+
+AGENTS = (
+    "metrics_agent_port",
+    "metrics_export_port",
+    "dashboard_agent_listen_port",
+    "runtime_env_agent_port",
+)
+"""Where Ray does not choose these ports itself, it does not give its agents 15 s to tell them."""
+
+QUIET = {"enable_worker_prestart": False, "prestart_worker_first_driver": False}
+"""Workers are started when they are needed, not one per core with each node."""
+
+
+ONLY_WHAT_IS_NEEDED = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+"""Neither a dashboard nor the scaling of machines; a node has 30 s to start, all of it together."""
+
+
+@dataclass(frozen=True, slots=True)
+class RayCluster:
+    port: int
+    """Of Serve's proxy."""
+    metrics: list[str]
+    """The URL of each node's metrics."""
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+
+@contextmanager
+def start_ray_cluster(*cpus: int) -> Iterator[RayCluster]:
+    """A cluster with a node for each number of CPUs. This process is its driver."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
+    try:
+        with _start(cpus) as cluster:
+            yield cluster
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextmanager
+def _start(cpus: tuple[int, ...]) -> Iterator[RayCluster]:
+    import ray
+    from ray import serve
+    from ray.cluster_utils import Cluster
+
+    (port,) = find_free_ports(1)
+    nodes = [make_node(count) for count in cpus]
+    nodes[0] |= ONLY_WHAT_IS_NEEDED | {"_system_config": QUIET}
+    cluster = Cluster(initialize_head=True, head_node_args=nodes[0])
+    try:
+        for node in nodes[1:]:
+            cluster.add_node(**node)
+        ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
+        serve.start(proxy_location="HeadOnly", http_options={"host": HOST, "port": port})
+        urls = [f"http://{HOST}:{node['metrics_export_port']}/metrics" for node in nodes]
+        yield RayCluster(port, urls)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def make_node(cpus: int) -> dict[str, Any]:
+    """The arguments of a node with ports that are free."""
+    ports: Mapping[str, int] = dict(zip(AGENTS, find_free_ports(len(AGENTS)), strict=True))
+    return {"num_cpus": cpus, "object_store_memory": STORE_BYTES, **ports}
+
+
+def find_free_ports(count: int) -> list[int]:
+    """Ports that differ, for all are open at once."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
