@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 REQUIREMENTS := deploy/requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test training test-avx2 test-gpu fuzz sanitize native lint types openapi docs lock clean
+.PHONY: help serve test training test-avx2 test-gpu bench-gpu fuzz sanitize native lint types openapi docs lock clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test-avx2: $(VENV)/dev.done native  ## run the tests as on one core of a process
 # Without a GPU they are skipped, each with the reason.
 test-gpu: $(VENV)/dev.done native  ## run the tests that need a CUDA GPU
 	$(RUN) -m pytest -m gpu -rs
+
+bench-gpu: $(VENV)/dev.done native  ## measure engine and server on a CUDA GPU, in ten minutes
+	$(RUN) -m benchmarks.gpu
 
 fuzz: $(VENV)/dev.done  ## look for uploads that break the decoding, for ten minutes (needs atheris)
 	mkdir -p build/fuzz

@@ -17,8 +17,11 @@ WORTH_RECORDING = 3
 """A shape is recorded when it comes for this time: many come once, and recording takes a while."""
 
 MAX_GRAPHS = 64
-MAX_COUNTED = 1024
-"""Graphs that are kept, and shapes whose calls are counted; the least recently used go first."""
+"""Graphs that are kept; the least recently used go first."""
+
+MAX_COUNTED = 64
+"""Shapes without a graph whose calls are counted, those that came last. So where thousands of
+shapes come in any order, hardly one is recorded, only to be forgotten before it comes again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class GraphedFunction:
         if graph is None:
             if self._count(shape) < WORTH_RECORDING:
                 return self._compute(images)
+            del self._calls[shape]
             graph = self._graphs[shape] = self._record(images)
         self._graphs.move_to_end(shape)
         graph.images.copy_(images)  # on the device, and on this stream: behind the last replay
