@@ -1,0 +1,184 @@
+"""The order of copies, kernels and graphs on a GPU, with stand-ins that write down what happens.
+
+Whether a GPU does what it is told is what the tests marked `gpu` ask.
+"""
+
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from model.engines import cuda_graphs
+from model.engines.cuda_graphs import WORTH_RECORDING, GraphedFunction
+from model.engines.transfer import CudaTransfer
+from model.errors import DeviceLost
+
+CPU = torch.device("cpu")
+
+
+class StandIn:
+    """What `torch.cuda` has, for the memory of the CPU, where all is done at once."""
+
+    def __init__(self, patch):
+        self.happened = []
+        self.is_lost = False
+        self._current = ""
+        self._names = iter(["sending", "computing", "returning"])
+        patch.setattr(torch.cuda, "Stream", lambda device: _Stream(self, next(self._names)))
+        patch.setattr(torch.cuda, "Event", lambda blocking: _Event(self))
+        patch.setattr(torch.cuda, "stream", self.use)
+        patch.setattr(torch.cuda, "synchronize", self.synchronize)
+        patch.setattr(torch.cuda, "graph_pool_handle", object)
+        patch.setattr(torch.cuda, "CUDAGraph", lambda: _Graph(self))
+        patch.setattr(torch.cuda, "graph", lambda graph, **options: nullcontext())
+        empty = torch.empty  # without a GPU there is no pinned memory
+        patch.setattr(
+            torch, "empty", lambda *size, pin_memory=False, **options: empty(*size, **options)
+        )
+
+    def note(self, what):
+        self.happened.append(f"{self._current}: {what}" if self._current else what)
+
+    @contextmanager
+    def use(self, stream):
+        before, self._current = self._current, stream.name
+        try:
+            yield
+        finally:
+            self._current = before
+
+    def synchronize(self, device):
+        if self.is_lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        self.note("all done")
+
+
+class _Stream:
+    device = CPU
+
+    def __init__(self, cuda, name):
+        self._cuda, self.name = cuda, name
+
+    def wait_event(self, event):
+        self._cuda.note(f"wait for {event.recorded_on}")
+
+    def synchronize(self):
+        pass
+
+
+class _Event:
+    recorded_on = None
+
+    def __init__(self, cuda):
+        self._cuda = cuda
+
+    def record(self):
+        self._cuda.note("record")
+        self.recorded_on = self._cuda.happened[-1].partition(":")[0]
+
+    def synchronize(self):
+        self._cuda.note(f"wait for {self.recorded_on}")
+
+
+class _Graph:
+    def __init__(self, cuda):
+        self._cuda = cuda
+
+    def replay(self):
+        self._cuda.note("replay")
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    return StandIn(monkeypatch)
+
+
+def make_canvases(count):
+    return [np.full((2, 3, 3), number, np.uint8) for number in range(count)]
+
+
+def test_each_step_waits_for_the_one_before(cuda):
+    transfer = CudaTransfer(CPU, slots=2)
+
+    def compute(images, result):
+        cuda.note(f"compute {len(images)}")
+        result.copy_(images[:5, 0, 0, 0])
+
+    for _ in range(2):  # the second one in buffers that are there already
+        cuda.happened.clear()
+        with transfer.run(make_canvases(5), 5, compute) as result:
+            assert result.tolist() == [0, 1, 2, 3, 4]
+        assert cuda.happened == [
+            "sending: record",
+            "computing: wait for sending",
+            "computing: compute 6",  # filled up, so that few sizes occur
+            "computing: record",
+            "returning: wait for computing",
+            "returning: record",
+            "wait for returning",
+        ]
+
+
+def test_a_call_that_fails_gives_its_buffers_back(cuda):
+    transfer = CudaTransfer(CPU, slots=1)
+
+    def fail(images, result):
+        raise ValueError("a wrong shape")
+
+    for _ in range(2):  # with its buffers lost, the second call would wait for ever
+        with (
+            pytest.raises(ValueError, match="a wrong shape"),
+            transfer.run(make_canvases(1), 1, fail),
+        ):
+            pass
+        assert cuda.happened[-1] == "all done"
+
+
+def test_an_error_after_which_nothing_works_is_a_lost_device(cuda):
+    transfer = CudaTransfer(CPU, slots=1)
+
+    def fail(images, result):
+        cuda.is_lost = True
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with (
+        pytest.raises(DeviceLost, match="illegal memory access"),
+        transfer.run(make_canvases(1), 1, fail),
+    ):
+        pass
+
+
+def run_shapes(function, *sizes):
+    return [function(torch.zeros(1, size, size, 3)) for size in sizes]
+
+
+def test_a_shape_is_recorded_when_it_comes_again_and_again(cuda):
+    computed = []
+    stream = torch.cuda.Stream(CPU)
+    function = GraphedFunction(lambda images: computed.append(images.shape[1]) or images, stream)
+    run_shapes(function, *[32] * (WORTH_RECORDING - 1))
+    assert cuda.happened == []
+    run_shapes(function, 32, 32)
+    assert cuda.happened == ["replay", "replay"]
+    assert len(computed) == WORTH_RECORDING + 1  # before the recording, and for it
+
+
+def test_the_graphs_are_few_and_the_last_used(cuda, monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 2)
+    function = GraphedFunction(lambda images: images, torch.cuda.Stream(CPU))
+    for size in (32, 64, 32, 96):
+        run_shapes(function, *[size] * WORTH_RECORDING)
+    cuda.happened.clear()
+    run_shapes(function, 32, 96)
+    assert cuda.happened == ["replay", "replay"]
+    run_shapes(function, 64)  # it was forgotten
+    assert cuda.happened == ["replay", "replay"]
+
+
+def test_many_shapes_that_come_in_turns_are_not_recorded(cuda):
+    function = GraphedFunction(lambda images: images, torch.cuda.Stream(CPU))
+    sizes = range(1, cuda_graphs.MAX_COUNTED + 2)
+    for _ in range(2 * WORTH_RECORDING):
+        run_shapes(function, *sizes)
+    assert cuda.happened == []
