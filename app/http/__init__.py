@@ -1,1 +1,1 @@
-"""What is HTTP about a request: its body, its answer format, its problems, and the middleware."""
+"""Everything specific to HTTP: bodies, content negotiation, problem details and middleware."""

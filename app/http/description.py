@@ -45,10 +45,10 @@ EVERYWHERE = (
     errors.NotReady,
     errors.TooManyConnections,
 )
-"""Any request may be answered with these errors, for most arise before its path is known."""
+"""The errors that any request may get: most of them arise before its path is known."""
 
 LIMITED = (*EVERYWHERE, errors.Unauthorized, errors.TooManyRequests)
-"""So may any request to a path that keys and rate limits apply to."""
+"""The errors that any request may get if keys and rate limits apply to its path."""
 
 EXAMPLES: Mapping[type[RequestError], tuple[str, str]] = {
     errors.BadRequest: (
@@ -76,7 +76,7 @@ EXAMPLES: Mapping[type[RequestError], tuple[str, str]] = {
         "Check that the file opens elsewhere and was sent whole.",
     ),
     errors.TooCostly: (
-        "The image takes longer to decode than its pixels are worth.",
+        "The image takes too long to decode for its number of pixels.",
         "Save it again, as a baseline JPEG or as PNG, or scale it down.",
     ),
     errors.UnsupportedType: (
@@ -100,8 +100,8 @@ EXAMPLES: Mapping[type[RequestError], tuple[str, str]] = {
         "See /docs for the allowed values.",
     ),
     errors.RequestTimeout: (
-        "The body had not come after 30 s.",
-        "Send a smaller image, or over a faster connection.",
+        "The body did not arrive within 30 s.",
+        "Send a smaller image, or use a faster connection.",
     ),
     errors.ReloadFailed: (
         "The weights do not work.",
@@ -117,28 +117,28 @@ EXAMPLES: Mapping[type[RequestError], tuple[str, str]] = {
     ),
     errors.TooManyRequests: (
         "The limit for one caller is 60 requests in 60 s.",
-        "Come back in 12 s, and keep to what the RateLimit header leaves.",
+        "Try again in 12 s. The RateLimit header says how many requests are left.",
     ),
     errors.Unimplemented: (
-        "This server is no proxy.",
-        "Send another method.",
+        "This server is not a proxy.",
+        "Use another method.",
     ),
     errors.NotReady: ("The server is loading.", "Try again when /health/ready answers 200."),
     errors.TooManyConnections: (
         "All 1024 connections are taken.",
         "Try again in 1 s.",
     ),
-    errors.Overloaded: ("All 64 places are taken.", "Try again in 2 s."),
+    errors.Overloaded: ("All 64 places in the queue are taken.", "Try again in 2 s."),
     errors.InferenceFailed: (
         "The engine failed on this image.",
-        "Try again; if it stays, report the X-Request-ID of this answer.",
+        "Try again. If the error persists, report the X-Request-ID of this answer.",
     ),
 }
 """An example of the detail and the remedy of each error."""
 
 
 def describe_problems(types: Iterable[type[RequestError]]) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's responses for these errors and for a bug of the server's.
+    """Return OpenAPI's responses for these errors and for an unexpected exception.
 
     Problems with the same status share a response, which has an example of each.
     """
@@ -182,7 +182,7 @@ def describe_protocol_errors() -> dict[int | str, dict[str, Any]]:
 
 
 def list_examples() -> dict[str, dict[str, Any]]:
-    """Return the examples that the described problems refer to, by name."""
+    """Return the examples that `describe_problems` refers to, by name."""
     texts = {PROBLEMS[error]: text for error, text in EXAMPLES.items()} | {
         INTERNAL: (BUG_DETAIL, BUG_REMEDY)
     }

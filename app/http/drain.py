@@ -1,6 +1,7 @@
-"""Draining: the time that accepted requests have after SIGTERM, and their answer at its end.
+"""Draining: limits the time that accepted requests have after SIGTERM.
 
-Knows nothing of what they request.
+A request that is not complete at the limit is answered with a problem. Knows nothing of what the
+requests ask for.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from app.errors import NotReady
 from app.http.problems import answer_error
 
 GRACE_S = 0.4
-"""The seconds after the limit in which the last answers are sent and the threads return."""
+"""The seconds after the limit for sending the last answers and ending the threads."""
 
 
 class Drain:
@@ -58,8 +59,8 @@ class Drain:
             if not request.expired():
                 raise
             raise NotReady(
-                f"The server is shutting down, and the {self._limit_s:g} s that it had left were "
-                "too short for this request.",
+                f"The server is shutting down and could not finish this request within "
+                f"{self._limit_s:g} s.",
                 remedy="Try again; another server may answer.",
                 retry_after_s=1,
             ) from error

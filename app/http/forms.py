@@ -1,6 +1,6 @@
 """The files of a multipart form, read while they arrive (RFC 7578).
 
-Keeps only the names of the other parts, writes no file, and stops at the first error;
+Keeps only the names of the other parts, writes nothing to disk, and stops at the first error.
 python-multipart limits the headers of a part. Knows nothing of images.
 """
 
@@ -24,7 +24,7 @@ class FormError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A part that has a file name, which is the caller's and may be anything."""
+    """A part with a file name. The client chooses the name, which may be any text."""
 
     name: str
     data: bytes
@@ -35,7 +35,7 @@ async def read_file(
 ) -> tuple[bytes | None, list[str]]:
     """Return the bytes of the file `name`, or None, and the names of all parts.
 
-    A file is a part with a file name; a form may have one. The whole body is read. Raises
+    A file is a part with a file name; a form may have only one. The whole body is read. Raises
     FormError.
     """
     files, names = await read_files(content_type, body, name=name, max_files=1)
@@ -47,7 +47,7 @@ async def read_files(
 ) -> tuple[list[File], list[str]]:
     """Return the files `name`, in order, and the names of all parts.
 
-    A form may have `max_files` files. The whole body is read. Raises FormError.
+    A form may have at most `max_files` files. The whole body is read. Raises FormError.
     """
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
@@ -83,7 +83,7 @@ class _Form:
         self._disposition = b""
 
     def join_files(self) -> list[File]:
-        """Return the wanted files. May be called once, for the chunks are not kept beside them."""
+        """Return the wanted files. Call this once: it drops each file's chunks as it joins them."""
         files = []
         while self._kept:
             name, chunks = self._kept.pop(0)

@@ -15,9 +15,9 @@ from app.scheduling.budget import Budget, Share
 
 
 class BodyLimit:
-    """Middleware: `receive` raises when the body exceeds a limit, and the application answers.
+    """Middleware: counts the body's bytes; `receive` raises when they exceed a limit.
 
-    Raises BodyTooLarge for a single body, Overloaded for all bodies that are held.
+    Raises BodyTooLarge if this body is too large, and Overloaded if all bodies together are.
     """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, held: Budget) -> None:
@@ -36,7 +36,7 @@ class BodyLimit:
 
 
 class AnswerLimit:
-    """Middleware: opens the share that counts the answer's bytes, or refuses the request."""
+    """Middleware: opens the share for the answer's bytes, or refuses if the budget is used up."""
 
     def __init__(self, app: ASGIApp, *, paths: Container[str], held: Budget) -> None:
         self.app = app
@@ -59,8 +59,8 @@ class AnswerLimit:
 class AdmissionGate:
     """Middleware: refuses an image that cannot be answered in time, before its body is read.
 
-    The handler would refuse it, too; but under overload most requests are refused, and it takes
-    two thirds of the time here.
+    The handler checks this, too. But under overload most requests are refused, and a refusal here
+    takes two thirds of the time.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""HEAD on every route that has GET: the same answer without its body (RFC 9110, 9.3.2).
+"""HEAD for every route that has GET: the same answer without its body (RFC 9110, 9.3.2).
 
 Plain ASGI. The connection omits the body. Knows nothing of routes.
 """
@@ -9,7 +9,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class HeadAsGet:
-    """Middleware: passes HEAD on as GET. Outer middleware sees HEAD, and the scope's changes."""
+    """Middleware: turns HEAD into GET for the inner layers.
+
+    Outer middleware still sees HEAD, together with what inner layers add to the scope.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

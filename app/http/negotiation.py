@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def negotiate(accept: str) -> AnswerFormat:
-    """Return the mask's format that the caller prefers; PNG without a header.
+    """Return the mask format that the client prefers, or PNG without an Accept header.
 
     Raises NotAcceptable.
     """
@@ -23,7 +23,7 @@ def negotiate(accept: str) -> AnswerFormat:
 
 
 def negotiate_container(accept: str) -> Container:
-    """Return the container that the caller prefers; JSON without a header.
+    """Return the container that the client prefers, or JSON without an Accept header.
 
     Raises NotAcceptable.
     """
@@ -35,7 +35,7 @@ def negotiate_container(accept: str) -> Container:
 def _choose(
     offers: Sequence[T], accept: str, *, find_type: Callable[[T], str], parameter: str
 ) -> T:
-    """Return the first of the offers that the caller prefers, or the first one without a header."""
+    """Return the offer that the client prefers; the first one if it prefers several equally."""
     ranges = _parse_ranges(accept)
     if not ranges:
         return offers[0]
@@ -50,7 +50,7 @@ def _choose(
 
 
 def choose_media_type(answer: AnswerFormat, accept: str) -> str:
-    """Return the type of this format that the caller prefers, the first one if none is accepted."""
+    """Return the type of this format that the client prefers; the first one if it accepts none."""
     ranges = _parse_ranges(accept)
     return max(answer.media_types, key=lambda media_type: _find_quality(media_type, ranges))
 

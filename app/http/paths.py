@@ -4,17 +4,17 @@ SEGMENT_PATH = "/v1/segment"
 BATCH_PATH = f"{SEGMENT_PATH}/batch"
 
 PROTOCOL = "/v2"
-"""The paths of the Open Inference Protocol begin with this; its errors have a form of their own."""
+"""The prefix of the Open Inference Protocol's paths; its errors have their own JSON format."""
 
 MODEL_NAME, MODEL_VERSION = "fcn_resnet18", "1"
 MODEL_PATH = f"{PROTOCOL}/models/{MODEL_NAME}"
 VERSION_PATH = f"{MODEL_PATH}/versions/{MODEL_VERSION}"
 
 IMAGE_PATHS = frozenset({SEGMENT_PATH, BATCH_PATH, f"{MODEL_PATH}/infer", f"{VERSION_PATH}/infer"})
-"""The paths of segmentation: their requests need admission, and are timed by stage."""
+"""The paths that segment images: their requests need admission and are timed by stage."""
 
 WEB_PREFIX = "/web/"
-"""The files of the pages at / and /docs."""
+"""The prefix of the files that the pages at / and /docs use."""
 
 # Any other path requires a key if keys are configured. Probes and Prometheus send none, and the
 # pages and the OpenAPI document contain nothing secret.
@@ -33,12 +33,12 @@ PUBLIC_PATHS = frozenset(
 
 
 def is_of_protocol(path: str) -> bool:
-    """Return whether the path is one of the Open Inference Protocol."""
+    """Return whether the path belongs to the Open Inference Protocol."""
     return path == PROTOCOL or path.startswith(f"{PROTOCOL}/")
 
 
 def is_probe(path: str) -> bool:
-    """Return whether requests for the path come every few seconds, by themselves."""
+    """Return whether orchestrators or Prometheus request the path every few seconds."""
     return path.startswith("/health") or path == "/metrics"
 
 

@@ -1,8 +1,7 @@
 """Problem details (RFC 9457): the status, type, title and headers of every error.
 
-Under /v2, errors are {"error": ...}, as the Open Inference Protocol wants.
-
-The only module that maps the exceptions of `app.errors` to responses.
+Under /v2, errors are {"error": ...}, as the Open Inference Protocol requires. This is the only
+module that maps the exceptions of `app.errors` to responses.
 """
 
 from collections.abc import Mapping
@@ -123,12 +122,12 @@ PROBLEMS: Mapping[type[RequestError], Problem] = {
 }
 
 INTERNAL = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "Internal error")
-BUG_DETAIL = "The server made a mistake; its log has the details under this request id."
-BUG_REMEDY = "Try again; if it stays, report the X-Request-ID of this answer."
+BUG_DETAIL = "The server failed unexpectedly; its log has the details under this request id."
+BUG_REMEDY = "Try again. If the error persists, report the X-Request-ID of this answer."
 
 
 def create_response(error: RequestError, path: str = "") -> Response:
-    """Return the response to an error of a request for this path."""
+    """Return the response to an error, in the format of the path that was requested."""
     problem = PROBLEMS[type(error)]
     headers = {}
     if error.retry_after_s is not None:
@@ -139,7 +138,7 @@ def create_response(error: RequestError, path: str = "") -> Response:
 
 
 def find_reason(error: RequestError) -> str:
-    """Return the name of the error in metrics and logs."""
+    """Return the reason that metrics and logs show for an error."""
     return error.reason or PROBLEMS[type(error)].name
 
 
@@ -149,7 +148,7 @@ def answer_error(error: RequestError, scope: Scope) -> Response:
     return create_response(error, scope["path"])
 
 
-def describe(error: RequestError) -> dict[str, str | int]:
+def describe_error(error: RequestError) -> dict[str, str | int]:
     """Return the problem detail of an error."""
     return make_body(PROBLEMS[type(error)], detail=error.detail, remedy=error.remedy)
 
@@ -189,7 +188,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """Answer Starlette's own errors, such as an unknown path; their headers are kept."""
+    """Answer Starlette's own errors, such as an unknown path, and keep their headers."""
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     name = request.scope["problem"] = status.phrase.lower().replace(" ", "-")
@@ -225,7 +224,7 @@ def _respond(
 
 
 def make_body(problem: Problem, *, detail: str, remedy: str) -> dict[str, str | int]:
-    """Return the members of RFC 9457 and `remedy`."""
+    """Return the members of a problem detail (RFC 9457), and `remedy`."""
     return {
         "type": TYPE_PREFIX + problem.name,
         "title": problem.title,

@@ -1,4 +1,4 @@
-"""Telemetry of each request: metrics, a log line, a request id and, if wanted, a trace.
+"""Telemetry of each request: metrics, a log line, a request id and, if configured, a trace.
 
 Plain ASGI around the application. Knows nothing of images or engines.
 """
@@ -19,16 +19,16 @@ from app.http.paths import IMAGE_PATHS, is_probe
 from app.http.problems import answer_bug
 from app.observability.metrics import Metrics
 from app.observability.stages import LAST, Stages
-from app.observability.traces import TracedStages, Traces, identify
+from app.observability.traces import TracedStages, Traces, get_trace_ids
 
-STATUS_CLIENT_LEFT = 499
-"""The status in metrics and logs if the caller disconnected, as in nginx's log; never sent."""
+STATUS_DISCONNECTED = 499
+"""The status in metrics and logs if the client disconnected, as in nginx's log; never sent."""
 
-MAX_PATH = 200
-"""The largest number of characters of a path in a trace; a longer one is cut."""
+MAX_PATH_CHARACTERS = 200
+"""A longer path is truncated in traces."""
 
-# Any other id of a caller is replaced.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+"""An X-Request-ID of any other form is replaced."""
 
 log = structlog.get_logger("segmentation")
 
@@ -36,7 +36,7 @@ log = structlog.get_logger("segmentation")
 class RequestTelemetry:
     """Middleware: sets the request id, counts and logs the request, and answers a crash.
 
-    Only SecurityHeaders is outside of it, because the answer to a crash needs them, too.
+    Only SecurityHeaders is outside of it, because the answer to a crash needs these headers, too.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, traces: Traces | None = None) -> None:
@@ -50,12 +50,12 @@ class RequestTelemetry:
             return
         scope["stages"] = stages = self._begin(scope)
         watched = _WatchedRequest(scope, send)
-        ids = identify(stages) if isinstance(stages, TracedStages) else {}
+        ids = get_trace_ids(stages) if isinstance(stages, TracedStages) else {}
         with structlog.contextvars.bound_contextvars(request_id=watched.request_id, **ids):
             try:
                 await self.app(scope, receive, watched.send)
             except ClientDisconnect:
-                watched.status = STATUS_CLIENT_LEFT
+                watched.status = STATUS_DISCONNECTED
                 self.metrics.dropped.labels(stages.current).inc()
             except Exception:
                 log.exception("request failed", path=scope["path"])
@@ -78,22 +78,25 @@ class RequestTelemetry:
         route = scope["path"] if is_image else getattr(scope.get("route"), "path", "unmatched")
         self.metrics.requests.labels(route, watched.status).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
-        problem = "client-left" if watched.status == STATUS_CLIENT_LEFT else scope.get("problem")
+        problem = "client-left" if watched.status == STATUS_DISCONNECTED else scope.get("problem")
         if "problem" in scope:
             self.metrics.rejections.labels(scope["problem"]).inc()
         if is_image:
             for stage, stage_seconds in stages.seconds.items():
                 self.metrics.stage_seconds.labels(stage).observe(stage_seconds)
         if self.traces is not None and isinstance(stages, TracedStages):
-            facts = {
+            attributes = {
                 "http.request.method": scope["method"],
                 "http.route": route,
-                "url.path": scope["path"][:MAX_PATH],
+                "url.path": scope["path"][:MAX_PATH_CHARACTERS],
                 "url.scheme": scope["scheme"],
                 "segmentation.request_id": watched.request_id,
             } | ({"error.type": problem} if problem else {})
             self.traces.end(
-                stages, name=f"{scope['method']} {route}", status=watched.status, facts=facts
+                stages,
+                name=f"{scope['method']} {route}",
+                status=watched.status,
+                attributes=attributes,
             )
         log.log(
             logging.DEBUG if is_probe(route) else logging.INFO,
@@ -126,7 +129,7 @@ class _WatchedRequest:
 
 
 def find_request_id(scope: Scope) -> str:
-    """Return the caller's X-Request-ID if it is valid, or a new one."""
+    """Return the client's X-Request-ID if it is valid, or a new id."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             text = value.decode("latin-1")

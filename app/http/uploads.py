@@ -1,6 +1,6 @@
-"""Uploads: the bytes of the image in a request, which is a multipart form or a raw body.
+"""Uploads: reads the image's bytes from a request, which is a multipart form or a raw body.
 
-Also cancels work whose caller disconnects. Does not look at the bytes.
+Also cancels work whose client disconnects. Does not look at the bytes.
 """
 
 import asyncio
@@ -18,27 +18,26 @@ from app.http.forms import File, FormError, read_file, read_files
 FIELD = "file"
 FILES_FIELD = "files"
 
-# The media types of a raw body besides image/...: none, any bytes, and the one that curl sends with
-# --data-binary by default.
 RAW_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+"""The media types of a raw body besides image/...: curl sends the last one with --data-binary."""
 
 JSON_TYPE = "application/json"
-"""The media type of a body that has the image in base64."""
+"""The media type of a JSON body that has the image in base64."""
 
 T = TypeVar("T")
 
 
 async def read_upload(request: Request, due: float) -> bytes:
-    """Return the bytes of the upload, which is not empty.
+    """Return the bytes of the upload, at least one.
 
-    Raises ImageMissing, UnsupportedType, ClientDisconnect, and RequestTimeout if they have not
-    arrived by `due`, a reading of `time.perf_counter`.
+    `due` is a reading of `time.perf_counter`. Raises RequestTimeout if the body has not arrived by
+    then, and ImageMissing, UnsupportedType and ClientDisconnect.
     """
     return await _read_until(due, _read(request))
 
 
 async def read_uploads(request: Request, due: float, *, max_files: int) -> list[File]:
-    """Return the files of a form, at least one; each may be empty, or no image.
+    """Return the files of a form, at least one. A file may be empty, and need not be an image.
 
     Raises what `read_upload` raises.
     """
@@ -52,8 +51,8 @@ async def _read_until(due: float, reading: Coroutine[Any, Any, T]) -> T:
             return await reading
     except TimeoutError as error:
         raise RequestTimeout(
-            f"The body had not come after {time.perf_counter() - started:.2g} s.",
-            remedy="Send a smaller image, or over a faster connection.",
+            f"The body did not arrive within {time.perf_counter() - started:.2g} s.",
+            remedy="Send a smaller image, or use a faster connection.",
         ) from error
 
 
@@ -67,7 +66,7 @@ async def _read(request: Request) -> bytes:
     if content_type == "multipart/form-data":
         return await _read_form(request)
     if content_type in (*RAW_TYPES, JSON_TYPE) or content_type.startswith("image/"):
-        # Not `body()`, which keeps the bytes for as long as the request lives.
+        # `body()` would keep the bytes until the request ends.
         data = b"".join([chunk async for chunk in request.stream()])
         if not data:
             raise ImageMissing(
@@ -127,9 +126,10 @@ def _make_no_file(field: str, names: Sequence[str]) -> ImageMissing:
 
 
 async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of `work`, which is cancelled if the caller disconnects.
+    """Return the result of `work`, which is cancelled if the client disconnects.
 
-    The body must have been read. `work` has ended when this returns. Raises ClientDisconnect.
+    Call this after the body has been read. `work` has ended when this returns or raises. Raises
+    ClientDisconnect.
     """
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_await_disconnect(request))
@@ -142,8 +142,8 @@ async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) ->
         leaving.cancel()
         if working.cancel():
             await asyncio.wait((working,))
-        # An exception has this frame in its traceback, and the task has the exception: without
-        # this they would hold the upload until the garbage collector runs.
+        # The exception's traceback refers to this frame, and the task to the exception: without
+        # this line, the cycle would keep the upload until the garbage collector runs.
         del working, leaving
 
 

@@ -92,13 +92,13 @@ class Traces:
         return TracedStages(self._tracer, span)
 
     def end(
-        self, stages: TracedStages, *, name: str, status: int, facts: Mapping[str, str]
+        self, stages: TracedStages, *, name: str, status: int, attributes: Mapping[str, str]
     ) -> None:
         """End the span of a request whose stages have ended."""
         from opentelemetry.trace import StatusCode
 
         stages.span.update_name(name)
-        stages.span.set_attributes({"http.response.status_code": status, **facts})
+        stages.span.set_attributes({"http.response.status_code": status, **attributes})
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             stages.span.set_status(StatusCode.ERROR)
         stages.span.end()
@@ -108,7 +108,7 @@ class Traces:
         self._provider.shutdown()
 
 
-def identify(stages: TracedStages) -> dict[str, str]:
+def get_trace_ids(stages: TracedStages) -> dict[str, str]:
     """Return the ids of the trace and of the request's span, for its lines in the log."""
     context = stages.span.get_span_context()
     return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}

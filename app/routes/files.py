@@ -18,7 +18,7 @@ from app.codecs.listing import Result, make_list
 from app.errors import ImageMissing, RequestError
 from app.formats import AnswerFormat, Container
 from app.http.forms import File
-from app.http.problems import INTERNAL, PROBLEMS, describe, describe_bug, find_reason
+from app.http.problems import INTERNAL, PROBLEMS, describe_bug, describe_error, find_reason
 from app.observability.stages import Stages
 from app.routes.segmentation import SegmentationTask, Task
 from model.engines.base import Array
@@ -146,7 +146,7 @@ class BatchTask(Task):
         if outcome is None:
             status, problem, retry_after_s = INTERNAL.status, describe_bug(), None
         else:
-            status, problem = PROBLEMS[type(outcome)].status, describe(outcome)
+            status, problem = PROBLEMS[type(outcome)].status, describe_error(outcome)
             retry_after_s = outcome.retry_after_s
         return Result(
             name=name,
