@@ -113,8 +113,8 @@ class Service:
                 await asyncio.wait([starting])
 
     def _left_s(self) -> float | None:
-        """The seconds to wait for threads: none if one is stuck, for it never ends."""
-        return self.ending.left_s if self._watchdog.is_content else 0
+        """Return how long to wait for threads: not at all if one is stuck, as it may never end."""
+        return self.ending.left_s if self._watchdog.is_healthy else 0
 
     async def _end_threads(self, threads: ThreadPoolExecutor) -> None:
         await end_threads(threads, self._left_s())
@@ -123,7 +123,7 @@ class Service:
         try:
             predictor = await load(self.settings, start=self._start_predictor)
             self._batcher = Batcher(
-                callers=predictor.engine.callers_at_once,
+                concurrency=predictor.engine.callers_at_once,
                 max_batch_pixels=self.settings.max_batch_pixels,
                 max_batch_images=predictor.engine.images_per_call,
                 watchdog=self._watchdog,
@@ -204,7 +204,7 @@ class Service:
     @property
     def is_stuck(self) -> bool:
         """Whether a call of the engine does not return."""
-        return not self._watchdog.is_content
+        return not self._watchdog.is_healthy
 
     @property
     def has_lost_device(self) -> bool:

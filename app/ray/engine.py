@@ -41,7 +41,7 @@ class EngineReplica:
         predictor = await load(settings)
         self._engine = predictor.engine
         self._batcher = Batcher(
-            callers=predictor.engine.callers_at_once,
+            concurrency=predictor.engine.callers_at_once,
             max_batch_pixels=settings.max_batch_pixels,
             max_batch_images=predictor.engine.images_per_call,
             watchdog=watchdog,

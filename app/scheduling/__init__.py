@@ -1,4 +1,4 @@
-"""Admission, budgets, the batcher and the threads: they decide which work runs when.
+"""Admission, budgets, the batcher and the threads: decides which work runs when.
 
-Know nothing of HTTP.
+Knows nothing of HTTP.
 """

@@ -1,6 +1,6 @@
 """Admission: a request gets a place in the queue if its mask can be ready before its deadline.
 
-The wait is predicted from the last requests. Knows nothing of HTTP, of images, or of the engine.
+Predicts the wait from the most recent requests. Knows nothing of HTTP, images or the engine.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from app.errors import Overloaded
 from app.observability.metrics import Metrics
 from app.scheduling.budget import Budget, Share
 
-PACE_SHARE = 0.1
+NEWEST_WEIGHT = 0.1
 """The weight of the newest request in the moving average of the seconds per place."""
 
 
 class Admission:
-    """Admits a request or refuses it at once; an admitted one is answered by its deadline."""
+    """Admits a request or refuses it at once; an admitted request is answered by its deadline."""
 
     def __init__(self, *, max_queue: int, max_queue_pixels: int, metrics: Metrics) -> None:
         self._max_queue = max_queue
@@ -43,8 +43,10 @@ class Admission:
         """
         wait_s, left_s = self.predicted_wait_s, due - time.perf_counter()
         if self.admitted >= self._max_queue:
-            raise make_overloaded(f"All {self._max_queue} places are taken.", "queue-full", wait_s)
-        # A request with an empty queue is always admitted: the average may be of one slow image.
+            raise make_overloaded(
+                f"All {self._max_queue} places in the queue are taken.", "queue-full", wait_s
+            )
+        # An empty queue admits every request, because the average may come from one slow image.
         if self.admitted and wait_s > left_s:
             raise make_overloaded(
                 f"The mask would take about {wait_s:.2g} s; there are {max(left_s, 0):.2g} s left.",
@@ -56,9 +58,9 @@ class Admission:
     async def admit(self, due: float) -> AsyncIterator[Share]:
         """Hold a place and a share of the pixels during the block.
 
-        Raises what `require_place` raises. At `due` the block is cancelled and Overloaded raised.
-        The place stays taken until the share is released: work that outlives its request, such as
-        a decoder in C, keeps both.
+        Raises what `require_place` raises. At `due`, cancels the block and raises Overloaded. The
+        place stays taken until the share is released: work that outlives its request, such as a
+        decoder in C, keeps both.
         """
         self.require_place(due)
         since = time.perf_counter()
@@ -73,7 +75,7 @@ class Admission:
             if not deadline.expired():
                 raise
             raise make_overloaded(
-                "The time for this request is over.", "expired", self.predicted_wait_s
+                "The deadline of this request has passed.", "expired", self.predicted_wait_s
             ) from error
 
     def _change_count(self, change: int) -> None:
@@ -83,17 +85,17 @@ class Admission:
             self._metrics.in_flight.set(self.admitted)
 
     def update_pace(self, seconds_per_place: float) -> None:
-        """Add to the exponential moving average, which follows the load and not single images.
+        """Add to the exponential moving average of the seconds per place.
 
-        A request among n takes about n times as long as one place costs, whichever stage is the
-        slow one and however many requests run at once.
+        With n admitted requests, each takes about n times these seconds, whichever stage is the
+        slowest and however many requests run at the same time.
         """
         before = self._seconds_per_place or seconds_per_place
-        self._seconds_per_place = before + PACE_SHARE * (seconds_per_place - before)
+        self._seconds_per_place = before + NEWEST_WEIGHT * (seconds_per_place - before)
 
 
 def make_overloaded(detail: str, reason: str, seconds: float) -> Overloaded:
-    """Return the error with `retry_after_s`: the seconds, rounded up, at least one."""
+    """Return the error; its `retry_after_s` is the seconds, rounded up, at least 1."""
     seconds = max(1, math.ceil(seconds))
     return Overloaded(
         detail,

@@ -1,8 +1,8 @@
-"""The batcher: concurrent requests become batches for the one engine.
+"""The batcher: groups concurrent requests into batches for the one engine.
 
-There is no timer: a batch is whatever waits when the engine is free, so a single request is never
-delayed and an idle server does nothing. Only canvases of the same size, for the same weights,
-share a batch. Knows nothing of HTTP or of images; the engine is a function from canvases to masks.
+There is no timer: a free engine gets what waits at that moment. So a single request is never
+delayed, and an idle server does nothing. Only canvases of the same size, for the same weights,
+share a batch. Knows nothing of HTTP or of images: the engine maps canvases to masks.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class _Waiting:
 
     @property
     def kind(self) -> tuple[Predict, Size]:
-        """Only canvases of the same kind may share a batch."""
+        """The key of its queue: only canvases of the same kind may share a batch."""
         return self.predict, self.canvas.size
 
     def keep(self) -> None:
@@ -55,33 +55,33 @@ class _Waiting:
             self.held.keep()
 
     def let_go(self) -> None:
-        """Release the share, once: after the queue or after the engine."""
+        """Release the share. Called once, when the entry leaves the queue or the engine."""
         if self.held is not None:
             self.held.let_go()
 
 
 _Queue = OrderedDict[_Waiting, None]
-"""The queue is first in, first out; a cancelled entry is removed in constant time."""
+"""A first-in, first-out queue from which a cancelled entry is removed in constant time."""
 
 
 class Batcher:
-    """Owns the queue. One task forms the batches, the batcher's threads compute them."""
+    """Owns the queue. One task forms the batches, and the batcher's threads compute them."""
 
     def __init__(
         self,
         *,
-        callers: int,
+        concurrency: int,
         max_batch_pixels: int,
         max_batch_images: int,
         watchdog: Watchdog,
         metrics: Metrics,
     ) -> None:
-        """`callers` is the number of threads that may call the engine at once.
+        """`concurrency` is the number of engine calls that may run at the same time.
 
         `max_batch_images` is the number of images that one engine call computes together.
         """
-        self.threads = start_work_threads(callers, "engine")
-        self._free_callers = asyncio.Semaphore(callers)
+        self.threads = start_work_threads(concurrency, "engine")
+        self._free_threads = asyncio.Semaphore(concurrency)
         self._max_batch_pixels = max_batch_pixels
         self._max_batch_images = max_batch_images
         self._watchdog = watchdog
@@ -95,7 +95,7 @@ class Batcher:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Form batches during the block; at its end, answer first what still waits."""
+        """Form batches during the block; at its end, first answer the requests that still wait."""
         self._task = asyncio.create_task(self._run(), name="batcher")
         try:
             yield
@@ -108,16 +108,16 @@ class Batcher:
     @property
     def is_alive(self) -> bool:
         """Whether batches are formed and no engine call is stuck."""
-        return self._task is not None and not self._task.done() and self._watchdog.is_content
+        return self._task is not None and not self._task.done() and self._watchdog.is_healthy
 
     async def submit(
         self, predict: Predict, canvas: Canvas, stages: Stages, *, held: Share | None = None
     ) -> Array:
         """Return the mask that `predict` computes for the canvas in a batch.
 
-        The request enters the stage `queue`, then `inference`. A cancelled request leaves the
-        queue; if its batch is already being computed, `held` is kept until that has ended. Raises
-        InferenceFailed, and the Overloaded of `predict`.
+        The request enters the stage `queue`, then `inference`. A cancelled request is removed from
+        the queue. If its batch is already being computed, `held` is kept until the computation has
+        ended. Raises InferenceFailed, and the Overloaded of `predict`.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(predict, canvas, stages, loop.create_future(), time.time(), held)
@@ -132,7 +132,7 @@ class Batcher:
             self._leave(waiting)
 
     def give_up(self) -> None:
-        """Fail all requests that wait: the engine is lost."""
+        """Fail all requests that wait, because the engine does not return."""
         _fail(chain(*self.queues.values(), *self.computing.values()))
 
     def _leave(self, waiting: _Waiting) -> None:
@@ -155,21 +155,21 @@ class Batcher:
         try:
             while True:
                 await self._arrived.wait()
-                await self._free_callers.acquire()
+                await self._free_threads.acquire()
                 if self.queues:
                     batch = self.take_batch()
                     computing = asyncio.create_task(self._compute(batch), name="batch")
                     self.computing[computing] = batch
                     computing.add_done_callback(self._finish)
                 else:
-                    self._free_callers.release()
+                    self._free_threads.release()
                 if not self.queues:
                     self._arrived.clear()
         except Exception:
             log.exception("batcher failed")
             self._watchdog.give_up("batcher")
         finally:
-            # Whatever ended the loop: no request waits for an answer that cannot come.
+            # However the loop has ended, nothing will compute what is still queued.
             _fail(chain(*self.queues.values()))
 
     def _finish(self, computing: asyncio.Task[None]) -> None:
@@ -178,7 +178,7 @@ class Batcher:
         _fail(batch)
         for waiting in batch:
             waiting.let_go()
-        self._free_callers.release()
+        self._free_threads.release()
 
     def take_batch(self) -> list[_Waiting]:
         """Take the oldest request and those of its kind that fit the limits of a batch."""
@@ -196,8 +196,8 @@ class Batcher:
     async def _compute(self, batch: list[_Waiting]) -> None:
         """Answer every request of the batch, with its mask or with the failure of its own image.
 
-        A failed batch is split into halves that are tried again, so that an image that the engine
-        cannot compute, or a batch too large for its memory, fails no other request.
+        A failed batch is split into halves that are tried again. So an image that the engine cannot
+        compute, or a batch that is too large for its memory, fails no other request.
         """
         loop = asyncio.get_running_loop()
         for waiting in batch:
@@ -224,16 +224,16 @@ class Batcher:
             log.exception("batch failed", request_ids=[waiting.request_id for waiting in batch])
             half = len(batch) // 2
             for part in (batch[:half], batch[half:]) if half else ():
-                if stayed := [waiting for waiting in part if not waiting.answer.done()]:
-                    await self._compute(stayed)
+                if remaining := [waiting for waiting in part if not waiting.answer.done()]:
+                    await self._compute(remaining)
             return  # _finish answers the rest
         for waiting, mask in answers:
             if not waiting.answer.done():
                 waiting.answer.set_result(mask)
 
     async def _answer_all(self) -> None:
-        everybody = chain(*self.computing.values(), *self.queues.values())
-        answers = [waiting.answer for waiting in everybody if not waiting.answer.done()]
+        entries = chain(*self.computing.values(), *self.queues.values())
+        answers = [waiting.answer for waiting in entries if not waiting.answer.done()]
         if answers and self.is_alive:
             await asyncio.wait(answers)
 
@@ -244,6 +244,7 @@ def _fail(unanswered: Iterable[_Waiting]) -> None:
             waiting.answer.set_exception(
                 InferenceFailed(
                     "The engine failed on this image.",
-                    remedy="Try again; if it stays, report the X-Request-ID of this answer.",
+                    remedy="Try again. If the error persists, report the X-Request-ID of this "
+                    "answer.",
                 )
             )

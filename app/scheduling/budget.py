@@ -1,4 +1,4 @@
-"""Budgets: how many bytes or pixels all requests together may hold.
+"""Budgets: limits the bytes or pixels that all requests together hold.
 
 Knows nothing of what is counted. All methods may be called from any thread.
 """
@@ -13,20 +13,20 @@ from app.errors import Overloaded
 
 
 class ShareEnded(Exception):
-    """The request is over: work that still runs for it should stop, for nobody waits for it."""
+    """The request is over: work that still runs for it should stop, for its result is unused."""
 
 
 def leaves_room(amount: int, *, held: int, limit: int) -> bool:
-    """Return whether the amount is at most half of what is free, so that small ones find room."""
+    """Return whether the amount is at most half of what is free."""
     return 2 * amount <= limit - held
 
 
 class Budget:
     """An amount that all requests share.
 
-    Nobody may take more than half of what is free at once, so that large requests, however many,
-    leave room for small ones. While no other request holds anything, one may even exceed the whole,
-    so that it is never refused for ever: its own limits bound it.
+    A request may take at most half of what is free at a time, so that any number of large requests
+    leave room for small ones. A request that is alone may even exceed the whole budget, because it
+    would otherwise be refused each time; its own limits bound it.
     """
 
     def __init__(self, limit: int, *, unit: str, reason: str, gauge: Gauge) -> None:
@@ -42,8 +42,8 @@ class Budget:
     def share(self, *, on_free: Callable[[], None] = lambda: None) -> Iterator["Share"]:
         """Open the share of one request, which is over at the end of the block.
 
-        The share is released then, or at the last `let_go` of work that outlives the request.
-        `on_free` is called after that, from any thread.
+        The share is released at the end of the block, or at the last `let_go` of work that outlives
+        the request. `on_free` is called after that, from any thread.
         """
         share = Share(self, on_free)
         try:
@@ -58,7 +58,7 @@ class Budget:
                 raise self.make_overloaded(self._held)
 
     def add(self, amount: int, *, own: int = 0) -> None:
-        """Add to the amount held; the caller has the lock, and holds `own` of the amount.
+        """Add to the amount held, of which the share that calls this holds `own`, and the lock.
 
         Raises Overloaded if other requests hold something, and the amount is more than half of what
         is free.
@@ -70,9 +70,9 @@ class Budget:
         self._gauge.set(self._held)
 
     def make_overloaded(self, held: int) -> Overloaded:
-        """Return the error of a request for which no room is left beside `held`."""
+        """Return the error for a request that does not fit beside `held`."""
         return Overloaded(
-            f"Requests hold {held} {self.unit} already, the limit is {self.limit}.",
+            f"Requests already hold {held} {self.unit}, the limit is {self.limit}.",
             reason=self.reason,
             remedy="Try again in 1 s.",
             retry_after_s=1,
@@ -82,8 +82,8 @@ class Budget:
 class Share:
     """The amount that one request holds until it is over and all its work has ended.
 
-    A decoder in C cannot be interrupted: it may still run when its caller has disconnected, and the
-    memory that it uses is counted until it returns.
+    A decoder in C cannot be interrupted: it may still run after its client has disconnected, and
+    the memory that it uses is counted until it returns.
     """
 
     def __init__(self, budget: Budget, on_free: Callable[[], None] = lambda: None) -> None:
@@ -103,10 +103,10 @@ class Share:
                 self.amount += amount
 
     def take_another(self, amount: int, *, limit: int) -> None:
-        """Hold one more of several parts, of which the first may be as large as it likes.
+        """Hold another of several parts; the first part may have any size.
 
-        Raises Overloaded if all parts together would exceed the budget or `limit`, also if no other
-        request holds anything; and what `take` raises.
+        Raises Overloaded if all parts together would exceed the budget or `limit`, even if no other
+        request holds anything. Raises what `take` raises.
         """
         with self._budget.lock:
             if self.amount and self.amount + amount > min(limit, self._budget.limit):
@@ -122,7 +122,7 @@ class Share:
         self.let_go()
 
     def keep(self) -> None:
-        """Keep the share for work that begins, until its `let_go`. Raises ShareEnded."""
+        """Keep the share for work that begins now, until its `let_go`. Raises ShareEnded."""
         with self._budget.lock:
             if self._has_ended:
                 raise ShareEnded

@@ -21,8 +21,8 @@ class Coalesced(Generic[T]):
     async def run(self) -> T:
         """Return the result of a run that begins after this call.
 
-        Calls during a run share the next one. Cancelling a call does not cancel the run, for other
-        callers may wait for it.
+        Calls during a run share the next run. Cancelling a call does not cancel the run, because
+        other calls may be waiting for it.
         """
         if self._next is None:
             self._next = asyncio.create_task(self._run())
@@ -36,6 +36,6 @@ class Coalesced(Generic[T]):
 
 
 def _retrieve(task: "asyncio.Task[T]") -> None:
-    """Retrieve the exception, so that asyncio does not report it if no caller is left."""
+    """Retrieve the exception, so that asyncio does not report it if every call was cancelled."""
     if not task.cancelled():
         task.exception()

@@ -1,7 +1,7 @@
-"""The codec threads: they decode and encode for callers who may disconnect meanwhile.
+"""The codec threads: decode and encode for requests that may be cancelled meanwhile.
 
-Waiting work is dropped at once when its caller is cancelled. Running work continues to its end,
-for C code cannot be interrupted, and keeps its shares until then. Knows nothing of images.
+Waiting work is dropped as soon as its request is cancelled. Running work continues to its end,
+because C code cannot be interrupted, and keeps its shares until then. Knows nothing of images.
 """
 
 import asyncio
@@ -20,10 +20,9 @@ T = TypeVar("T")
 
 
 class CodecThreads:
-    """A thread pool with a first-in, first-out queue.
+    """A thread pool with a first-in, first-out queue that drops cancelled work at once.
 
-    The queue of an executor keeps cancelled work, with its bytes, until a thread reaches it; this
-    one does not.
+    The queue of an executor keeps cancelled work, with its bytes, until a thread reaches it.
     """
 
     def __init__(self, count: int, *, gauge: Gauge) -> None:
@@ -49,8 +48,8 @@ class CodecThreads:
     ) -> T:
         """Return the function's result. `held` is kept until the function has ended or is dropped.
 
-        With `first`, it runs before any work that already waits; this is for short work of a
-        request that has waited before. Raises what the function raises.
+        With `first`, it runs before all work that already waits; use this for short work of a
+        request that has already waited. Raises what the function raises.
         """
         work = _Work(function, arguments, held)
         try:
@@ -58,9 +57,10 @@ class CodecThreads:
             result: T = await asyncio.wrap_future(work.future)
             return result
         finally:
-            self._take_out(work)
-            # An exception has this frame in its traceback, and the future has the exception: with
-            # the future in this frame they would hold the upload until the garbage collector runs.
+            self._drop(work)
+            # The exception's traceback refers to this frame, and the future to the exception: with
+            # the future in this frame, the cycle would keep the upload until the garbage collector
+            # runs.
             del work, function, arguments
 
     def _put(self, work: "_Work", *, first: bool) -> None:
@@ -72,21 +72,22 @@ class CodecThreads:
             needs_thread = self._running < self._count
             self._running += needs_thread
         if needs_thread:
-            self.threads.submit(self._work)
+            self.threads.submit(self._run_waiting)
 
-    def _take_out(self, work: "_Work") -> None:
+    def _drop(self, work: "_Work") -> None:
+        """Remove work that still waits."""
         with self._lock:
             if work not in self._waiting:
                 return
             del self._waiting[work]
         self._end(work)
 
-    def _work(self) -> None:
+    def _run_waiting(self) -> None:
         """Run waiting work on this thread until there is none."""
-        while (work := self._next()) is not None:
+        while (work := self._take_next()) is not None:
             self._run(work)
 
-    def _next(self) -> "_Work | None":
+    def _take_next(self) -> "_Work | None":
         with self._lock:
             if self._waiting:
                 return self._waiting.popitem(last=False)[0]
@@ -99,17 +100,17 @@ class CodecThreads:
             return
         try:
             result = work.function(*work.arguments)
-        except BaseException as error:  # the caller's, as it is with an executor
+        except BaseException as error:  # raised where the result is awaited, as by an executor
             self._end(work)
             work.future.set_exception(error)
         else:
             self._end(work)
             work.future.set_result(result)
         finally:
-            del work  # see `run`: this frame is in the traceback, too
+            del work  # as in `run`: the traceback refers to this frame, too
 
     def _end(self, work: "_Work") -> None:
-        """Release the work's shares before its caller is notified, so that the gauges are right."""
+        """Release the work's shares before its result is set, so that the gauges are right."""
         work.let_go()
         self._gauge.dec()
 
@@ -138,7 +139,7 @@ class _Work:
             raise
 
     def let_go(self) -> None:
-        """Drop the arguments, whose memory the shares count, and then release the shares."""
+        """Drop the arguments, whose memory the shares count, then release the shares."""
         self.function, self.arguments = _do_nothing, ()
         for share in self._held:
             share.let_go()

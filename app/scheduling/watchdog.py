@@ -1,4 +1,4 @@
-"""The watchdog: reports work that is stuck, and later gives it up.
+"""The watchdog: reports work that is stuck, and gives it up if it stays stuck.
 
 Timers exist only while work is running. Knows nothing of the work.
 """
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import structlog
 
 GRACE_S = 3
-"""The seconds from stuck to given up. A probe can see the state in this time, and a process that
-was only suspended can recover.
+"""The seconds from stuck to given up. Meanwhile a probe can see the state, and a process that was
+only suspended can recover.
 """
 
 log = structlog.get_logger("segmentation")
@@ -20,8 +20,8 @@ log = structlog.get_logger("segmentation")
 class Watchdog:
     """Watches the work of one event loop.
 
-    `on_death` is called once, when stuck work has not ended within GRACE_S. `on_change` is called
-    when work may have become stuck, or may have recovered.
+    `on_death` is called once, if stuck work has not ended within GRACE_S. `on_change` is called
+    when work may have become stuck or may have recovered.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Watchdog:
         self._is_dead = False
 
     @property
-    def is_content(self) -> bool:
+    def is_healthy(self) -> bool:
         """Whether no work is stuck or given up."""
         return not (self._stuck or self._is_dead)
 
@@ -48,23 +48,25 @@ class Watchdog:
         loop = asyncio.get_running_loop()
         watched = object()
 
-        def bark() -> None:
+        def report_stuck() -> None:
             self._stuck.add(watched)
             log.critical("stuck", work=work, seconds=self._stuck_after_s)
             on_stuck()
             self._on_change()
 
-        barks = loop.call_later(self._stuck_after_s, bark)
-        ends = loop.call_later(self._stuck_after_s + GRACE_S, self.give_up, work)
+        timers = (
+            loop.call_later(self._stuck_after_s, report_stuck),
+            loop.call_later(self._stuck_after_s + GRACE_S, self.give_up, work),
+        )
         is_over = True
         try:
             yield
-        except asyncio.CancelledError:  # the caller was cancelled; the work continues
+        except asyncio.CancelledError:  # the task was cancelled; the work continues in its thread
             is_over = False
             raise
         finally:
-            barks.cancel()
-            ends.cancel()
+            for timer in timers:
+                timer.cancel()
             if is_over:
                 self._stuck.discard(watched)
             self._on_change()

@@ -48,7 +48,7 @@ def test_every_caller_gets_its_own_mask_while_others_disconnect(weights_file, th
 
     async def main():
         batcher = Batcher(
-            callers=predictor.engine.callers_at_once,
+            concurrency=predictor.engine.callers_at_once,
             max_batch_pixels=2**22,
             max_batch_images=predictor.engine.images_per_call,
             watchdog=Watchdog(stuck_after_s=600, on_death=lambda: None),

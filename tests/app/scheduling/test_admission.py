@@ -50,7 +50,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_the_expected_time():
 def test_work_is_cancelled_at_its_deadline():
     async def scenario():
         places = admission()
-        with pytest.raises(Overloaded, match="time for this request is over") as caught:
+        with pytest.raises(Overloaded, match="deadline of this request has passed") as caught:
             async with places.admit(time.perf_counter() + 0.01):
                 await asyncio.get_running_loop().create_future()
         assert caught.value.reason == "expired"

@@ -39,7 +39,7 @@ class GatedEngine:
 
 @asynccontextmanager
 async def running(engine, *, stuck_after_s=60, on_death=lambda: None, **limits):
-    options = {"callers": 1, "max_batch_pixels": 4 * 32 * 32, "max_batch_images": 100} | limits
+    options = {"concurrency": 1, "max_batch_pixels": 4 * 32 * 32, "max_batch_images": 100} | limits
     watchdog = Watchdog(stuck_after_s=stuck_after_s, on_death=on_death)
     batcher = Batcher(watchdog=watchdog, metrics=Metrics(), **options)
     async with batcher.running():
@@ -155,7 +155,7 @@ def test_a_batch_has_no_more_images_than_the_engine_computes_at_once():
 def test_the_engine_gets_as_many_batches_at_once_as_it_accepts():
     async def scenario():
         engine = GatedEngine()
-        async with running(engine, callers=2, max_batch_images=1) as batcher:
+        async with running(engine, concurrency=2, max_batch_images=1) as batcher:
             tasks = await waiting(batcher, engine, *(canvas(v) for v in range(5)))
             await busy(engine, batches=2)
             assert sorted(engine.batches) == [[0], [1]]

@@ -58,7 +58,7 @@ def test_work_that_outlives_its_request_counts_until_it_ends():
     assert (held(), freed) == (60, [])
     with pytest.raises(ShareEnded):  # what it works with is counted; it takes no more
         share.take(1)
-    with shared.share() as another, pytest.raises(Overloaded, match="hold 60 bytes already"):
+    with shared.share() as another, pytest.raises(Overloaded, match="already hold 60 bytes"):
         another.take(50)
     share.let_go()
     assert (held(), freed) == (0, [0])
