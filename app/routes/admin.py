@@ -1,4 +1,4 @@
-"""POST /v1/admin/reload: the operations of an administrator."""
+"""POST /v1/admin/reload: the endpoints for administrators."""
 
 from fastapi import APIRouter, Depends, Request
 
@@ -18,8 +18,8 @@ router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(req
 async def reload(request: Request) -> Reloaded:
     """Load the weights file again, as SIGHUP does; requires an admin's key.
 
-    The new weights are loaded, checked against a known mask and warmed up while the old ones stay
-    in use. If anything fails, the old weights are kept.
+    The new weights are loaded, checked against a known mask and warmed up while the old ones serve
+    requests. If anything fails, the old weights stay in use.
     """
     service: Service = request.app.state.service
     predictor = await service.reload()

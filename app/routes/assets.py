@@ -1,6 +1,6 @@
-"""The files of the pages: read when they are first asked for, compressed, revalidated by ETag.
+"""The files of the pages: read at the first request, compressed, revalidated by ETag.
 
-Every name comes from a list of files made at the start; no name of a request becomes a path.
+Names are looked up in a list that is made at the start; a name in a request never becomes a path.
 """
 
 import hashlib
@@ -59,12 +59,12 @@ class Asset:
         return hashlib.sha256(self.content).hexdigest()[:32]
 
     def respond(self, request: Request) -> Response:
-        """Return the file, or 304 if the browser has it already."""
+        """Return the file, or 304 if the browser already has it."""
         packed = None
         if accepts_gzip(", ".join(request.headers.getlist("accept-encoding"))):
             packed = self.compressed
         etag = f'"{self.digest}"' if packed is None else f'"{self.digest}-gzip"'
-        # no-cache: the browser keeps the file, and asks each time whether it is still the same.
+        # no-cache: the browser keeps the file, and asks each time whether it has changed.
         headers = {**self._headers, "ETag": etag, "Cache-Control": "no-cache"}
         if self._suffix in COMPRESSED:
             headers["Vary"] = "Accept-Encoding"
@@ -83,7 +83,7 @@ def _matches(if_none_match: str, etag: str) -> bool:
 
 
 def find_assets(headers: dict[str, str]) -> dict[str, Asset]:
-    """Return the files of `app/web`, and Swagger UI's, by their names behind /web/."""
+    """Return the files of `app/web` and of Swagger UI by their names after /web/."""
     found = {name: Asset(path, headers) for name, path in _walk(WEB)}
     swagger = files("fastapi_swagger") / "resources"
     for name in SWAGGER_FILES:

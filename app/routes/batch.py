@@ -1,6 +1,5 @@
-"""POST /v1/segment/batch: several files in, each with its own answer or its own problem."""
+"""POST /v1/segment/batch: segments several files; each has its own answer or its own problem."""
 
-import math
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -8,14 +7,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.codecs.answers import Answer
 from app.file_schemas import FileResults
 from app.formats import ALPHA, SUPPORTED, AnswerFormat, Container
 from app.http.description import ANSWER_HEADERS, BINARY, describe_problems
 from app.http.negotiation import negotiate_container
 from app.http.problems import PROBLEMS
 from app.http.uploads import FILES_FIELD, read_uploads
-from app.observability.stages import Stages
 from app.routes.files import BatchTask
 from app.routes.parameters import (
     AlphaParameter,
@@ -27,10 +24,9 @@ from app.routes.parameters import (
     choose_answer,
     choose_max_side,
 )
-from app.routes.segment import OTHERS
-from app.routes.segmentation import carry_out
-from app.routes.sending import AnswerResponse
-from app.service import Service
+from app.routes.segment import OTHER_ROUTES_ERRORS
+from app.routes.segmentation import carry_out, open_context
+from app.routes.sending import respond
 
 router = APIRouter(prefix="/v1", tags=["segmentation"])
 
@@ -56,7 +52,7 @@ REQUEST_BODY = {
 RESULTS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": FileResults,
-        "description": "The result of each file, in order; also if all of them have problems",
+        "description": "The result of each file, in order, even if every file has a problem",
         "content": {Container.ZIP.media_type: {"schema": BINARY}},
         "headers": {
             name: value for name, value in ANSWER_HEADERS.items() if name != "X-Mask-Shape"
@@ -68,7 +64,8 @@ RESULTS: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/segment/batch",
     response_class=Response,
-    responses=RESULTS | describe_problems(error for error in PROBLEMS if error not in OTHERS),
+    responses=RESULTS
+    | describe_problems(error for error in PROBLEMS if error not in OTHER_ROUTES_ERRORS),
     openapi_extra={"requestBody": REQUEST_BODY},
 )
 async def segment_batch(
@@ -81,41 +78,22 @@ async def segment_batch(
     timeout: TimeoutHeader = None,
 ) -> Response:
     """Segment several images, the multipart fields `files`: a JSON list, or a ZIP archive."""
-    service: Service = request.app.state.service
-    stages: Stages = request.scope["stages"]
+    context = open_context(request)
     container = container or negotiate_container(", ".join(request.headers.getlist("accept")))
-    known = service.predictor.metadata.classes
+    known = context.predictor.metadata.classes
     options = choose_answer(
         request, format or AnswerFormat.PNG, classes=classes, alpha=alpha, known=known
     )
     task = BatchTask(
-        service=service,
-        batcher=service.batcher,
-        predictor=service.predictor,
-        stages=stages,
-        upload=request.scope["upload_share"],
-        sent=request.scope["answer_share"],
+        context=context,
         options=replace(options, accepts_gzip=container is Container.ZIP),
         container=container,
-        max_side=choose_max_side(max_side, service.predictor.max_side),
-        due=stages.started + min(timeout or math.inf, service.settings.deadline_s),
+        max_side=choose_max_side(max_side, context.predictor.max_side),
+        due=context.find_due(timeout),
         charges=request.scope.get("charges"),
     )
-    read = partial(read_uploads, max_files=service.settings.max_files)
+    read = partial(read_uploads, max_files=context.service.settings.max_files)
     answer, results = await carry_out(request, task, task.run, read=read)
     failed = sum(result.status != HTTPStatus.OK for result in results)
     request.scope["notes"] = {"files": len(results), "failed": failed}
-    return _respond(answer, task)
-
-
-def _respond(answer: Answer, task: BatchTask) -> Response:
-    return AnswerResponse(
-        answer,
-        media_type=task.container.media_type,
-        headers={
-            "Server-Timing": task.stages.format_server_timing(),
-            "X-Weights-Digest": task.predictor.metadata.digest,
-            "Vary": "Accept",
-        },
-        next_piece=task.next_piece,
-    )
+    return respond(task, answer, media_type=container.media_type, headers={"Vary": "Accept"})

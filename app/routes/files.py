@@ -1,11 +1,11 @@
 """The work of one request with several files: each has its own result, an answer or a problem.
 
-Knows nothing of the request's headers and parameters; the handler has read them.
+Knows nothing of headers and parameters; the handler reads them.
 """
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 import structlog
@@ -28,40 +28,38 @@ FILES_AT_ONCE = 6
 that a request with many files leaves room for others.
 """
 
-MAX_NAME = 200
-"""The largest number of characters of a file's name in an answer."""
+MAX_NAME_CHARACTERS = 200
+"""A longer file name is truncated in the answer."""
 
 log = structlog.get_logger("segmentation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileTask(SegmentationTask):
-    """One file on its way to its answer, which others of the same request are held beside."""
+    """The work for one of several files, whose answers are held together until all are done."""
 
     container: Container
 
     def _encode(self, mask: Array, photo: Array | None) -> Answer:
         if self.container is Container.ZIP:
             require_few_pixels((mask.shape[0], mask.shape[1]), MAX_PIXELS)
-        made = make_answer(mask, self.options, self.predictor.metadata, photo=photo)
-        self.sent.take_another(made.held_bytes, limit=MAX_BYTES)
+        made = make_answer(mask, self.options, self.context.predictor.metadata, photo=photo)
+        self.context.sent.take_another(made.held_bytes, limit=MAX_BYTES)
         return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchTask(Task):
-    """The files of one request on their way to their results; `due` holds for every file.
-
-    `options` are those of each answer; for an archive they accept gzip.
-    """
+    """The work of a request with several files. `options` and `due` apply to every file."""
 
     container: Container
     charges: Charges | None
-    """What the files after the first use of their caller's rates."""
+    """Charges each file after the first to the rate limit; None without a rate limit."""
 
     async def run(self, files: Sequence[File]) -> tuple[Answer, list[Result]]:
-        """Return the answer, and the result of each file. Raises no error of a single file."""
-        self.stages.enter("files")
+        """Return the answer and the result of each file. An error of one file is its result."""
+        context = self.context
+        context.stages.enter("files")
         refusals = [await self._charge(number) for number in range(len(files))]
         turns = asyncio.Semaphore(self._count_turns())
         async with asyncio.TaskGroup() as group:
@@ -70,11 +68,11 @@ class BatchTask(Task):
                 for file, refusal in zip(files, refusals, strict=True)
             ]
         results = [task.result() for task in tasks]
-        self.stages.enter("encode")
-        return await self.service.codecs.run(self._gather, results, held=(self.sent,)), results
+        context.stages.enter("encode")
+        return await context.codecs.run(self._gather, results, held=(context.sent,)), results
 
     async def _charge(self, number: int) -> RequestError | None:
-        if self.charges is None or number == 0:  # the request itself is the first
+        if self.charges is None or number == 0:  # the first is charged with the request
             return None
         try:
             await self.charges.take()
@@ -83,22 +81,21 @@ class BatchTask(Task):
         return None
 
     def _count_turns(self) -> int:
-        """Return how many files may be admitted at once without one that refuses another."""
-        settings = self.service.settings
+        """Return how many files may be admitted at a time, so that none makes another refused."""
+        service = self.context.service
         decodings = 2 if self.options.format is AnswerFormat.OVERLAY else 1
-        # Who holds a part of the budget already leaves at least half of what is free.
-        fitting = (settings.max_queue_pixels // settings.max_pixels - 1) // decodings
-        return max(1, min(FILES_AT_ONCE, settings.max_queue, fitting))
+        fitting = service.admission.count_fitting(service.settings.max_pixels, images=decodings)
+        return max(1, min(FILES_AT_ONCE, fitting))
 
     async def _find_result(
         self, file: File, refusal: RequestError | None, turns: asyncio.Semaphore
     ) -> Result:
-        stages, metrics = self.stages.open_part(), self.service.metrics
+        stages, metrics = self.context.stages.open_part(), self.context.service.metrics
         try:
             outcome = refusal or await self._segment(file, stages, turns)
         finally:
             stages.enter("over")
-        result = self._make_result(file.name[:MAX_NAME], outcome, stages)
+        result = self._make_result(file.name[:MAX_NAME_CHARACTERS], outcome, stages)
         if isinstance(outcome, RequestError):
             metrics.rejections.labels(find_reason(outcome)).inc()
         metrics.files.labels(result.status).inc()
@@ -111,12 +108,7 @@ class BatchTask(Task):
     ) -> Answer | RequestError | None:
         """Return the answer to a file, why it has none, or None for a bug, which is logged."""
         task = FileTask(
-            service=self.service,
-            batcher=self.batcher,
-            predictor=self.predictor,
-            stages=stages,
-            upload=self.upload,
-            sent=self.sent,
+            context=replace(self.context, stages=stages),
             options=self.options,
             max_side=self.max_side,
             due=self.due,
@@ -157,12 +149,12 @@ class BatchTask(Task):
         )
 
     def _gather(self, results: Sequence[Result]) -> Answer:
-        """Return the answer; what it holds beside the answers to the files is counted, too."""
+        """Join the answers to the files, and count what the joined answer adds."""
         if self.container is Container.ZIP:
             made = make_archive(results, self.options.format)
         else:
             made = make_list(results)
-        self.sent.take(made.held_bytes)
+        self.context.sent.take(made.held_bytes)
         return made
 
 

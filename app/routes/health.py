@@ -1,4 +1,4 @@
-"""The state that probes report: that of this process and of the other workers, if there are any.
+"""The state that probes report, of this process and of the other workers, if there are any.
 
 Knows nothing of HTTP.
 """

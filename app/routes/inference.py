@@ -1,6 +1,6 @@
-"""The work of one request of the Open Inference Protocol: tensors in, the mask as a tensor out.
+"""The work of one request of the Open Inference Protocol: reads tensors, returns the mask as one.
 
-Knows nothing of the request's headers; the handler has read them.
+Knows nothing of headers; the handler reads them.
 """
 
 from dataclasses import dataclass
@@ -18,43 +18,43 @@ from model.predictor import Canvas
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceTask(SegmentationTask):
-    """One admitted request on its way to its answer, with the weights that it began with."""
+    """The work of an inference request with one image."""
 
     json_bytes: int | None
-    """The length of the JSON, behind which binary data follows; None if the body is all JSON."""
+    """The length of the JSON before the binary data; None if the whole body is JSON."""
 
     async def infer(self, data: bytes) -> tuple[Answer, int | None]:
         """Return the answer, and the length of its JSON if binary data follows.
 
         Raises the errors of each stage, Overloaded at `due`.
         """
-        codecs = self.service.codecs
-        async with self.service.admission.admit(self.due) as place:
-            self.stages.enter("decode")
-            wanted = await codecs.run(
-                read_request, data, self.json_bytes, held=(place, self.upload)
+        context = self.context
+        async with context.service.admission.admit(self.due) as place:
+            context.stages.enter("decode")
+            wanted = await context.codecs.run(
+                read_request, data, self.json_bytes, held=(place, context.upload)
             )
             canvas = await self._prepare_input(wanted, place)
-            mask = await self.batcher.submit(
-                self.predictor.predict, canvas, self.stages, held=place
+            mask = await context.batcher.submit(
+                context.predictor.predict, canvas, context.stages, held=place
             )
-            self.stages.enter("encode")
-            return await codecs.run(self._write, wanted, mask, held=(place, self.sent))
+            context.stages.enter("encode")
+            return await context.codecs.run(self._write, wanted, mask, held=(place, context.sent))
 
     async def _prepare_input(self, wanted: InferenceRequest, place: Share) -> Canvas:
         if wanted.image is None:
             assert wanted.file is not None
             return await self._decode(wanted.file, place)
         prepare = partial(self._prepare_tensor, wanted.image, place)
-        return await self.service.codecs.run(prepare, held=(place, self.upload))
+        return await self.context.codecs.run(prepare, held=(place, self.context.upload))
 
     def _prepare_tensor(self, image: Array, place: Share) -> Canvas:
         size = image.shape[0], image.shape[1]
-        require_few_pixels(size, self.service.settings.max_pixels)
+        require_few_pixels(size, self.context.service.settings.max_pixels)
         place.take(size[0] * size[1])
-        return self.predictor.prepare(image, max_side=self.max_side)
+        return self.context.predictor.prepare(image, max_side=self.max_side)
 
     def _write(self, wanted: InferenceRequest, mask: Array) -> tuple[Answer, int | None]:
         body, json_bytes = write_response(wanted, mask, model=MODEL_NAME, version=MODEL_VERSION)
-        self.sent.take(len(body))
+        self.context.sent.take(len(body))
         return Answer(len(body), len(body), whole=body), json_bytes

@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1", tags=["segmentation"])
 
 @router.get("/model", responses=describe_problems(LIMITED))
 async def model(request: Request) -> ModelInfo:
-    """The weights that serve: classes, colours, scores, digest, device and limits."""
+    """The weights in use (classes, colours, scores, digest), the device and the limits."""
     service: Service = request.app.state.service
     engine, metadata = service.predictor.engine, service.predictor.metadata
     return ModelInfo(

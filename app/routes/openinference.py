@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2, at /v2: what KServe's and Triton's clients speak."""
+"""The Open Inference Protocol, version 2, at /v2, which the clients of KServe and Triton use."""
 
 import re
 from typing import Any
@@ -6,14 +6,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response, status
 
 from app import __version__
-from app.codecs.answers import Answer
 from app.codecs.tensors import FILE, IMAGE, MASK
 from app.errors import InvalidTensor
 from app.formats import AnswerOptions
 from app.http.description import BINARY, describe_protocol_errors
 from app.http.paths import MODEL_NAME, MODEL_PATH, MODEL_VERSION, PROTOCOL, VERSION_PATH
 from app.http.uploads import read_upload
-from app.observability.stages import Stages
 from app.protocol_schemas import (
     ModelMetadata,
     ModelReadiness,
@@ -23,14 +21,14 @@ from app.protocol_schemas import (
 )
 from app.routes.health import find_state, is_usable
 from app.routes.inference import InferenceTask
-from app.routes.segmentation import carry_out
-from app.routes.sending import AnswerResponse
-from app.service import Service, State
+from app.routes.segmentation import carry_out, open_context
+from app.routes.sending import respond
+from app.service import State
 
 router = APIRouter(tags=["open inference protocol"], responses=describe_protocol_errors())
 
 JSON_LENGTH = "Inference-Header-Content-Length"
-"""The length of the JSON in a body that has binary data behind it."""
+"""The header with the length of the JSON in a body, if binary data follows the JSON."""
 
 MAX_LENGTH_DIGITS = 10
 
@@ -68,7 +66,7 @@ REQUEST_BODY = {
 }
 MASK_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The mask; in binary behind the JSON if the request asks for that",
+        "description": "The mask, in the JSON or, if the request asks for it, in binary after it",
         "content": {
             "application/json": {
                 "schema": {"type": "object"},
@@ -88,7 +86,7 @@ MASK_ANSWER: dict[int | str, dict[str, Any]] = {
 
 @router.get(PROTOCOL)
 async def server_metadata() -> ServerMetadata:
-    """The name of the server and the protocol's extensions that it has."""
+    """The name of the server and the extensions of the protocol that it supports."""
     return ServerMetadata(
         name="fcn-segmentation-service", version=__version__, extensions=["binary_tensor_data"]
     )
@@ -136,7 +134,7 @@ async def model_metadata() -> ModelMetadata:
 @router.get(f"{VERSION_PATH}/config", include_in_schema=False)
 @router.get(f"{MODEL_PATH}/config", include_in_schema=False)
 async def model_config() -> dict[str, Any]:
-    """Triton's extension, which its perf_analyzer asks for."""
+    """The model configuration, an extension of Triton that its perf_analyzer requests."""
 
     def describe(tensor: dict[str, Any]) -> dict[str, Any]:
         kind = tensor["datatype"].replace("BYTES", "STRING")
@@ -146,7 +144,7 @@ async def model_config() -> dict[str, Any]:
         "name": MODEL_NAME,
         "platform": "fcn",
         "backend": "fcn",
-        "max_batch_size": 0,  # requests share batches without a dimension for it
+        "max_batch_size": 0,  # there is no batch dimension: concurrent requests share batches
         "input": [{**describe(tensor), "optional": True} for tensor in INPUTS],
         "output": [describe(tensor) for tensor in OUTPUTS],
     }
@@ -161,35 +159,22 @@ async def model_config() -> dict[str, Any]:
 )
 async def infer(request: Request) -> Response:
     """Segment one image: pixels as the tensor `image`, or an encoded file as the tensor `file`."""
-    service: Service = request.app.state.service
-    stages: Stages = request.scope["stages"]
+    context = open_context(request)
     task = InferenceTask(
-        service=service,
-        batcher=service.batcher,
-        predictor=service.predictor,
-        stages=stages,
-        upload=request.scope["upload_share"],
-        sent=request.scope["answer_share"],
+        context=context,
         options=AnswerOptions(),
-        max_side=service.predictor.max_side,
-        due=stages.started + service.settings.deadline_s,
+        max_side=context.predictor.max_side,
+        due=context.find_due(),
         json_bytes=read_json_length(request),
     )
     answer, json_bytes = await carry_out(request, task, task.infer, read=read_upload)
-    return _respond(answer, json_bytes, task)
-
-
-def _respond(answer: Answer, json_bytes: int | None, task: InferenceTask) -> Response:
-    length = {} if json_bytes is None else {JSON_LENGTH: str(json_bytes)}
-    return AnswerResponse(
+    if json_bytes is None:
+        return respond(task, answer, media_type="application/json", headers={})
+    return respond(
+        task,
         answer,
-        media_type="application/json" if json_bytes is None else "application/octet-stream",
-        headers={
-            "Server-Timing": task.stages.format_server_timing(),
-            "X-Weights-Digest": task.predictor.metadata.digest,
-            **length,
-        },
-        next_piece=task.next_piece,
+        media_type="application/octet-stream",
+        headers={JSON_LENGTH: str(json_bytes)},
     )
 
 

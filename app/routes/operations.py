@@ -1,4 +1,4 @@
-"""The endpoints of orchestrators and Prometheus: /health/live, /health/ready and /metrics."""
+"""The endpoints for orchestrators and Prometheus: /health/live, /health/ready and /metrics."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ PROBLEMS = describe_problems(EVERYWHERE)
 UNAVAILABLE: dict[int | str, dict[str, Any]] = PROBLEMS | {
     503: {
         "model": Health,
-        "description": f"The state; or: {PROBLEMS[503]['description']}",
+        "description": f"The state, or: {PROBLEMS[503]['description']}",
         "content": {"application/json": {}, **PROBLEMS[503]["content"]},
     }
 }
@@ -56,6 +56,6 @@ async def ready(request: Request, response: Response) -> Health:
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=PROBLEMS | METRICS)
 async def metrics(request: Request) -> Response:
-    """Answer in Prometheus' text format."""
+    """Return the metrics in Prometheus' text format."""
     service: Service = request.app.state.service
     return Response(service.metrics.export(), media_type=CONTENT_TYPE_LATEST)

@@ -1,6 +1,6 @@
-"""The pages for a browser: / for people with photos, /docs with Swagger UI, and their files.
+"""The pages for browsers: / to segment photos, /docs with Swagger UI, and their files.
 
-Everything comes from this server; the policies allow no other source and nothing inline.
+Everything comes from this server: the policies allow no other source and nothing inline.
 """
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -10,7 +10,7 @@ from app.routes.assets import Asset, find_assets
 
 COMMON = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-# Photos and masks are blobs that the page makes itself.
+# The page makes blobs of photos and masks.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; "
     f"img-src 'self' blob:; connect-src 'self'; {COMMON}"

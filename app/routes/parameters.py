@@ -1,6 +1,6 @@
-"""The parameters of a segmentation request, and what they ask for.
+"""The parameters of a segmentation request, and the answer that they ask for.
 
-Knows nothing of uploads, nor of how answers are made.
+Knows nothing of uploads, or of how answers are encoded.
 """
 
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from app.errors import InvalidParameter
 from app.formats import ALPHA, AnswerFormat, AnswerOptions, Container
 from app.http.negotiation import accepts_gzip, choose_media_type, negotiate
 
-# `SkipJsonSchema[None]`: a generated client can leave a parameter out, but cannot send null in it.
+# With `SkipJsonSchema[None]`, a generated client can omit a parameter, but cannot send null.
 FormatParameter = Annotated[
     AnswerFormat | SkipJsonSchema[None],
     Query(description="Answer format; overrides the Accept header"),
 ]
 ContainerParameter = Annotated[
     Container | SkipJsonSchema[None],
-    Query(description="What holds the answers; overrides the Accept header"),
+    Query(description="Format of the list of answers; overrides the Accept header"),
 ]
 MaxSideParameter = Annotated[
     int | SkipJsonSchema[None],
     Query(
         ge=32,
         le=65536,
-        description="Scale a longer image down to this, for this request",
+        description="Scale a larger image down, so that its longer side has this many pixels",
         examples=[512],
     ),
 ]
@@ -54,7 +54,7 @@ TimeoutHeader = Annotated[
     Header(
         alias="X-Request-Timeout",
         gt=0,
-        description="Seconds that the caller waits; a mask that would come later is refused",
+        description="Seconds that the client waits; a request that would take longer is refused",
         examples=[5.0],
     ),
 ]
@@ -70,15 +70,15 @@ def choose_answer(
 ) -> AnswerOptions:
     """Return the answer that the parameters and headers ask for; `known` are the class names.
 
-    Raises NotAcceptable, InvalidParameter.
+    Raises NotAcceptable and InvalidParameter.
     """
     accept = ", ".join(request.headers.getlist("accept"))
     answer = answer or negotiate(accept)
     kept = None if classes is None else choose_classes(classes, known)
     if kept is not None and answer is AnswerFormat.CONFIDENCE:
         raise InvalidParameter(
-            "query.classes: the confidence is that of the class that each pixel has.",
-            remedy="Leave out classes, or choose another format.",
+            "query.classes cannot be combined with format=confidence.",
+            remedy="Omit classes, or choose another format.",
         )
     return AnswerOptions(
         format=answer,
@@ -90,9 +90,9 @@ def choose_answer(
 
 
 def choose_classes(wanted: Sequence[str], known: Sequence[str]) -> tuple[int, ...]:
-    """Return the indices of the wanted classes, each a name, an index or several with commas.
+    """Return the indices of the wanted classes, given as names or indices separated by commas.
 
-    Raises InvalidParameter for one that is not known.
+    Raises InvalidParameter for an unknown class.
     """
     indices = {name: index for index, name in enumerate(known)}
     indices |= {str(index): index for index in range(len(known)) if str(index) not in indices}
@@ -107,7 +107,7 @@ def choose_classes(wanted: Sequence[str], known: Sequence[str]) -> tuple[int, ..
 
 
 def choose_max_side(requested: int | None, limit: int) -> int:
-    """Return the smaller of the requested side and the operator's; 0 means no limit."""
+    """Return the smaller of the requested side and the operator's limit; 0 means no limit."""
     if requested is None:
         return limit
     return min(requested, limit) if limit else requested

@@ -1,22 +1,14 @@
-"""POST /v1/segment: an upload in, its mask out."""
+"""POST /v1/segment: segments one image."""
 
-import math
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.codecs.answers import Answer
 from app.errors import Forbidden, InvalidTensor, PreflightRefused, ReloadFailed
 from app.formats import ALPHA, SUPPORTED
 from app.http.description import ANSWER_HEADERS, BINARY, describe_problems
 from app.http.problems import PROBLEMS
-from app.http.uploads import (
-    FIELD,
-    JSON_TYPE,
-    read_content_type,
-    read_upload,
-)
-from app.observability.stages import Stages
+from app.http.uploads import FIELD, JSON_TYPE, read_content_type, read_upload
 from app.routes.parameters import (
     AlphaParameter,
     ClassesParameter,
@@ -26,16 +18,15 @@ from app.routes.parameters import (
     choose_answer,
     choose_max_side,
 )
-from app.routes.segmentation import SegmentationTask, carry_out
-from app.routes.sending import AnswerResponse
+from app.routes.segmentation import SegmentationTask, carry_out, open_context
+from app.routes.sending import respond
 from app.schemas import JsonAnswer, Polygons, RunLengths, Segmentation, find_example
-from app.service import Service
 
 router = APIRouter(prefix="/v1", tags=["segmentation"])
 
 IMAGE = {
     **BINARY,
-    "description": f"{SUPPORTED}. If it is the body, its media type may be image/..., too",
+    "description": f"{SUPPORTED}. As the body, it may also have a media type image/...",
 }
 ONE_PIXEL = "Qk06AAAAAAAAADYAAAAoAAAAAQAAAAEAAAABABgAAAAAAAQAAADEDgAAxA4AAAAAAAAAAAAAHmTIAA=="
 """A BMP of one pixel, in base64."""
@@ -65,15 +56,15 @@ REQUEST_BODY = {
     },
 }
 
-OTHERS = (Forbidden, InvalidTensor, PreflightRefused, ReloadFailed)
-"""These errors are raised by other routes only."""
+OTHER_ROUTES_ERRORS = (Forbidden, InvalidTensor, PreflightRefused, ReloadFailed)
+"""The errors that only other routes raise."""
 
 MASK: dict[int | str, dict[str, Any]] = {
     200: {
         "model": JsonAnswer,
         "description": "The mask, at the upload's size",
-        # Generators take the first type that they know: the caller then gets the bytes, which is
-        # right for each type that the body may have.
+        # Client generators take the first type that they know. As bytes, it is right for every
+        # type that the body may have.
         "content": {
             "image/png": {"schema": BINARY},
             "image/jpeg": {"schema": BINARY},
@@ -98,7 +89,8 @@ MASK: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/segment",
     response_class=Response,
-    responses=MASK | describe_problems(error for error in PROBLEMS if error not in OTHERS),
+    responses=MASK
+    | describe_problems(error for error in PROBLEMS if error not in OTHER_ROUTES_ERRORS),
     openapi_extra={"requestBody": REQUEST_BODY},
 )
 async def segment(
@@ -110,34 +102,23 @@ async def segment(
     timeout: TimeoutHeader = None,
 ) -> Response:
     """Segment one image: as the multipart field `file`, as the body, or in base64 in JSON."""
-    service: Service = request.app.state.service
-    stages: Stages = request.scope["stages"]
-    known = service.predictor.metadata.classes
+    context = open_context(request)
+    known = context.predictor.metadata.classes
+    options = choose_answer(request, format, classes=classes, alpha=alpha, known=known)
     task = SegmentationTask(
-        service=service,
-        batcher=service.batcher,
-        predictor=service.predictor,
-        stages=stages,
-        upload=request.scope["upload_share"],
-        sent=request.scope["answer_share"],
-        options=choose_answer(request, format, classes=classes, alpha=alpha, known=known),
+        context=context,
+        options=options,
         is_base64=read_content_type(request) == JSON_TYPE,
-        max_side=choose_max_side(max_side, service.predictor.max_side),
-        due=stages.started + min(timeout or math.inf, service.settings.deadline_s),
+        max_side=choose_max_side(max_side, context.predictor.max_side),
+        due=context.find_due(timeout),
     )
     answer = await carry_out(request, task, task.run, read=read_upload)
-    return _respond(answer, task)
-
-
-def _respond(answer: Answer, task: SegmentationTask) -> Response:
-    return AnswerResponse(
+    return respond(
+        task,
         answer,
-        media_type=task.options.media_type,
+        media_type=options.media_type,
         headers={
-            "Server-Timing": task.stages.format_server_timing(),
-            "X-Weights-Digest": task.predictor.metadata.digest,
             "X-Mask-Shape": "{},{}".format(*answer.mask_size),
             "Vary": "Accept, Accept-Encoding",
         },
-        next_piece=task.next_piece,
     )

@@ -1,6 +1,6 @@
-"""The work of one segmentation request: decode the upload, predict its mask, encode the answer.
+"""The work of one segmentation request: decodes the upload, predicts its mask, encodes the answer.
 
-Knows nothing of the request's headers and parameters; the handler has read them.
+Knows nothing of headers and parameters; the handlers read them.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
@@ -12,6 +12,7 @@ from fastapi import Request
 from app.codecs.answers import Answer, make_answer
 from app.codecs.base64_image import read_image
 from app.codecs.decode import Decoded
+from app.codecs.pool import CodecPool
 from app.formats import AnswerFormat, AnswerOptions
 from app.http.uploads import run_while_connected
 from app.observability.stages import Stages
@@ -26,83 +27,118 @@ U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """The work of a request with images, with the weights that it began with."""
+class RequestContext:
+    """What all work for one request uses. It keeps the weights that the request started with."""
 
     service: Service
     predictor: Predictor
     batcher: Batcher
     stages: Stages
     upload: Share
+    """The share of the uploads' budget: the bytes of the request's body."""
     sent: Share
     """The share of the answers' budget: the answer's bytes until the socket has taken them."""
+
+    @property
+    def codecs(self) -> CodecPool:
+        """The service's threads and processes that decode and encode."""
+        return self.service.codecs
+
+    def find_due(self, timeout_s: float | None = None) -> float:
+        """Return the request's deadline, a reading of `time.perf_counter`.
+
+        `timeout_s` are the seconds that the client waits; None means SEG_DEADLINE_S.
+        """
+        limit_s = self.service.settings.deadline_s
+        return self.stages.started + min(timeout_s or limit_s, limit_s)
+
+
+def open_context(request: Request) -> RequestContext:
+    """Return the context of a request. Raises NotReady while requests are refused."""
+    service: Service = request.app.state.service
+    return RequestContext(
+        service=service,
+        predictor=service.predictor,
+        batcher=service.batcher,
+        stages=request.scope["stages"],
+        upload=request.scope["upload_share"],
+        sent=request.scope["answer_share"],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """The work of a request with one or several images."""
+
+    context: RequestContext
     options: AnswerOptions
     max_side: int
     due: float
-    """A reading of `time.perf_counter`."""
+    """The deadline, a reading of `time.perf_counter`."""
 
     async def next_piece(self, answer: Answer) -> bytes | None:
         """Return the next piece of an answer that is sent in pieces, None after the last."""
-        return await self.service.codecs.run(
-            next, answer.pieces, None, held=(self.sent,), first=True
-        )
+        context = self.context
+        return await context.codecs.run(next, answer.pieces, None, held=(context.sent,), first=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentationTask(Task):
-    """One admitted upload on its way to its answer."""
+    """The work of a request with one image."""
 
     is_base64: bool = False
     """Whether the upload is JSON with the image in base64."""
 
     async def run(self, data: bytes) -> Answer:
         """Return the answer to the upload. Raises the errors of each stage, Overloaded at `due`."""
-        async with self.service.admission.admit(self.due) as place:
-            self.stages.enter("decode")
+        context = self.context
+        async with context.service.admission.admit(self.due) as place:
+            context.stages.enter("decode")
             if self.is_base64:
-                data = await self.service.codecs.run(read_image, data, held=(place, self.upload))
+                data = await context.codecs.run(read_image, data, held=(place, context.upload))
             canvas = await self._decode(data, place)
-            mask = await self.batcher.submit(self._predict, canvas, self.stages, held=place)
-            self.stages.enter("encode")
+            mask = await context.batcher.submit(self._predict, canvas, context.stages, held=place)
+            context.stages.enter("encode")
             photo = None
             if self.options.format is AnswerFormat.OVERLAY:
-                photo = await self._show(data, canvas, place)
-            return await self.service.codecs.run(self._encode, mask, photo, held=(place, self.sent))
+                photo = await self._restore_photo(data, canvas, place)
+            return await context.codecs.run(self._encode, mask, photo, held=(place, context.sent))
 
     async def _decode(self, data: bytes, place: Share) -> Canvas:
-        return await self.service.codecs.decode(
+        return await self.context.codecs.decode(
             data,
             max_side=self.max_side,
             reserve=place.take,
             finish=self._prepare,
-            held=(place, self.upload),
+            held=(place, self.context.upload),
         )
 
     @property
     def _predict(self) -> Predict:
         if self.options.format is AnswerFormat.CONFIDENCE:
-            return self.predictor.measure_confidence
-        return self.predictor.predict
+            return self.context.predictor.measure_confidence
+        return self.context.predictor.predict
 
-    async def _show(self, data: bytes, canvas: Canvas, place: Share) -> Array:
+    async def _restore_photo(self, data: bytes, canvas: Canvas, place: Share) -> Array:
         """Return the photo (H, W, 3) at the upload's size, decoded again if it was scaled."""
         (height, width), output = canvas.region.content, canvas.region.output
         if (height, width) == output:
             return canvas.pixels[:height, :width].copy()
-        return await self.service.codecs.decode(
+        return await self.context.codecs.decode(
             data,
             max_side=0,
             reserve=place.take,
             finish=lambda image: image.pixels,
-            held=(place, self.upload),
+            held=(place, self.context.upload),
         )
 
     def _prepare(self, image: Decoded) -> Canvas:
-        return self.predictor.prepare(image.pixels, max_side=self.max_side, size=image.size)
+        predictor = self.context.predictor
+        return predictor.prepare(image.pixels, max_side=self.max_side, size=image.size)
 
     def _encode(self, mask: Array, photo: Array | None) -> Answer:
-        made = make_answer(mask, self.options, self.predictor.metadata, photo=photo)
-        self.sent.take(made.held_bytes)
+        made = make_answer(mask, self.options, self.context.predictor.metadata, photo=photo)
+        self.context.sent.take(made.held_bytes)
         return made
 
 
@@ -113,15 +149,16 @@ async def carry_out(
     *,
     read: Callable[[Request, float], Awaitable[U]],
 ) -> T:
-    """Read the upload and return what `work` makes of it, unless the client disconnects before.
+    """Read the upload and return the result of `work`, which is cancelled on a disconnect.
 
-    `read` gets the request and when the upload must have come. Raises the errors of both, and
-    Overloaded.
+    `read` gets the request and its deadline. Raises the errors of both, Overloaded, and
+    ClientDisconnect.
     """
-    task.service.admission.require_place(task.due)  # before the body is read, and again afterwards
-    task.stages.enter("read")
+    context = task.context
+    context.service.admission.require_place(task.due)  # before the body is read; `work` asks again
+    context.stages.enter("read")
     upload = await read(request, task.due)
     result = await run_while_connected(request, work(upload))
-    task.upload.end()
-    task.stages.enter("send")
+    context.upload.end()
+    context.stages.enter("send")
     return result

@@ -1,4 +1,4 @@
-"""The response that sends an answer, no faster than its caller reads it.
+"""The response that sends an answer, no faster than its client reads it.
 
 The unsent rest stays in one place, so that its bytes are counted until the socket has taken them.
 """
@@ -10,12 +10,13 @@ from starlette.types import Receive, Scope, Send
 
 from app.codecs.answers import PIECE_BYTES, Answer
 from app.http.uploads import run_while_connected
+from app.routes.segmentation import Task
 
 
 class AnswerResponse(Response):
-    """A response that ends when the socket has taken all bytes, or the caller has disconnected.
+    """A response that ends when the socket has taken all bytes, or the client has disconnected.
 
-    This requires that the transport pauses its writer while it holds any byte; see
+    This requires that the transport pauses its writer while it holds any bytes; see
     `app.process.connections`.
     """
 
@@ -53,6 +54,22 @@ class AnswerResponse(Response):
     async def _send_pieces(self, send: Send) -> None:
         while (piece := await self._next_piece(self._answer)) is not None:
             await _send(piece, send)
+
+
+def respond(
+    task: Task, answer: Answer, *, media_type: str, headers: Mapping[str, str]
+) -> AnswerResponse:
+    """Return the response with a task's answer; adds the headers that all answers have."""
+    return AnswerResponse(
+        answer,
+        media_type=media_type,
+        headers={
+            "Server-Timing": task.context.stages.format_server_timing(),
+            "X-Weights-Digest": task.context.predictor.metadata.digest,
+            **headers,
+        },
+        next_piece=task.next_piece,
+    )
 
 
 async def _send(piece: bytes, send: Send) -> None:

@@ -54,6 +54,13 @@ class Admission:
                 wait_s - left_s,
             )
 
+    def count_fitting(self, pixels: int, *, images: int) -> int:
+        """Return how many requests, each with some images of so many pixels, fit together.
+
+        May return 0 or less for requests that are admitted only one at a time.
+        """
+        return min(self._max_queue, self._pixels.count_fitting(pixels) // images)
+
     @asynccontextmanager
     async def admit(self, due: float) -> AsyncIterator[Share]:
         """Hold a place and a share of the pixels during the block.

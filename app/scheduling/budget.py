@@ -57,6 +57,14 @@ class Budget:
             if self._held >= self.limit:
                 raise self.make_overloaded(self._held)
 
+    def count_fitting(self, amount: int) -> int:
+        """Return how often an amount can be taken before one is refused, if nothing else is held.
+
+        The last of n is at most half of what is free: 2 a <= limit - (n - 1) a. May return 0 or
+        less for an amount that is allowed only because it is alone.
+        """
+        return self.limit // amount - 1
+
     def add(self, amount: int, *, own: int = 0) -> None:
         """Add to the amount held, of which the share that calls this holds `own`, and the lock.
 

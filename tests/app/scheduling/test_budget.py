@@ -39,6 +39,21 @@ def test_large_requests_leave_room_for_small_ones():
         assert held() == 99
 
 
+@pytest.mark.parametrize("amount", [7, 10, 24, 25, 33])
+def test_as_many_amounts_fit_as_the_budget_counts(amount):
+    shared, _ = budget()
+    with ExitStack() as stack:
+        for _ in range(shared.count_fitting(amount)):
+            stack.enter_context(shared.share()).take(amount)
+        with pytest.raises(Overloaded):
+            stack.enter_context(shared.share()).take(amount)
+
+
+@pytest.mark.parametrize("amount", [51, 100, 150])
+def test_an_amount_that_is_allowed_only_alone_does_not_fit(amount):
+    assert budget()[0].count_fitting(amount) <= 0
+
+
 def test_a_single_request_may_exceed_the_budget():
     shared, held = budget()
     with shared.share() as share:
