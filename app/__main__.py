@@ -3,8 +3,8 @@
 import signal
 
 if __name__ == "__main__":
-    # Until the server takes signals Ctrl-C ends the process, and prints nothing; Python's own
-    # handler would print where in the imports it was.
+    # Ctrl-C during the imports ends the process without output; Python's own handler would print a
+    # traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import os
@@ -23,18 +23,18 @@ from app.observability.traces import TracesError
 from app.process.ending import end_process
 from app.process.sockets import ListenError
 from app.process.startup import load_settings
-from app.settings import Settings, unknown_variables
+from app.settings import Settings, find_unknown_variables
 from model.errors import ModelError
 from model.weights import read_metadata
 
 EXAMPLE_PHOTOS = (Path("docs/images/cat.jpg"), Path(__file__).parent / "web" / "sample.jpg")
-"""The repository's photo for those who are in its folder, and the page's for everyone else."""
+"""The repository's photo, if it is in the current folder; otherwise the page's sample."""
 
 log = structlog.get_logger("segmentation")
 
 
 def main() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing can be reloaded yet
     options, env_file = parse_arguments(sys.argv[1:], prog=name_program())
     os.environ.update(options)
     try:
@@ -42,11 +42,11 @@ def main() -> None:
     except (OSError, UnicodeDecodeError) as error:
         sys.exit(f"error: {env_file}: {error}")
     settings = load_settings()
-    for name in unknown_variables(os.environ):
+    for name in find_unknown_variables(os.environ):
         log.warning("unknown setting, ignored", variable=name)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # where the program is not this file
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # not yet done if `fcn serve` imported this file
     try:
-        read_metadata(settings.weights)  # what is no weights file is known at once
+        read_metadata(settings.weights)  # fails at once if it is not a weights file
     except ModelError as error:
         sys.exit(f"error: cannot start: {error}")
     log.info("loading", weights=str(settings.weights), device=settings.device)
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def name_program() -> str:
-    """Return how the program was started, for its messages."""
+    """Return the command that started the program, for its messages."""
     return sys.argv[0] if sys.argv[0] == "fcn serve" else f"python -m {__package__}"
 
 
@@ -71,7 +71,7 @@ def find_photo() -> Path:
 
 
 def serve_alone(settings: Settings) -> NoReturn:
-    """Serve in this process, and end it."""
+    """Serve in this process until it is told to stop, and end it."""
     from app.process.server import Server, serve
 
     server = Server(settings)
@@ -90,7 +90,7 @@ def serve_alone(settings: Settings) -> NoReturn:
 
 
 def serve_with_workers(settings: Settings) -> NoReturn:
-    """Serve in worker processes that a supervisor restarts, and end this one after them."""
+    """Supervise the worker processes that serve, and end this process after them."""
     from app.process.supervisor import Supervisor
 
     end_process(Supervisor(settings).run())

@@ -31,9 +31,9 @@ def _build_parser(prog: str) -> argparse.ArgumentParser:
         usage="%(prog)s [--OPTION VALUE ...]",
         description="Serve the segmentation of images over HTTP, until SIGTERM or Ctrl-C.",
         epilog=f"Each option overrides an environment variable: --max-side overrides {PREFIX}"
-        "MAX_SIDE, and so on. A variable overrides its line of the file .env. "
-        "Exit status: 0 after a drain, 1 what keeps it from starting, 2 a "
-        "wrong option or value, 70 a stuck engine.",
+        "MAX_SIDE, and so on. A variable overrides the same variable in the file .env. "
+        "Exit status: 0 after a drain, 1 if the server cannot start, 2 for a wrong option or "
+        "value, 70 if the engine is stuck.",
         allow_abbrev=False,
         formatter_class=_Formatter,
     )
@@ -42,7 +42,7 @@ def _build_parser(prog: str) -> argparse.ArgumentParser:
         "--env-file",
         type=Path,
         metavar="FILE",
-        help="File of variables, one NAME=VALUE a line, instead of .env in the current folder.",
+        help="File of variables, one NAME=VALUE per line, instead of .env in the current folder.",
     )
     for name, field in Settings.model_fields.items():
         assert field.description

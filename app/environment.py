@@ -1,6 +1,6 @@
-"""The file `.env`: settings in a file, one `NAME=VALUE` a line.
+"""The file `.env`: settings in a file, one `NAME=VALUE` per line.
 
-Variables that are set already override it. Knows nothing of what the settings mean.
+Variables that are already set override the file. Knows nothing of what the settings mean.
 """
 
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 PREFIXES = ("SEG_", "FCN_")
-"""The server's settings and the client's; the other variables of the file are others'."""
+"""The prefixes of the server's and the client's variables; others in the file are ignored."""
 
 DEFAULT_FILE = Path(".env")
 
 
 def load_env_file(path: Path | None = None) -> None:
-    """Add our variables of a file to the environment; without a path, of `.env` if it exists.
+    """Add our variables in a file to the environment; without a path, those in `.env`, if any.
 
     Raises OSError for a path that cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Why a request is not answered as it was asked: plain exceptions.
+"""The errors with which a request can end: plain exceptions.
 
     RequestError
       BadRequest            the bytes are not an HTTP/1.1 request
@@ -8,7 +8,7 @@
         UnknownKey          the request has an API key that the server does not know
       Forbidden             the caller's key lacks the role
       NotAcceptable         the caller accepts no answer format that the server has
-      RequestTimeout        a head or a body did not come in time
+      RequestTimeout        a head or a body did not arrive in time
       BodyTooLarge          the body has more bytes than the limit, declared or counted
       TooManyPixels         the image has more pixels than the limit
       UnsupportedType       the body is not an image of a supported format
@@ -19,19 +19,19 @@
       HeadTooLarge          the header fields have more bytes than the limit
       TooManyRequests       the caller sends more requests than its rate limit
       ReloadFailed          the new weights do not work
-      Unimplemented         the request needs a part of HTTP that the server does not have
+      Unimplemented         the request needs a part of HTTP that the server does not implement
       NotReady              the server is starting or shutting down
       TooManyConnections    the server has as many connections as its limit
       Overloaded            the queue is full, or the deadline cannot be met
       InferenceFailed       the engine failed on this image
 
-Knows nothing of HTTP: `app.http.problems` says which answer each becomes. Imports no library, so
-that the processes that only decode can raise them.
+Knows nothing of HTTP: `app.http.problems` maps each error to its response. Imports no library, so
+that decoder processes start fast.
 """
 
 
 class RequestError(Exception):
-    """The base of all errors: `detail` names the value and the limit, `remedy` the way out."""
+    """The base of all errors: `detail` names the value and the limit, `remedy` says what to do."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class RequestError(Exception):
         reason: str = "",
         retry_after_s: int | None = None,
     ) -> None:
-        """`reason` tells metrics and logs more than the exception's type does.
+        """`reason` replaces the problem's name in metrics and logs, where it says more.
 
         `retry_after_s` is the number of seconds after which the same request may succeed.
         """

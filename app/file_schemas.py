@@ -1,4 +1,4 @@
-"""The results of several files in one request, as the OpenAPI document under /docs shows them."""
+"""The schemas of the results of several files, as the OpenAPI document under /docs shows them."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ class FileAnswer(BaseModel):
 
     name: str = Field(description="The file's name in the request")
     status: Literal[200]
-    media_type: str = Field(description="That of the answer")
+    media_type: str = Field(description="Media type of the answer")
     height: int
     width: int
     timings_ms: dict[str, float] = Field(description="Milliseconds of each stage")
@@ -23,7 +23,7 @@ class FileAnswer(BaseModel):
 
 
 class FileProblem(BaseModel):
-    """Why one of several files has no answer."""
+    """The reason why one of several files has no answer."""
 
     name: str = Field(description="The file's name in the request")
     status: int

@@ -1,4 +1,4 @@
-"""The formats that the service reads and writes. Knows nothing of how they are made or read."""
+"""The formats that the service reads and writes. Knows nothing of how they are encoded."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,7 +8,7 @@ SUPPORTED = "JPEG, PNG, WebP, BMP, TIFF or GIF (its first frame)"
 
 
 class AnswerFormat(StrEnum):
-    """The answer formats; if a caller prefers several equally, the first one is chosen."""
+    """The answer formats; if a client prefers several equally, the first one is chosen."""
 
     PNG = "png"
     JSON = "json"
@@ -21,7 +21,7 @@ class AnswerFormat(StrEnum):
 
     @property
     def media_types(self) -> tuple[str, ...]:
-        """The Content-Type of an answer in this format; the caller may choose if there are two."""
+        """The Content-Type of an answer in this format; if there are two, the client chooses."""
         return MEDIA_TYPES[self]
 
 
@@ -39,14 +39,14 @@ MEDIA_TYPES: dict[AnswerFormat, tuple[str, ...]] = {
 }
 
 MASK_FORMATS = (AnswerFormat.PNG, AnswerFormat.JSON, AnswerFormat.NPY, AnswerFormat.RAW)
-"""Each has a media type of its own, so the Accept header alone may choose among them."""
+"""The formats with a media type of their own, among which the Accept header alone can choose."""
 
 ALPHA = 0.5
-"""The default share of the classes' colours in an overlay."""
+"""The default opacity of the classes' colours in an overlay."""
 
 
 class Container(StrEnum):
-    """What holds the answers to several files; if a caller prefers none, the first one does."""
+    """The formats that hold the answers to several files; the first one is the default."""
 
     JSON = "json"
     ZIP = "zip"
@@ -59,12 +59,12 @@ class Container(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerOptions:
-    """The answer that a caller wants."""
+    """The answer that a client asks for."""
 
     format: AnswerFormat = AnswerFormat.PNG
     media_type: str = PNG
     accepts_gzip: bool = False
     alpha: float = ALPHA
-    """Of an overlay: 0 shows the photo only, 1 the classes' colours only."""
+    """The opacity of the classes' colours in an overlay: 0 shows the photo only, 1 only colours."""
     kept: tuple[int, ...] | None = None
     """The class indices to keep; pixels of others become index 0. None keeps all."""

@@ -1,6 +1,6 @@
-"""Loading the weights: read, verified against the golden mask, warmed up and tried out.
+"""Loads the weights: reads them, compares the golden mask, warms up, and tries every answer format.
 
-Runs on a thread of its own, at the start and at each reload. Knows nothing of HTTP.
+Runs on a separate thread, at the start and at each reload. Knows nothing of HTTP.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ def start_here(settings: Settings) -> Predictor:
 
 
 async def load(settings: Settings, *, start: Start = start_here) -> Predictor:
-    """Load the weights file on a new thread. Raises what is wrong with it."""
+    """Load the weights file on a new thread. Raises ModelError, or what the trial raises."""
     threads = start_work_threads(1, "load")
     try:
         return await asyncio.get_running_loop().run_in_executor(threads, _load, settings, start)
     finally:
-        threads.shutdown(wait=False)  # it has ended, or its caller was cancelled
+        threads.shutdown(wait=False)  # the thread has ended, or this task was cancelled
 
 
 def _load(settings: Settings, start: Start) -> Predictor:

@@ -33,9 +33,9 @@ from app.settings import Settings, parse_origins, parse_rates
 
 
 class Application(FastAPI):
-    """A FastAPI application whose OpenAPI document also has what its problem details refer to.
+    """A FastAPI application whose OpenAPI document includes the schemas and examples of errors.
 
-    FastAPI adds the schema of a response model itself, but only as application/json.
+    FastAPI itself adds the schema of a response model only as application/json.
     """
 
     def openapi(self) -> dict[str, Any]:
@@ -52,8 +52,8 @@ def create_app(
 ) -> FastAPI:
     """Return the application; its service, `app.state.service`, starts with the lifespan.
 
-    `peers` are the other workers, if there are any; `start` is the service's. Raises KeysError if
-    the keys file cannot be used, and RateStorageError and TracesError if the package for them is
+    `peers` are the other workers, if there are any; `start` starts the predictor. Raises KeysError
+    if the keys file is invalid, and RateStorageError or TracesError if a package that they need is
     missing.
     """
     prepare_pillow()
@@ -111,7 +111,7 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
 
 
 def _add_limits(app: FastAPI, settings: Settings, service: Service, counts: Counts) -> None:
-    """Add the middleware from the innermost to the outermost; unconfigured ones are left out."""
+    """Add the middleware from the innermost to the outermost, without what is not configured."""
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, held=service.uploads)
     app.add_middleware(AnswerLimit, paths=IMAGE_PATHS, held=service.answers)
     app.add_middleware(
@@ -125,7 +125,7 @@ def _add_limits(app: FastAPI, settings: Settings, service: Service, counts: Coun
     if settings.keys_file is not None:
         app.add_middleware(KeyCheck, keyring=Keyring(settings.keys_file))
         describe_keys(app)
-    app.add_middleware(DrainLimit, drain=service.ending)
+    app.add_middleware(DrainLimit, drain=service.draining)
 
 
 def _choose_counts(settings: Settings, service: Service) -> Counts:

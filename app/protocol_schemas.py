@@ -1,14 +1,14 @@
-"""The JSON answers' fields of the Open Inference Protocol, version 2."""
+"""The schemas of JSON answers of the Open Inference Protocol, version 2."""
 
 from pydantic import BaseModel
 
-from app.schemas import show
+from app.schemas import show_example
 
 
 class ServerMetadata(BaseModel):
     """The server, as the Open Inference Protocol describes it."""
 
-    model_config = show(
+    model_config = show_example(
         name="fcn-segmentation-service", version="0.1.0", extensions=["binary_tensor_data"]
     )
 
@@ -20,23 +20,23 @@ class ServerMetadata(BaseModel):
 class ServerLiveness(BaseModel):
     """Whether the server works."""
 
-    model_config = show(live=True)
+    model_config = show_example(live=True)
 
     live: bool
 
 
 class ServerReadiness(BaseModel):
-    """Whether the server takes requests."""
+    """Whether the server accepts requests."""
 
-    model_config = show(ready=True)
+    model_config = show_example(ready=True)
 
     ready: bool
 
 
 class ModelReadiness(BaseModel):
-    """Whether the model takes requests."""
+    """Whether the model accepts requests."""
 
-    model_config = show(name="fcn_resnet18", ready=True)
+    model_config = show_example(name="fcn_resnet18", ready=True)
 
     name: str
     ready: bool
@@ -53,7 +53,7 @@ class TensorMetadata(BaseModel):
 class ModelMetadata(BaseModel):
     """The model's tensors. A request has one of the inputs."""
 
-    model_config = show(
+    model_config = show_example(
         name="fcn_resnet18",
         versions=["1"],
         platform="fcn",

@@ -1,4 +1,4 @@
-"""The JSON answers' fields, as the OpenAPI document under /docs shows them."""
+"""The schemas of JSON answers, as the OpenAPI document under /docs shows them."""
 
 from typing import Any, Literal
 
@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel
 DIGEST = "5f2b0c1e9a7d4c36b8e1f0a2d3c4b5a697887766554433221100ffeeddccbbaa"
 
 
-def show(**example: JsonValue) -> ConfigDict:
-    """Return the configuration of a model that has this example in its schema."""
+def show_example(**example: JsonValue) -> ConfigDict:
+    """Return the configuration that puts this example into a model's schema."""
     return ConfigDict(json_schema_extra={"examples": [example]})
 
 
@@ -29,7 +29,7 @@ class PresentClass(BaseModel):
 class Segmentation(BaseModel):
     """A mask as JSON."""
 
-    model_config = show(
+    model_config = show_example(
         height=2,
         width=3,
         classes=[
@@ -67,7 +67,7 @@ class Segment(BaseModel):
 class RunLengths(BaseModel):
     """A mask as the runs of each class, without index 0."""
 
-    model_config = show(
+    model_config = show_example(
         height=2,
         width=3,
         segments=[
@@ -99,7 +99,7 @@ class MultiPolygon(BaseModel):
 
 
 class FeatureProperties(BaseModel):
-    """Of which class a feature is."""
+    """The class of a feature."""
 
     index: int
     name: str
@@ -117,7 +117,7 @@ class Feature(BaseModel):
 class Polygons(BaseModel):
     """A mask as polygons, like GeoJSON, without index 0."""
 
-    model_config = show(
+    model_config = show_example(
         type="FeatureCollection",
         height=2,
         width=3,
@@ -142,7 +142,7 @@ class Polygons(BaseModel):
 
 
 class JsonAnswer(RootModel[Segmentation | RunLengths | Polygons]):
-    """A mask as JSON: that of format=json, rle or polygons."""
+    """A mask as JSON, in format=json, rle or polygons."""
 
 
 class ClassInfo(BaseModel):
@@ -158,7 +158,7 @@ class Limits(BaseModel):
 
     max_body_bytes: int
     max_pixels: int
-    max_side: int = Field(description="Longer images are scaled down to it; 0: never")
+    max_side: int = Field(description="Larger images are scaled down to this side; 0 means never")
     max_queue: int
     max_files: int = Field(description="Largest number of files in one request")
 
@@ -166,7 +166,7 @@ class Limits(BaseModel):
 class ModelInfo(BaseModel):
     """The weights that are in use, and the engine and device that they run on."""
 
-    model_config = show(
+    model_config = show_example(
         architecture="fcn-resnet18",
         digest=DIGEST,
         engine="native avx512 on cpu, 2 threads",
@@ -194,7 +194,7 @@ class ModelInfo(BaseModel):
     engine: str
     device: str
     classes: list[ClassInfo]
-    mean: tuple[float, float, float] = Field(description="Of RGB / 255, for normalisation")
+    mean: tuple[float, float, float] = Field(description="Mean of RGB / 255, for normalisation")
     std: tuple[float, float, float]
     scores: dict[str, Any] = Field(description="Measured at the end of training")
     recipe: dict[str, Any]
@@ -205,22 +205,22 @@ class ModelInfo(BaseModel):
 class Reloaded(BaseModel):
     """The weights that are in use after a reload."""
 
-    model_config = show(digest=DIGEST, engine="native avx512 on cpu, 2 threads")
+    model_config = show_example(digest=DIGEST, engine="native avx512 on cpu, 2 threads")
 
     digest: str = Field(description="SHA-256 of the weights and their metadata")
     engine: str
 
 
 class Health(BaseModel):
-    """The answer to a probe; its status code has the same meaning."""
+    """The state that a probe reports, as its status code does."""
 
-    model_config = show(status="ready")
+    model_config = show_example(status="ready")
 
     status: str
 
 
 class ProblemDetails(BaseModel):
-    """A problem detail (RFC 9457) with one more member, `remedy`: what the caller can do."""
+    """A problem detail (RFC 9457) with one more member, `remedy`: what the client can do."""
 
     type: str
     title: str

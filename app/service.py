@@ -1,6 +1,6 @@
 """The running service: owns the state, the budgets, the batcher and the codecs of one process.
 
-Starts, reloads and drains them. Knows nothing of HTTP.
+It starts, reloads and drains them. Knows nothing of HTTP.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ log = structlog.get_logger("segmentation")
 
 
 class State(StrEnum):
-    """The states of a service, in the order in which it passes through them."""
+    """The states of a service."""
 
     LOADING = "loading"
     READY = "ready"
@@ -44,7 +44,7 @@ class Service:
     """The parts of a running server, and its state.
 
     `started` resolves when the service is ready; if the start fails, it has the exception. `died`
-    resolves when the service cannot work any more: the process should exit and be replaced.
+    resolves when the engine is stuck for good: the process should exit and be replaced.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Service:
         self.changed: Callable[[], None] = lambda: None
         """This function is called when `takes_requests` may have changed."""
         self.state = State.LOADING
-        self.ending = Drain()
+        self.draining = Drain()
         self.started: Future[None] = Future()
         self.died: Future[None] = Future()
         self._open_budgets(settings)
@@ -79,7 +79,7 @@ class Service:
         self._batcher: Batcher | None = None
         self._reloads = Coalesced(self._reload)
         self.tell_others: Callable[[], None] = lambda: None
-        """This function makes the other workers reload, too."""
+        """This function makes the other workers reload, too, if there are any."""
 
     def _open_budgets(self, settings: Settings) -> None:
         self.uploads = Budget(
@@ -97,27 +97,27 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Start the service in the background and stop it at the end of the block.
+        """Start the service in the background, and stop it at the end of the block.
 
-        Probes are answered during the start.
+        The block begins at once, so that probes are answered during the start.
         """
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self.codecs.running(left_s=self._left_s))
+            await stack.enter_async_context(self.codecs.running(left_s=self._find_left_s))
             starting = asyncio.create_task(self._start(stack), name="start")
             try:
                 yield
             finally:
                 self.drain()
-                await asyncio.wait([starting], timeout=self.ending.left_s)
+                await asyncio.wait([starting], timeout=self.draining.left_s)
                 starting.cancel()
                 await asyncio.wait([starting])
 
-    def _left_s(self) -> float | None:
-        """Return how long to wait for threads: not at all if one is stuck, as it may never end."""
-        return self.ending.left_s if self._watchdog.is_healthy else 0
+    def _find_left_s(self) -> float | None:
+        """Return the seconds to wait for threads: 0 if one is stuck, None for no limit."""
+        return self.draining.left_s if self._watchdog.is_healthy else 0
 
     async def _end_threads(self, threads: ThreadPoolExecutor) -> None:
-        await end_threads(threads, self._left_s())
+        await end_threads(threads, self._find_left_s())
 
     async def _start(self, stack: AsyncExitStack) -> None:
         try:
@@ -141,11 +141,11 @@ class Service:
         self.started.set_result(None)
 
     async def reload(self) -> Predictor:
-        """Read the weights file again and use the new weights for new requests.
+        """Load the weights file again, and use the new weights for new requests.
 
-        Queued requests keep the weights that they began with. Raises ReloadFailed if the new
+        Admitted requests keep the weights that they started with. Raises ReloadFailed if the new
         weights do not work; the service then keeps the old ones. Raises NotReady during the start
-        and the drain. Calls during a reload share the next one.
+        and the drain. Calls during a reload share the next reload.
         """
         return await self._reloads.run()
 
@@ -191,7 +191,7 @@ class Service:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the service works, or is still starting."""
+        """Whether the service works, or is still loading the weights."""
         if self._batcher is None:
             return self.state is not State.FAILED
         return self._batcher.is_alive

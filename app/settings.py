@@ -1,6 +1,6 @@
-"""What an operator sets: environment variables that begin with SEG_, each bounded.
+"""The settings: environment variables that begin with SEG_, each with its bounds.
 
-Read once, when the program starts; knows nothing of what they are used for.
+They are read once, when the program starts. Knows nothing of what they are used for.
 """
 
 import re
@@ -25,9 +25,9 @@ STORAGE = re.compile(
 
 
 class Settings(BaseSettings):
-    """Frozen; raises pydantic's ValidationError for a value out of bounds.
+    """All settings, frozen. Raises pydantic's ValidationError for an invalid value.
 
-    An empty variable is as good as none: that is how files of variables leave one out.
+    An empty variable counts as unset, because Compose and files of variables write it so.
     """
 
     model_config = SettingsConfigDict(
@@ -199,28 +199,28 @@ class Settings(BaseSettings):
 
     @field_validator("rate_limit")
     @classmethod
-    def _holds_rates(cls, value: str) -> str:
+    def _check_rate_limit(cls, value: str) -> str:
         if value:
             parse_rates(value)
         return value
 
     @field_validator("rate_storage")
     @classmethod
-    def _names_a_storage(cls, value: str) -> str:
+    def _check_rate_storage(cls, value: str) -> str:
         if value and not STORAGE.fullmatch(value):
             raise ValueError("expected something like redis://host:6379/0")
         return value
 
     @field_validator("cors_origins")
     @classmethod
-    def _holds_origins(cls, value: str) -> str:
+    def _check_cors_origins(cls, value: str) -> str:
         if value:
             parse_origins(value)
         return value
 
 
 def parse_rates(text: str) -> list[RateLimitItem]:
-    """`10/second`, `600/minute;20/second`. Raises ValueError."""
+    """Parse rates such as `10/second` or `600/minute;20/second`. Raises ValueError."""
     try:
         rates = parse_many(text)
     except ValueError:
@@ -231,18 +231,18 @@ def parse_rates(text: str) -> list[RateLimitItem]:
 
 
 def parse_origins(text: str) -> list[str]:
-    """`https://a.example,https://b.example` or `*`. Raises ValueError."""
+    """Parse origins such as `https://a.example,https://b.example`, or `*`. Raises ValueError."""
     origins = [part.strip() for part in text.split(",")]
     for origin in origins:
         if not ORIGIN.fullmatch(origin):
             raise ValueError(
-                f"{origin!r} is no origin: expected something like https://app.example, or *"
+                f"{origin!r} is not an origin: expected something like https://app.example, or *"
             )
     return origins
 
 
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Variables with our prefix that no setting has: most likely misspelt."""
+def find_unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that have our prefix but belong to no setting, which may be misspelt."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     return sorted(
         name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known

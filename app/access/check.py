@@ -17,7 +17,7 @@ from app.http.problems import answer_error
 
 
 class KeyCheck:
-    """Middleware: puts the caller's Key into the scope as `caller`, or answers 401."""
+    """Middleware: puts the request's Key into the scope as `caller`, or answers 401."""
 
     def __init__(self, app: ASGIApp, *, keyring: Keyring) -> None:
         self.app = app
@@ -44,14 +44,17 @@ def identify(scope: Scope, keyring: Keyring) -> Key:
     key = keyring.find(presented)
     if key is None:
         raise UnknownKey(
-            "The API key is not known here.",
+            "The API key is unknown.",
             remedy="Check the key, or ask the operator for one.",
         )
     return key
 
 
 def read_key(scope: Scope) -> bytes | None:
-    """Return the key of a request. X-API-Key wins: a proxy may need Authorization itself."""
+    """Return the key of a request, or None.
+
+    X-API-Key overrides Authorization, because a proxy may need Authorization for itself.
+    """
     authorization = b""
     for name, value in scope["headers"]:
         if name == b"x-api-key":
@@ -63,11 +66,11 @@ def read_key(scope: Scope) -> bytes | None:
 
 
 def require_admin(request: Request) -> None:
-    """Raise Forbidden unless the caller is an admin; a dependency of administrative routes."""
+    """Raise Forbidden unless the request has an admin's key; a dependency of admin routes."""
     caller: Key | None = request.scope.get("caller")
     if caller is None:
         raise Forbidden(
-            "A server without keys cannot be administered.",
+            "Administration needs an admin's key, and this server has no keys.",
             remedy="Set SEG_KEYS_FILE, with an admin's key: python -m app.keys NAME --admin",
         )
     if not caller.is_admin:

@@ -1,6 +1,6 @@
-"""The counts of the requests of each caller, in the memory of one process.
+"""Counts the requests of each caller in the memory of one process.
 
-Knows nothing of HTTP, and nothing of other processes; `app.access.shared_counts` counts for all.
+Knows nothing of HTTP or of other processes; `app.access.shared_counts` counts for all of them.
 """
 
 import time
@@ -15,7 +15,7 @@ from limits.storage import Storage
 from limits.strategies import FixedWindowRateLimiter
 
 MAX_WINDOWS = 2**15
-"""The number of callers that one rate remembers, in about 10 MB; the oldest is evicted."""
+"""The number of callers whose windows one rate keeps, in about 10 MB; the oldest is evicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Use:
 
 
 class Counts(Protocol):
-    """The contract of what counts requests."""
+    """Counts requests against one or several rates."""
 
     async def take(self, caller: str) -> Sequence[Use]:
         """Use one request of each rate, or of none if one of them is exhausted."""
@@ -41,7 +41,7 @@ class Counts(Protocol):
 
 
 class OwnCounts:
-    """Counts the requests that this process gets."""
+    """Counts the requests that this process receives."""
 
     def __init__(self, rates: Sequence[RateLimitItem]) -> None:
         self._limiters = [(rate, FixedWindowRateLimiter(Windows())) for rate in rates]
@@ -86,7 +86,7 @@ class Windows(Storage):
 
     def __init__(self) -> None:
         super().__init__()
-        # To find its oldest entry, a dict would scan the gaps of all deleted ones.
+        # A plain dict would scan the gaps of deleted entries to find its oldest one.
         self.by_key: OrderedDict[str, _Window] = OrderedDict()
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
@@ -126,7 +126,7 @@ class Windows(Storage):
         return window if window and window.ends > time.monotonic() else None
 
     def _evict(self) -> None:
-        """Remove up to two ended windows for each new one, so that no request scans many."""
+        """Remove up to two ended windows for each new one, so that no request has to scan many."""
         for _ in range(2):
             oldest = next(iter(self.by_key))
             if len(self.by_key) > MAX_WINDOWS or self._find_current(oldest) is None:

@@ -74,7 +74,7 @@ class Keyring:
         return found
 
     def _refresh(self) -> None:
-        """Read the file if it has changed; an invalid one is logged once, and the old keys stay."""
+        """Read the file if it has changed; log an invalid one once, and keep the old keys."""
         state = _read_state(self.path)
         if state == self._state:
             return
@@ -91,7 +91,7 @@ class Keyring:
 
 
 def parse_keys(text: str, path: Path) -> tuple[Key, ...]:
-    """Return the keys of a file's text, maybe none. Raises KeysError for the first invalid line."""
+    """Return the keys in a file's text. Raises KeysError for the first invalid line."""
     keys: dict[bytes, Key] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
@@ -133,7 +133,7 @@ def _read(path: Path) -> str:
         raise KeysError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise KeysError(
-            f"{path}: expected a file of keys, found something that is no text"
+            f"{path}: expected a file of keys, found something that is not text"
         ) from error
 
 

@@ -1,6 +1,6 @@
-"""Rate limits: how often a caller, known by key or else by address, may call.
+"""Rate limits: how many requests a caller, identified by key or else by address, may send.
 
-Plain ASGI, before the body is read. Knows nothing of where requests are counted, nor of the queue,
+Plain ASGI, before the body is read. Knows nothing of where requests are counted, or of the queue,
 which has its own admission.
 """
 
@@ -44,7 +44,7 @@ class RateLimit:
 
 
 class Charges:
-    """What one request uses of its caller's rates: once, and again for each further file in it."""
+    """Charges a request to its caller's rates, and each further file in it as another request."""
 
     def __init__(self, counts: Counts, caller: str) -> None:
         self.uses: Sequence[Use] = ()
@@ -72,7 +72,7 @@ def _format_name(rate: RateLimitItem) -> str:
 
 
 def identify_caller(scope: Scope) -> str:
-    """Return the key's name or the address; for IPv6 the network of 64 bits, as one home has it."""
+    """Return the key's name or the address; for IPv6 the 64-bit network, which one home has."""
     if "caller" in scope:
         return str(scope["caller"].name)
     host = scope["client"][0] if scope.get("client") else "unknown"
@@ -95,6 +95,6 @@ def _make_too_many(exhausted: Sequence[Use]) -> TooManyRequests:
     )
     return TooManyRequests(
         f"The limit for one caller is {rates}.",
-        remedy=f"Come back in {seconds} s, and keep to what the RateLimit header leaves.",
+        remedy=f"Try again in {seconds} s. The RateLimit header says how many requests are left.",
         retry_after_s=seconds,
     )

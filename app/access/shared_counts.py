@@ -1,8 +1,7 @@
-"""The counts of the requests of each caller, in a Redis server that all processes share.
+"""Counts the requests of each caller in a Redis server that all processes share.
 
-One server, several workers or many replicas then have one limit. While Redis does not answer, this
-process counts alone: a limit protects the service, so it must not be what takes it down. Knows
-nothing of HTTP.
+So the workers of one server, or many replicas, have one limit. While Redis does not answer, this
+process counts alone, because a rate limit must not take the service down. Knows nothing of HTTP.
 """
 
 import asyncio
@@ -24,16 +23,16 @@ if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
 
 KEY_PREFIX = "segmentation"
-"""Every key in Redis begins with it; the library adds caller and rate."""
+"""The prefix of every key in Redis; the library adds the caller and the rate."""
 
 MAX_CONNECTIONS = 16
-"""The connections to Redis of one process; a request waits for a free one."""
+"""The number of connections of one process to Redis; a request waits for a free one."""
 
 TIMEOUT_S = 0.5
-"""The time that a request waits for Redis; the answer normally takes less than a millisecond."""
+"""The time that a request waits for Redis, which normally answers within a millisecond."""
 
 PAUSE_S = 5
-"""The time after a failure in which Redis is not asked, so that few requests wait in vain."""
+"""The time after a failure before Redis is asked again, so that few requests wait in vain."""
 
 log = structlog.get_logger("segmentation")
 
@@ -43,14 +42,14 @@ class RateStorageError(Exception):
 
 
 class SharedCounts:
-    """Counts the requests that all processes get, each in its window of a fixed length.
+    """Counts the requests that all processes receive, in windows of a fixed length.
 
     Two processes may see the last free request of a rate at the same time. One of them gets it; the
-    other request is refused, but counts towards the other rates.
+    other one's request is refused, but still counts towards the other rates.
     """
 
     def __init__(self, uri: str, rates: Sequence[RateLimitItem], *, fallbacks: Counter) -> None:
-        """Connect at the first request. Raises RateStorageError without the package redis.
+        """Connects at the first request. Raises RateStorageError if the package redis is missing.
 
         `fallbacks` counts the requests that this process has counted alone.
         """
@@ -74,7 +73,7 @@ class SharedCounts:
     async def take(self, caller: str) -> Sequence[Use]:
         """Use one request of each rate, or of none if one of them is exhausted."""
         if self._is_reachable or time.monotonic() >= self._ask_again:
-            self._ask_again = time.monotonic() + PAUSE_S  # others do not wait beside this one
+            self._ask_again = time.monotonic() + PAUSE_S  # while it fails, only this one waits
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     uses = await self._take(caller)
@@ -92,7 +91,7 @@ class SharedCounts:
 
     async def _take(self, caller: str) -> Sequence[Use]:
         free = [True] * len(self._rates)
-        if len(free) > 1:  # with one rate, its hit alone decides
+        if len(free) > 1:  # for a single rate, `hit` tests and counts at once
             free = [await self._limiter.test(rate, caller) for rate in self._rates]
         if all(free):
             free = [await self._limiter.hit(rate, caller) for rate in self._rates]

@@ -22,7 +22,7 @@ from app.cli import ROOT
 from app.environment import load_env_file
 from app.observability.console import GREEN, RED, YELLOW, paint
 from app.process.sockets import ListenError, bind
-from app.settings import PREFIX, Settings, unknown_variables
+from app.settings import PREFIX, Settings, find_unknown_variables
 
 TIMEOUT_S = 300
 """Of the look at the network's side: it may compile the engine, and imports torch."""
@@ -89,7 +89,7 @@ def _check_page() -> Finding:
 
 def check_settings(settings: Settings) -> Iterator[Finding]:
     """Look at what the settings name: variables, ports, keys."""
-    for name in unknown_variables(os.environ):
+    for name in find_unknown_variables(os.environ):
         yield "note", "settings", f"{name} is no setting, and ignored", "fcn serve --help lists all"
     try:
         bound = bind(settings)

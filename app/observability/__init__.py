@@ -1,1 +1,1 @@
-"""What an operator sees: metrics, logs, stages, request ids and memory."""
+"""What operators see: metrics, logs, traces, stages, request ids and memory."""

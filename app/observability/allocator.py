@@ -1,7 +1,7 @@
 """Settings of glibc's allocator, so that it returns freed memory to the system.
 
-By default glibc keeps a heap for each thread. Requests of all sizes fragment them, and a process
-grows for hours without a leak. Does nothing with other C libraries.
+By default glibc keeps a heap for each thread. Requests of all sizes fragment the heaps, and the
+process grows for hours without a leak. With other C libraries, this does nothing.
 """
 
 import ctypes
@@ -10,16 +10,16 @@ from contextlib import suppress
 
 M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
-"""These are parameters of mallopt(3)."""
+"""The parameters of mallopt(3)."""
 
 MAX_ARENAS = 2
 
 LARGE_BYTES = 2 * 2**20
-"""A block of this size is mapped, and returned to the system when it is freed."""
+"""Blocks of at least this size are mapped, and return to the system when they are freed."""
 
 
 def limit_kept_memory() -> None:
-    """Set the parameters, before threads start; glibc's environment variables override them."""
+    """Set the parameters. Call this before threads start; glibc's variables override them."""
     with suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)
         if "MALLOC_ARENA_MAX" not in os.environ:

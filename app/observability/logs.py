@@ -1,7 +1,7 @@
 """Logging: one line on standard error for each event, of this package and of libraries.
 
-Callers choose paths, and sometimes the text of an exception, so every value is made printable and
-is limited in length: no caller can forge a line. Knows nothing of requests.
+Clients choose paths, and sometimes the text of an exception. So every value is made printable and
+is limited in length: no client can forge a line. Knows nothing of requests.
 """
 
 import logging
@@ -19,7 +19,7 @@ from app.observability.console import is_coloured
 MAX_CHARACTERS = 500
 """The limit of one value, or of one line of a traceback."""
 MAX_LINES = 200
-"""The limit of a traceback, whose middle is left out."""
+"""The limit of a traceback; the middle of a longer one is left out."""
 
 OURS = ("segmentation", "app", "model", "fcn_service")
 
@@ -50,7 +50,7 @@ def configure_logging(*, level: str, log_format: str) -> None:
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    # Libraries' debug messages hold what they work on: Pillow's the tags of an upload.
+    # Debug messages of libraries contain data of clients: Pillow's, the tags of an upload.
     root.setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
     for name in OURS:
         logging.getLogger(name).setLevel(level.upper())
@@ -63,7 +63,7 @@ def _choose_renderers(log_format: str) -> list[Any]:
     """Return the processors that turn an event into a line: JSON, or text for a terminal."""
     if log_format == "json":
         return [
-            # Without the frames' variables: they hold images and headers.
+            # Local variables are left out, because they hold images and headers.
             ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             make_event_printable,
             structlog.processors.JSONRenderer(),

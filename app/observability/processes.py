@@ -30,5 +30,5 @@ class ProcessesCollector(Collector):
 
 
 def _collect_process(pid: int) -> Iterable[Metric]:
-    """Return the metrics of a process: none, or only some, if it has just ended."""
+    """Return the metrics of a process; some or all are missing if it has just ended."""
     return ProcessCollector(pid=lambda: pid, registry=None).collect()

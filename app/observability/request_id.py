@@ -1,4 +1,4 @@
-"""The id of the request that the current task works for."""
+"""The id of the request for which the current task runs."""
 
 import structlog
 

@@ -1,18 +1,18 @@
 """The stages of a request and their durations, for Server-Timing and the metrics.
 
-Knows nothing of what the stages are.
+Knows nothing of what the stages do.
 """
 
 import time
 
 LAST = "over"
-"""The stage after the last one, which takes no time."""
+"""The stage that ends the last one, and takes no time itself."""
 
 
 class Stages:
     """The current stage of one request, and the seconds that each stage took, in order.
 
-    A request is always in exactly one stage, so the durations add up to that of the request.
+    A request is always in exactly one stage, so the durations add up to the request's.
     """
 
     def __init__(self, first: str = "accept") -> None:
@@ -27,7 +27,7 @@ class Stages:
         self.current, self._since = stage, now
 
     def open_part(self) -> "Stages":
-        """Return the stages of a part of the request that runs beside others, such as one file."""
+        """Return the stages of a part of the request, such as one of several files."""
         return Stages("turn")
 
     def format_server_timing(self) -> str:

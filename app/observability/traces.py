@@ -1,7 +1,7 @@
-"""Traces: a span for each request, and one in it for each of its stages, for OpenTelemetry.
+"""Traces for OpenTelemetry: a span for each request, with a child span for each of its stages.
 
-A caller's trace continues (W3C Trace Context). Imports OpenTelemetry only where traces are on, and
-knows nothing of images. Nothing global is set: libraries that make spans of their own make none.
+Continues the client's trace (W3C Trace Context). Imports OpenTelemetry only if traces are on. Sets
+no global provider, so that instrumented libraries create no spans. Knows nothing of images.
 """
 
 import os
@@ -18,21 +18,22 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
 SERVICE_NAME = "segmentation"
-"""The name of the service unless OTEL_SERVICE_NAME gives another."""
+"""The name of the service; OTEL_SERVICE_NAME overrides it."""
 
 PROTOCOL = "http/protobuf"
 PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 LAST_EXPORT_S = 2.0
-"""The time for the last spans at the end of the process; a collector that is down gets none."""
+"""The time to send the last spans when the process ends; if the collector is down, they get lost.
+"""
 
 
 class TracesError(Exception):
-    """Traces cannot be sent: a package is missing, or a variable of OTLP's names another way."""
+    """Traces cannot be sent: a package is missing, or a variable OTEL_... cannot be used."""
 
 
 class TracedStages(Stages):
-    """Stages that are spans, too, within the span of their request or of a part of it."""
+    """Stages that are also child spans of their request's span, or of the span of a file."""
 
     def __init__(self, tracer: "Tracer", span: "Span", first: str = "accept") -> None:
         from opentelemetry.trace import set_span_in_context
@@ -57,7 +58,7 @@ class TracedStages(Stages):
 
 
 class _Part(TracedStages):
-    """The stages of one file of several, whose span ends with the last of them."""
+    """The stages of one of several files; the file's span ends with the last stage."""
 
     def enter(self, stage: str) -> None:
         super().enter(stage)
@@ -66,7 +67,7 @@ class _Part(TracedStages):
 
 
 class Traces:
-    """Makes the spans of requests and sends them in the background, until it is closed."""
+    """Creates the spans of requests, and sends them in the background until it is closed."""
 
     def __init__(self, processor: "SpanProcessor") -> None:
         from opentelemetry.sdk.trace import TracerProvider
@@ -78,7 +79,7 @@ class Traces:
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> TracedStages:
-        """Return the stages of a request, whose span has begun and continues the caller's trace."""
+        """Start a request's span, which continues the client's trace, and return its stages."""
         from opentelemetry.trace import SpanKind
 
         carrier = {
@@ -104,21 +105,21 @@ class Traces:
         stages.span.end()
 
     def close(self) -> None:
-        """Send the last spans; with a collector that hangs, this takes as long as it does."""
+        """Send the last spans. Blocks for as long as the collector hangs."""
         self._provider.shutdown()
 
 
 def get_trace_ids(stages: TracedStages) -> dict[str, str]:
-    """Return the ids of the trace and of the request's span, for its lines in the log."""
+    """Return the ids of the trace and of the request's span, for the request's log lines."""
     context = stages.span.get_span_context()
     return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
 
 
 def open_traces() -> Traces:
-    """Return traces that go where OTLP's variables say. Raises TracesError."""
+    """Return traces that are sent to the collector of the variables OTEL_... Raises TracesError."""
     for variable in PROTOCOL_VARIABLES:
         if (protocol := os.environ.get(variable) or PROTOCOL) != PROTOCOL:
-            raise TracesError(f"{variable}={protocol}: traces are sent by {PROTOCOL} only")
+            raise TracesError(f"{variable}={protocol}: only {PROTOCOL} is supported")
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -129,12 +130,12 @@ def open_traces() -> Traces:
         ) from error
     try:
         return Traces(BatchSpanProcessor(OTLPSpanExporter()))
-    except ValueError as error:  # a variable of the exporter's or the processor's
+    except ValueError as error:  # from the exporter or the processor
         raise TracesError(f"the variables OTEL_... cannot be used: {error}") from error
 
 
 def make_resource() -> "Resource":
-    """Return what is known of this process; the variables of OpenTelemetry override it."""
+    """Return the attributes of this process; the variables of OpenTelemetry override them."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
     own: dict[str, str | int] = {

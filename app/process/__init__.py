@@ -1,1 +1,1 @@
-"""The process: sockets and connections, signals and the end, one worker or several."""
+"""The process: sockets and connections, signals and shutdown, one worker or several."""

@@ -1,8 +1,8 @@
 """The limits of one connection.
 
 Limits the number of connections, the bytes of a request's head, and the time for a head, for the
-rest of an unread body, between requests, and for reading an answer. Knows nothing of images;
-`app.http` limits the time and the bytes of a body that is read.
+rest of an unread body, between requests, and for the client to read an answer. Knows nothing of
+images; `app.http` limits the time and the bytes of a body that is read.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ MAX_PIPELINED = 16
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """The settings of the limits. With `max_connections` 0 connections are not limited.
+    """The settings of the limits. With `max_connections=0`, the number is not limited.
 
-    `send_timeout_s` is the time in which the caller must read MIN_SENT_BYTES of an answer.
+    `send_timeout_s` is the time in which the client must read MIN_SENT_BYTES of an answer.
     """
 
     max_connections: int = 0
@@ -34,7 +34,7 @@ class ConnectionLimits:
 
 
 class LimitedConnection(Connection):
-    """A connection with timers for what is read and for the answer, beside uvicorn's idle timer."""
+    """A connection with timers for reading and for the answer, besides uvicorn's idle timer."""
 
     def __init__(self, *, limits: ConnectionLimits, **rest: Any) -> None:
         super().__init__(**rest)
@@ -45,7 +45,7 @@ class LimitedConnection(Connection):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Writers resume when the socket has taken all bytes; an answer is counted until then.
+        # Writers resume when the socket has taken all bytes, so an answer is counted until then.
         transport.set_write_buffer_limits(high=0)
         self._metrics.connections.inc()
         if 0 < self._limits.max_connections < len(self.connections):
@@ -101,7 +101,7 @@ class LimitedConnection(Connection):
         self._awaits_head = True
         self._unparsed_bytes = 0
         super().on_message_complete()
-        if self.cycle.response_complete:  # and idle only now
+        if self.cycle.response_complete:  # the connection is idle only now
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -123,16 +123,16 @@ class LimitedConnection(Connection):
     def _on_slow_head(self) -> None:
         self._timer = None
         if self.cycle is not None and not self.cycle.response_complete:
-            # The caller waits for the previous answer before it completes the next head.
+            # The client waits for the previous answer before it completes the next head.
             self._start_timer(self._limits.head_timeout_s, self._on_slow_head)
         elif self.cycle is None and not self._unparsed_bytes:
-            self.transport.close()  # browsers open unused connections: there is nothing to answer
+            self.transport.close()  # an unused connection, as browsers open them: nothing to answer
         else:
             limit_s = self._limits.head_timeout_s
             self._refuse(
                 RequestTimeout(
-                    f"The request's head did not come within {limit_s:g} s.",
-                    remedy="Send it at once.",
+                    f"The request's head did not arrive within {limit_s:g} s.",
+                    remedy="Send the whole head at once.",
                 )
             )
 
@@ -147,7 +147,7 @@ class LimitedConnection(Connection):
             self._watch_sending()
 
     def _watch_sending(self) -> None:
-        """Abort the connection if the caller stops reading: the answer would be held for ever."""
+        """Abort the connection if the client stops reading, or the answer would be held forever."""
         self._stop_watching_sending()
         if unsent_bytes := self.transport.get_write_buffer_size():
             self._sending = self.loop.call_later(

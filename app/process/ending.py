@@ -1,4 +1,4 @@
-"""The end of a process that has nothing left to do. Knows nothing of what it has done."""
+"""Ends a process that has nothing left to do. Knows nothing of what it has done."""
 
 import os
 import sys
@@ -7,13 +7,13 @@ from typing import NoReturn
 
 
 def end_process(status: int) -> NoReturn:
-    """End with this exit status, at once, and with the output written.
+    """Write out buffered output, and exit at once with this status.
 
-    The interpreter's own end would wait for threads whose decoder or engine runs C code, which
-    nothing interrupts, and would spend a quarter of a second of processor on objects whose memory
-    the system takes back anyway: on busy cores, more than a second after the drain's limit.
+    A normal exit would wait for threads that run a decoder or the engine in C, which cannot be
+    interrupted. It would also spend a quarter of a second of CPU time on freeing objects: on busy
+    cores, the process would exit more than a second after the drain's limit.
     """
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # whoever read it has gone
+        with suppress(OSError):  # the reader has closed its end
             stream.flush()
     os._exit(status)

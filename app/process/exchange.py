@@ -19,7 +19,7 @@ class Exchange:
     """Wraps the application that the cycle runs, and the transport that it writes to."""
 
     def __init__(self, app: Any, cycle: RequestResponseCycle, *, close: Callable[[], None]) -> None:
-        """`close` replaces the transport's, because the caller may still be sending."""
+        """`close` replaces the transport's, because the client may still be sending."""
         self._app = app
         self._transport = cycle.transport
         self._close = close
@@ -37,7 +37,7 @@ class Exchange:
         await self._app(scope, receive_body, send)
 
     def begin(self) -> None:
-        """Send the beginning that every answer has, before the answer is known."""
+        """Send BEGINNING before the answer is known."""
         self._transport.write(BEGINNING)
         self._begun_bytes = len(BEGINNING)
 
@@ -62,6 +62,6 @@ def fail_body(cycle: RequestResponseCycle, error: RequestError) -> None:
 
 
 def disconnect(cycle: RequestResponseCycle) -> None:
-    """Tell the application that its caller has disconnected."""
+    """Tell the application that its client has disconnected."""
     cycle.disconnected = True
     cycle.message_event.set()

@@ -10,7 +10,7 @@ log = structlog.get_logger("segmentation")
 
 
 def raise_file_limit(connections: int) -> None:
-    """Allow so many open connections, as far as the system's hard limit permits."""
+    """Raise the limit for so many open connections, as far as the system's hard limit permits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + FILES_BESIDE_CONNECTIONS
     if soft < wanted:

@@ -37,7 +37,7 @@ class RequestParser:
 
     def _make_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
-        # "Connection: close" is about the answer; what follows such a request is no error.
+        # "Connection: close" concerns the answer; bytes that follow the request are no error.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
@@ -55,7 +55,7 @@ class RequestParser:
             ) from error
 
     def _feed(self, data: bytes) -> bytes:
-        """Return the unparsed bytes: the parser stops behind a head that asks for an upgrade."""
+        """Return the bytes that are not parsed yet: the parser stops after a head with Upgrade."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as stop:
@@ -66,8 +66,8 @@ class RequestParser:
     def _ignore_upgrade(self) -> None:
         """Continue as if the request had not asked for an upgrade (RFC 9110, 7.8).
 
-        The parser treats the following bytes as another protocol, which cannot be changed. So a new
-        parser reads the head again, without the Upgrade field, and then the body.
+        The parser would treat the following bytes as another protocol, and has no option against
+        it. So a new parser reads the head again, without the Upgrade field, and then the body.
         """
         fields = [field for field in self._fields if field[0].lower() != b"upgrade"]
         version = self._parser.get_http_version().encode()
@@ -85,13 +85,13 @@ class RequestParser:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._is_in_head:  # a trailer has no say in what its request is (RFC 9110, 6.5.1)
+        if self._is_in_head:  # trailers do not change their request (RFC 9110, 6.5.1)
             self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         if self._parser.get_method() == b"CONNECT":
-            raise Unimplemented("This server is no proxy.", remedy="Send another method.")
+            raise Unimplemented("This server is not a proxy.", remedy="Use another method.")
         if self._parser.should_upgrade():
             return
         codings = [value for name, value in self._fields if name.lower() == b"transfer-encoding"]
@@ -126,16 +126,16 @@ class RequestParser:
 
 
 def require_chunked(codings: bytes, *, version: str) -> None:
-    """Raise unless the body is chunked and nothing else (RFC 9112, 6.1 and 6.3)."""
+    """Raise unless chunked is the only transfer coding (RFC 9112, 6.1 and 6.3)."""
     names = [name.strip().lower() for name in codings.split(b",")]
     shown = codings[:100].decode("latin-1")
     if version == "1.0" or names[-1] != b"chunked" or b"chunked" in names[:-1]:
         raise BadRequest(
-            f"Where the body ends is uncertain with Transfer-Encoding {shown!r} in HTTP/{version}.",
+            f"Transfer-Encoding {shown!r} in HTTP/{version} leaves the end of the body uncertain.",
             remedy="Send a Content-Length, or chunked as the last coding in HTTP/1.1.",
         )
     if len(names) > 1:
         raise Unimplemented(
             f"Transfer-Encoding {shown!r} has codings besides chunked.",
-            remedy="Send the body chunked only, or with a Content-Length.",
+            remedy="Use only chunked, or send a Content-Length.",
         )

@@ -1,7 +1,7 @@
 """The listener of one worker on the shared socket: it accepts only while the worker is ready.
 
-Any ready worker accepts a connection in the socket's queue, so a worker that loads, drains, is
-stuck or was killed delays none. Knows nothing of HTTP.
+Any ready worker may accept the next connection in the socket's queue. So a worker that is loading,
+draining, stuck or killed delays no connection. Knows nothing of HTTP.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Listener:
         return self._server is not None
 
     async def open(self) -> None:
-        """Accept connections, unless `is_wanted` says no by now. Raises OSError."""
+        """Accept connections, if `is_wanted` still returns true. Raises OSError."""
         async with self._turn:
             if self._is_wanted() and self._server is None:
                 loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
-"""One connection (RFC 9112): every complete request is answered, whatever follows it.
+"""One connection (RFC 9112): every complete request is answered, whatever bytes follow it.
 
-Uvicorn's HTTP/1.1 with a stricter parser, refusals as problem details, and support for callers who
+Uvicorn's HTTP/1.1 with a stricter parser, refusals as problem details, and support for clients that
 close their sending side and wait. Knows nothing of limits or of images.
 """
 
@@ -26,18 +26,21 @@ from app.process.framing import RequestParser
 from app.process.resets import CAN_WATCH, ResetWatcher
 
 LINGER_S = 5
-"""The seconds for the rest of a body whose request is already answered. Closing at once could
-discard the answer before a caller who is still sending has read it (RFC 9112, 9.6).
+"""The seconds to read the rest of a body whose request is already answered. Closing at once could
+discard the answer before a client that is still sending has read it (RFC 9112, 9.6).
 """
 
 ANSWER_BEGINS_AFTER_S = 0.5
-"""The seconds from a caller's end of input to the beginning of the answer, which shows whether the
-connection still exists.
+"""The seconds after a client's end of input at which the beginning of the answer is sent, to find
+out whether the connection still exists.
 """
 
 
 class Connection(HttpToolsProtocol):
-    """Uvicorn's `cycle` is the last request whose head has come; `_current` is being answered."""
+    """One connection. Uvicorn's `cycle` is the last request whose head has arrived.
+
+    `_current` is the request that is being answered.
+    """
 
     def __init__(self, *, metrics: Metrics, resets: ResetWatcher, **rest: Any) -> None:
         super().__init__(**rest)
@@ -47,7 +50,7 @@ class Connection(HttpToolsProtocol):
         self._current: RequestResponseCycle | None = None
         self._exchange: Exchange | None = None
         self._refusal: RequestError | None = None
-        """The error of what followed the requests that are being answered."""
+        """The error in the bytes after the last complete request, answered after that request."""
         self._has_body_to_come = False
         self._discards = False
         self._is_lingering = False
@@ -107,10 +110,11 @@ class Connection(HttpToolsProtocol):
         return int(self.transport.get_extra_info("socket").fileno())
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Return whether to keep the connection after the caller's end of input (RFC 9112, 9.6).
+        """Return whether to keep the connection after the client's end of input (RFC 9112, 9.6).
 
-        The caller may have closed it, or only its sending side, which looks the same until
-        something is sent: a closed connection is then reset. The beginning of the answer suffices.
+        The client may have closed the connection, or only its sending side. Both look the same
+        until something is sent, which resets a closed connection: the beginning of the answer is
+        enough for that.
         """
         if not CAN_WATCH or self._is_idle or not self._drop_incomplete_request():
             self._close()
@@ -140,7 +144,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _is_idle(self) -> bool:
-        """Whether every request whose head has come is answered."""
+        """Whether every request whose head has arrived is answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def _refuse(self, error: RequestError) -> None:
@@ -148,7 +152,7 @@ class Connection(HttpToolsProtocol):
         self._discards = True
         self._stop_timer()
         if self._has_body_to_come and self._is_idle:
-            self._linger()  # it has its answer
+            self._linger()  # the request has its answer
         elif self._has_body_to_come:
             fail_body(self.cycle, error)
         elif self._is_idle:
@@ -157,7 +161,7 @@ class Connection(HttpToolsProtocol):
             self._refusal = error
 
     def _respond(self, error: RequestError) -> None:
-        """Send an answer without the application, which has not seen a request."""
+        """Send an answer that does not come from the application, which has seen no request."""
         self._metrics.rejections.labels(find_reason(error)).inc()
         response = create_response(error)
         response.headers["Date"] = format_date(int(time.time()))
@@ -175,7 +179,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _linger(self) -> None:
-        """Close the sending side, and the connection when the caller has closed it, too."""
+        """Close the sending side; the connection is closed when the client has closed its side."""
         self._discards = self._is_lingering = True
         self._unset_keepalive_if_required()
         self._resets.forget(self._descriptor)

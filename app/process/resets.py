@@ -12,7 +12,7 @@ CAN_WATCH = hasattr(select, "epoll")
 
 
 class ResetWatcher:
-    """Watches connections of one event loop; has a descriptor only while it watches any."""
+    """Watches connections of one event loop; uses a descriptor only while it watches any."""
 
     def __init__(self) -> None:
         self._epoll: select.epoll | None = None

@@ -1,4 +1,4 @@
-"""The HTTP server of one process: its sockets, its signals and its shutdown, on top of uvicorn.
+"""The HTTP server of one process on top of uvicorn: its sockets, signals and shutdown.
 
 Knows nothing of images.
 """
@@ -40,6 +40,7 @@ EXIT_DEVICE_LOST = 71
 """The exit status of a process whose GPU fails every call (EX_OSERR): a new one may use it."""
 
 LAST_ANSWERS_S = 1
+"""The seconds to send the last answers after the service has died."""
 
 log = structlog.get_logger("segmentation")
 
@@ -53,9 +54,9 @@ class Server(uvicorn.Server):
     def __init__(
         self, settings: Settings, sockets: Sequence[socket] = (), *, peers: Peers | None = None
     ) -> None:
-        """`sockets` are those of `bind`, which is called without them. Raises ListenError.
+        """`sockets` come from `bind`, which is called if there are none. Raises ListenError.
 
-        `peers` are the other workers, with which the sockets are shared.
+        `peers` are the other workers, which share the sockets.
         """
         self.event_loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -65,7 +66,7 @@ class Server(uvicorn.Server):
         self._reloading: set[asyncio.Task[None]] = set()
         self._sockets = list(sockets or bind(settings))
         self.address = find_url(self._sockets[0])
-        """The URL at which it listens; with port 0, the system has chosen the port."""
+        """The URL of the server, with the port that the system chose for port 0."""
         self.operations_address = find_url(self._sockets[-1])
         """The URL of probes and metrics."""
         self.settings = settings
@@ -119,8 +120,8 @@ class Server(uvicorn.Server):
     def _take_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         """Handle signals in the event loop, between two callbacks.
 
-        Uvicorn's handlers interrupt a callback, which may hold a lock that they need, such as that
-        of a metric.
+        Uvicorn's handlers interrupt a callback, which may hold a lock that they need, such as the
+        lock of a metric.
         """
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -129,7 +130,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Install none of uvicorn's handlers: signals end the process until the loop is ready."""
+        """Replace uvicorn's signal handlers: until the loop is ready, signals end the process."""
         yield
 
     async def _start_operations(self, bound: socket) -> asyncio.Server:
@@ -145,16 +146,16 @@ class Server(uvicorn.Server):
             await self._stopping.wait()
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """Answer accepted requests, at the limit with a 503; probes are answered until then."""
+        """Answer accepted requests, at the limit with a 503. Probes are answered until the end."""
         self.service.drain()
         for server in self.servers:
             server.close()
         self._sockets[0].close()
-        await asyncio.sleep(0)  # so that the loop releases them
+        await asyncio.sleep(0)  # lets the loop release the sockets
         if self.failure is None:
             log.info("Shutting down")
         limit_s = self.config.timeout_graceful_shutdown or 0
-        self.service.ending.end_within(limit_s)
+        self.service.draining.end_within(limit_s)
         self.config.timeout_graceful_shutdown = limit_s + GRACE_S  # type: ignore[assignment]
         await super().shutdown(sockets=sockets)
         if self._operations is not None:
@@ -197,7 +198,7 @@ class Server(uvicorn.Server):
             self.take_requests()
 
     def take_requests(self) -> None:
-        """Report that the engine is warm. The sockets are open since the start, for the probes."""
+        """Log that requests are accepted. The sockets are open from the start, for probes."""
         predictor = self.service.predictor
         log.info(
             "ready",
@@ -209,19 +210,19 @@ class Server(uvicorn.Server):
         )
 
     def _on_died(self, _: Future[None]) -> None:
-        """Stop at once: every request has an answer, which only has to be sent."""
+        """Stop at once: every request has its answer, which only has to be sent."""
         self.config.timeout_graceful_shutdown = LAST_ANSWERS_S
-        self.service.ending.end_within(LAST_ANSWERS_S)
+        self.service.draining.end_within(LAST_ANSWERS_S)
         self.should_exit = True
 
 
 def make_protocol(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:
-    """Return the protocol of one new connection, as uvicorn makes it."""
+    """Return the protocol object of a new connection, as uvicorn creates it."""
     return config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
 
 
 def serve(server: Server) -> NoReturn:
-    """Run the server and end the process. The error of a failed start is printed."""
+    """Run the server, print the error if it could not start, and end the process."""
     allocator.limit_kept_memory()
     server.run()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:

@@ -47,7 +47,7 @@ def _bind_one(host: str, port: int, *, listening: bool) -> socket:
                 bound.listen(BACKLOG)
         except OSError as error:
             raise ListenError(error.errno, error.strerror, format_address(host, port)) from error
-        stack.pop_all()  # it stays open
+        stack.pop_all()  # the socket stays open
     return bound
 
 

@@ -1,4 +1,4 @@
-"""The first step of every process of the service: read the settings and configure the log."""
+"""The first step of every process of the service: reads the settings and configures the log."""
 
 import re
 import sys
@@ -12,9 +12,9 @@ EXIT_USAGE = 2
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment and configure the log with them.
+    """Read the settings from the environment, and configure the log with them.
 
-    Invalid values end the program with one line for each.
+    For invalid values, prints one line each and exits.
     """
     try:
         settings = Settings()
@@ -29,5 +29,5 @@ def load_settings() -> Settings:
 
 
 def hide_password(text: str) -> str:
-    """Replace the user and the password of a URL."""
+    """Replace the user and the password in a URL."""
     return re.sub(r"//.*@", "//***@", text)

@@ -1,7 +1,7 @@
-"""The supervisor: starts workers on shared sockets and replaces each that exits.
+"""The supervisor: starts workers on shared sockets, and restarts those that exit.
 
-It only waits for signals. A temporary folder holds the workers' metrics and shared state. Knows
-nothing of HTTP.
+Otherwise it only waits for signals. A temporary folder holds the workers' metrics and shared state.
+Knows nothing of HTTP.
 """
 
 import ctypes
@@ -32,14 +32,14 @@ WORKER = f"{__package__}.worker"
 """The module that each worker runs."""
 
 CANNOT_START = {1, 2}
-"""The exit statuses of a worker that would fail again."""
+"""The exit statuses of a worker that cannot start, and would fail again."""
 
 SHORT_LIFE_S = 10
 PAUSE_S = 2
-"""A worker that lived less than SHORT_LIFE_S is replaced after this pause."""
+"""A worker that lived less than SHORT_LIFE_S is restarted after this pause."""
 
 LONGER_THAN_DRAIN_S = 5
-"""A worker is killed if it has not exited these seconds after the drain's limit."""
+"""The seconds after the drain's limit at which a worker that has not exited is killed."""
 
 PR_SET_PDEATHSIG = 1
 """This is an option of prctl(2)."""
@@ -48,8 +48,8 @@ log = structlog.get_logger("segmentation")
 
 
 @dataclass(frozen=True, slots=True)
-class _Birth:
-    """The start of a worker: its place among the workers, and a reading of the monotonic clock."""
+class _Start:
+    """The start of a worker: its slot, and when it was started, on the monotonic clock."""
 
     number: int
     at: float
@@ -60,18 +60,18 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         """Bind the sockets and block the signals. Raises ListenError and OSError."""
-        # Blocked signals stay pending until `run` waits for them: none is missed, none interrupts.
+        # Blocked signals stay pending until `run` waits for them: none gets lost or interrupts.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self._settings = settings
-        self._sockets = sockets.bind(settings, listening=False)  # the first warm worker listens
+        self._sockets = sockets.bind(settings, listening=False)  # the first ready worker listens
         self._peers = Peers.create(
             Path(tempfile.mkdtemp(prefix="segmentation-metrics-")), workers=settings.workers
         )
         self._restarts = Metrics(self._peers).engine_restarts
         self._has_replaced = False
-        self._births: dict[subprocess.Popen[bytes], _Birth] = {}
+        self._starts: dict[subprocess.Popen[bytes], _Start] = {}
         self._due: dict[int, float] = {}
-        """The time at which a worker should be started, by place."""
+        """When to start a worker, on the monotonic clock, by slot."""
 
     def run(self) -> int:
         """Supervise until SIGTERM or Ctrl-C, and return the exit status."""
@@ -92,8 +92,8 @@ class Supervisor:
             if arrived in (signal.SIGTERM, signal.SIGINT):
                 return self._stop(was_interrupted=arrived == signal.SIGINT)
             if arrived == signal.SIGHUP:
-                _send_signal(self._births, signal.SIGHUP)
-            for worker in [worker for worker in self._births if worker.poll() is not None]:
+                _send_signal(self._starts, signal.SIGHUP)
+            for worker in [worker for worker in self._starts if worker.poll() is not None]:
                 if worker.returncode in CANNOT_START and not self._has_replaced:
                     self._stop()
                     return worker.returncode
@@ -109,44 +109,44 @@ class Supervisor:
         descriptors = [bound.fileno() for bound in self._sockets]
         threads = self._settings.threads or max(1, usable_cores() // self._settings.workers)
         arguments = [self._peers.folder, number, *descriptors]
-        worker = subprocess.Popen(  # noqa: S603, nothing of it is a caller's
+        worker = subprocess.Popen(  # noqa: S603, nothing in it comes from a client
             [sys.executable, "-m", WORKER, *map(str, arguments)],
             pass_fds=descriptors,
             env=os.environ | {f"{PREFIX}THREADS": str(threads)},
             preexec_fn=partial(become_worker, os.getpid()),
         )
-        self._births[worker] = _Birth(number, time.monotonic())
-        self._peers.seat(number, worker.pid)
+        self._starts[worker] = _Start(number, time.monotonic())
+        self._peers.assign(number, worker.pid)
         log.info("worker started", worker=worker.pid)
 
     def _replace(self, worker: subprocess.Popen[bytes]) -> None:
         now = time.monotonic()
-        birth = self._births.pop(worker)
-        self._peers.seat(birth.number, 0)
+        start = self._starts.pop(worker)
+        self._peers.assign(start.number, 0)
         log.error("worker ended", worker=worker.pid, status=worker.returncode)
         mark_process_dead(worker.pid, self._peers.folder)  # type: ignore[no-untyped-call]
         self._restarts.inc()
         self._has_replaced = True
-        self._due[birth.number] = now if now - birth.at >= SHORT_LIFE_S else now + PAUSE_S
+        self._due[start.number] = now if now - start.at >= SHORT_LIFE_S else now + PAUSE_S
 
     def _stop(self, *, was_interrupted: bool = False) -> int:
-        """Stop all workers; return 0 if all exited normally, or by the signal while starting."""
+        """Stop all workers; return 0 if all exited normally, or by SIGTERM while loading."""
         self._peers.take_requests(False)
         for bound in self._sockets:
-            bound.close()  # connections that no worker has accepted are refused
-        _send_signal(self._births, signal.SIGTERM)
+            bound.close()  # refuses connections that no worker has accepted
+        _send_signal(self._starts, signal.SIGTERM)
         self._await_end(was_interrupted=was_interrupted)
-        for worker in self._births:
+        for worker in self._starts:
             if worker.poll() is None:
                 log.error("worker killed", worker=worker.pid)
                 worker.kill()
                 worker.wait()
-        return int(any(worker.returncode not in (0, -signal.SIGTERM) for worker in self._births))
+        return int(any(worker.returncode not in (0, -signal.SIGTERM) for worker in self._starts))
 
     def _await_end(self, *, was_interrupted: bool) -> None:
         """Wait for all workers to exit, until the drain's limit or a second Ctrl-C."""
         last = time.monotonic() + self._settings.drain_timeout_s + LONGER_THAN_DRAIN_S
-        while any(worker.poll() is None for worker in self._births):
+        while any(worker.poll() is None for worker in self._starts):
             arrived = _await_signal_until(last)
             if arrived is None or (arrived == signal.SIGINT and was_interrupted):
                 return
@@ -168,12 +168,12 @@ _libc = ctypes.CDLL(None)
 
 
 def become_worker(supervisor: int) -> None:
-    """Prepare the new process: it gets SIGTERM when the supervisor dies, and ignores Ctrl-C.
+    """Prepare the new process: it receives SIGTERM when the supervisor dies, and ignores Ctrl-C.
 
     A terminal sends Ctrl-C to all processes, but only the supervisor handles it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != supervisor:  # it died before that call, and no signal will come
+    if os.getppid() != supervisor:  # it died before the call: no signal will come
         os._exit(0)

@@ -1,7 +1,7 @@
 """A worker process: `python -m app.process.worker FOLDER NUMBER FD...`.
 
-The supervisor starts it with the folder that the workers share, its place among them, and the
-numbers of the inherited sockets. It ignores Ctrl-C, which the supervisor handles.
+The supervisor starts it with the folder that the workers share, its slot, and the descriptors of
+the inherited sockets. It ignores Ctrl-C, which the supervisor handles.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from app.settings import Settings
 
 
 class Worker(Server):
-    """A server that listens for requests only while it is ready; its probes have their own port."""
+    """A server that listens only while it is ready; a separate port for probes is always open."""
 
     def __init__(self, settings: Settings, sockets: Sequence[socket], peers: Peers) -> None:
         super().__init__(settings, sockets, peers=peers)

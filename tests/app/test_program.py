@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from app.access.keys import format_line, make_key
-from app.settings import Settings, unknown_variables
+from app.settings import Settings, find_unknown_variables
 from tests.conftest import PHOTO, REPOSITORY
 
 
@@ -105,7 +105,7 @@ def test_a_failed_start_prints_one_clear_line(weights_file, variables, status, m
 
 def test_unknown_variables_are_reported():
     environ = {"SEG_PORT": "1", "SEG_MAX_PIXEL": "1", "PATH": "/"}
-    assert unknown_variables(environ) == ["SEG_MAX_PIXEL"]
+    assert find_unknown_variables(environ) == ["SEG_MAX_PIXEL"]
 
 
 def test_settings_are_frozen_and_bounded():

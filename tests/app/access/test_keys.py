@@ -222,7 +222,7 @@ def test_an_invalid_line_is_named(tmp_path, text, message):
 
 
 def test_a_keys_file_must_be_a_small_text_file(tmp_path):
-    for content, message in ((b"\xff\xfe", "that is no text"), (b"#" * 2**21, "limit is 1048576")):
+    for content, message in ((b"\xff\xfe", "that is not text"), (b"#" * 2**21, "limit is 1048576")):
         path = tmp_path / "keys"
         path.write_bytes(content)
         with pytest.raises(KeysError, match=message):

@@ -198,5 +198,5 @@ def test_origins_are_a_list_with_commas():
     "text", ["app.example", "https://a.example/", "https://a.example,", "null", "https://*.example"]
 )
 def test_an_invalid_origin_is_refused(text):
-    with pytest.raises(ValueError, match="is no origin"):
+    with pytest.raises(ValueError, match="is not an origin"):
         Settings(cors_origins=text)

@@ -234,13 +234,13 @@ def test_an_environment_variable_alone_shares_no_metrics():
 def test_peers_know_which_worker_takes_requests(tmp_path):
     supervisor = Peers.create(tmp_path, workers=2)
     first, second = Peers(tmp_path, 1), Peers(tmp_path, 2)
-    supervisor.seat(1, 1001)
-    supervisor.seat(2, 1002)
+    supervisor.assign(1, 1001)
+    supervisor.assign(2, 1002)
     assert not second.some_take_requests
     first.take_requests(True)
     assert second.some_take_requests
     assert second.pids == {"supervisor": os.getpid(), "worker-1": 1001, "worker-2": 1002}
-    supervisor.seat(1, 0)
+    supervisor.assign(1, 0)
     assert not second.some_take_requests
     assert second.pids == {"supervisor": os.getpid(), "worker-2": 1002}
     first.take_requests(True)

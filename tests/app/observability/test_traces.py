@@ -183,7 +183,7 @@ def test_shutting_down_does_not_wait_for_an_unreachable_collector(settings, monk
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "traces are sent by http/protobuf only"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "only http/protobuf is supported"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "-1", "OTEL_"),
     ],
 )
