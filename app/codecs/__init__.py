@@ -1,1 +1,1 @@
-"""Decoding of uploads and encoding of masks."""
+"""Decodes uploads and encodes masks."""

@@ -1,7 +1,7 @@
 """The answers: small ones are encoded whole, large ones in pieces while they are sent.
 
-A mask compresses to a hundredth of its size, while its JSON is twice as large. So for a caller who
-reads slowly, the compressed mask is kept. Knows nothing of HTTP's messages.
+A mask compresses to a hundredth of its size, while its JSON is twice as large. So while a slow
+client reads, only the compressed mask is kept. Knows nothing of HTTP's messages.
 """
 
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ except ImportError:  # see `png`
     from zlib import compress, compressobj, decompress  # type: ignore[assignment]
 
 WHOLE_BYTES = 2**20
-"""An answer of at most this size is encoded whole, such as one for a megapixel unless as JSON."""
+"""An answer of at most this size is encoded whole, such as any for a megapixel except JSON."""
 
 GZIP_BYTES = 2**16
-"""Larger JSON, NumPy and raw answers are compressed if the caller accepts gzip."""
+"""Larger JSON, NumPy and raw answers are compressed if the client accepts gzip."""
 
 PIECE_BYTES = 2**18
-"""The least size of a piece; the next one is encoded when the caller has taken it."""
+"""The smallest size of a piece; the next one is encoded when the client has received it."""
 
 LARGEST_PIECE_BYTES = PIECE_BYTES + 5 * jsonmask.PART_PIXELS
 """The largest size of a piece: its last part may have a row `[12],` for every pixel."""
@@ -42,7 +42,7 @@ class Answer:
 
     size_bytes: int
     held_bytes: int
-    """The most bytes that it holds until its caller has taken the last one."""
+    """The largest number of bytes that it holds in memory while it is sent."""
     whole: bytes | None = None
     pieces: Iterator[bytes] = field(default_factory=lambda: iter(()))
     encoding: str | None = None
@@ -55,9 +55,9 @@ def make_answer(
 ) -> Answer:
     """Encode the answer for a mask (H, W) of class indices.
 
-    An overlay needs the photo (H, W, 3), which is overwritten. For `confidence`, the mask is the
-    confidence instead. Raises TooCostly for too many polygons, InvalidParameter for a JPEG that
-    would be too long.
+    An overlay needs the photo (H, W, 3), which is overwritten. For `confidence`, `mask` is the
+    confidence instead. Raises TooCostly for too many polygons, and InvalidParameter for a JPEG with
+    too long a side.
     """
     if options.kept is not None:
         mask = encode.keep_classes(mask, options.kept)
@@ -113,7 +113,7 @@ def _compress(texts: Iterator[bytes]) -> bytes:
 
 
 def join_pieces(texts: Iterator[bytes]) -> Iterator[bytes]:
-    """Join texts to pieces of at least PIECE_BYTES; only the last may be smaller."""
+    """Join texts into pieces of at least PIECE_BYTES; only the last one may be smaller."""
     gathered: list[bytes] = []
     for text in texts:
         gathered.append(text)
@@ -125,7 +125,7 @@ def join_pieces(texts: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class _PackedMask:
-    """A compressed mask whose parts can be read once, in order, like those of an array."""
+    """A compressed mask. Its parts can be read like an array's, but only once and in order."""
 
     def __init__(self, packed: list[bytes], size: Size) -> None:
         self._parts = iter(packed)
@@ -138,7 +138,7 @@ class _PackedMask:
 
 
 class _ArrayWriter:
-    """Writes a mask's bytes, row by row, behind a header."""
+    """Writes a header, and then a mask's bytes row by row."""
 
     def __init__(self, mask: Array, head: bytes) -> None:
         self._size = mask.shape[0], mask.shape[1]

@@ -1,8 +1,8 @@
 """The results of several files as a ZIP archive: `results.json`, and the answer to each file.
 
-The answers are compressed already, each when it was made; here they are only joined, which Python's
-`zipfile` cannot do: it would compress them again, and hold each of them plain. Knows nothing of
-HTTP's messages. The format is that of PKWARE's APPNOTE 6.3, without ZIP64.
+The answers are already compressed, and are only joined here. Python's `zipfile` cannot do that: it
+would have to decompress each answer and compress it again. The format is that of PKWARE's APPNOTE
+6.3, without ZIP64. Knows nothing of HTTP's messages.
 """
 
 import re
@@ -24,15 +24,15 @@ except ImportError:  # see `png`
     from zlib import crc32
 
 MAX_BYTES = 2**31
-"""The limit of all answers together; the format's is twice as large."""
+"""The limit of all answers together, which is half of the format's."""
 
 MAX_PIXELS = 2**32 // 6
-"""The largest mask of an archive: its JSON may have almost six bytes for each pixel."""
+"""The largest mask in an archive: its JSON may have almost six bytes per pixel."""
 
 SUMMARY = "results.json"
 
 STORED, DEFLATED = 0, 8
-"""The methods of compression."""
+"""The compression methods."""
 
 GZIP_HEAD_BYTES, GZIP_TAIL_BYTES = 10, 8
 
@@ -61,9 +61,9 @@ class _Entry:
 
 
 def make_archive(results: Sequence[Result], answer: AnswerFormat) -> Answer:
-    """Return the archive. The answers are whole, and those in the gzip format become entries.
+    """Return the archive of results whose answers are whole, with or without gzip.
 
-    An entry is named after the place of its file in the request and the file's own name.
+    An entry's name is the number of its file in the request and the file's own name.
     """
     names = {
         number: name_entry(number, result, answer)
@@ -92,7 +92,7 @@ def make_archive(results: Sequence[Result], answer: AnswerFormat) -> Answer:
 
 
 def name_entry(number: int, result: Result, answer: AnswerFormat) -> str:
-    """Return a name that every system can store, whatever the caller calls the file."""
+    """Return a name that every file system can store, whatever name the client has sent."""
     stem = re.split(r"[\\/]", result.name)[-1].rpartition(".")
     plain = re.sub(r"[^\w\- ]", "_", stem[0] or stem[2])[:80].strip() or "file"
     ending = ENDINGS.get(answer) or result.media_type.rpartition("/")[2]
@@ -104,7 +104,7 @@ def _store(name: str, data: bytes) -> _Entry:
 
 
 def _unpack_gzip(name: str, data: bytes) -> _Entry:
-    """Return an entry with the stream of a gzip file (RFC 1952), which needs no new compression."""
+    """Return an entry with the compressed stream of a gzip file (RFC 1952), unchanged."""
     assert data[3] == 0, "a head without optional fields"
     crc, plain_bytes = struct.unpack("<II", data[-GZIP_TAIL_BYTES:])
     packed = memoryview(data)[GZIP_HEAD_BYTES:-GZIP_TAIL_BYTES]

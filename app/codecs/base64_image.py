@@ -1,6 +1,6 @@
 """The image in a JSON body: {"image": "..."}, in base64 (RFC 4648, section 4).
 
-Only this object is read, because arbitrary JSON can take 60 times its size as Python's objects.
+Only this object is read, because arbitrary JSON can take 60 times its size as Python objects.
 Knows nothing of HTTP.
 """
 
@@ -15,7 +15,7 @@ HEAD = re.compile(rb'\s*\{\s*"image"\s*:\s*"')
 TAIL = re.compile(rb'"\s*\}\s*')
 
 PIECE_CHARACTERS = 2**18
-"""The characters that are decoded at once; the interpreter's lock is held meanwhile."""
+"""The number of characters decoded at a time, because decoding holds the interpreter's lock."""
 
 REMEDY = 'Send {"image": "..."} with the file in base64, as `base64 -w0 photo.jpg` prints it.'
 

@@ -1,6 +1,6 @@
-"""Limits of what decoding may cost: files that cost much more than their pixels are refused.
+"""Limits the cost of decoding: refuses files that cost much more than their pixels suggest.
 
-Looks at headers only; decodes nothing.
+Reads only headers; decodes nothing.
 """
 
 from PIL import Image
@@ -15,12 +15,12 @@ from model.scaling import Size
 
 CPU_S = 1.0
 CPU_S_PER_PIXEL = 120e-9
-"""The limit of CPU time for one file: 4 s for 25 megapixels. The slowest valid files take 20 to 30
+"""The limit of CPU time for one file: 4 s for 25 megapixels. The slowest valid files took 20 to 30
 ns per pixel on the machine where this was measured.
 """
 
 MAX_RUN_LENGTH_PIXELS = 2_000_000
-"""The limit of a run-length coded BMP. Pillow decodes these in Python: a file of 60 bytes can take
+"""The limit of run-length coded BMPs. Pillow decodes them in Python: a file of 60 bytes can take
 0.12 s and 20 MB per megapixel.
 """
 

@@ -1,6 +1,6 @@
 """Decodes an upload to RGB pixels in the calling thread.
 
-Knows nothing of HTTP, nor of the processes that decode other files than ordinary JPEGs.
+Knows nothing of HTTP, or of the processes that decode other files than ordinary JPEGs.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,9 @@ import numpy as np
 import simplejpeg
 from PIL.JpegImagePlugin import JpegImageFile
 
-from app.codecs.containers import strip_container
 from app.codecs.costs import require_modest
 from app.codecs.pictures import Picture, Upload, open_upload
+from app.codecs.stripping import strip_file
 from model.engines.base import Array, Size
 from model.pictures import UPRIGHT
 from model.scaling import content_size
@@ -35,13 +35,13 @@ def decode_image(
 ) -> Decoded:
     """Decode the first frame, upright, as RGB, scaled down to `max_side` (0: not scaled).
 
-    Transparency is dropped, 16-bit samples keep their upper eight bits. The pixel limit is checked
-    before anything is decoded; `reserve` is then called with the number of pixels, and may raise.
-    Raises UnsupportedType, TooManyPixels, BrokenImage.
+    Transparency is dropped; 16-bit samples keep their upper eight bits. The pixel limit is checked
+    before anything is decoded; then `reserve` is called with the number of pixels, and may raise.
+    Raises UnsupportedType, TooManyPixels and BrokenImage.
 
-    Cannot be interrupted; `app.codecs.decoders` is for files that may take longer.
+    This call cannot be interrupted; `app.codecs.decoders` is for files that may take longer.
     """
-    with open_upload(strip_container(data), max_pixels=max_pixels) as upload:
+    with open_upload(strip_file(data), max_pixels=max_pixels) as upload:
         height, width = upload.size
         reserve(height * width)
         require_modest(upload.image, upload.data, max_pixels=max_pixels)
@@ -54,16 +54,16 @@ def decode_image(
 
 
 def decode_jpeg(upload: Upload) -> Array | None:
-    """Decode an upright RGB or grey JPEG without Pillow; return None if that is not possible.
+    """Decode an upright RGB or grey JPEG with simplejpeg; return None if it needs Pillow.
 
-    Both use libjpeg-turbo and give the same pixels, but simplejpeg writes them into the array,
-    where Pillow makes two copies. Files with warnings are left to Pillow.
+    Both use libjpeg-turbo and give the same pixels, but simplejpeg decodes into the array, while
+    Pillow makes two copies. Pillow decodes files with warnings.
     """
     if not isinstance(upload.image, JpegImageFile) or upload.image.mode not in ("RGB", "L"):
         return None
     if upload.orientation in UPRIGHT:
         return None
-    # Allocated for the size that was checked; a file with a second, different size does not fit.
+    # Allocated for the size that was checked: a file with another size inside does not fit.
     pixels = np.empty((*upload.size, 3), np.uint8)
     try:
         decoded: Array = simplejpeg.decode_jpeg(upload.data, buffer=pixels)

@@ -1,7 +1,8 @@
 """The program of a decoder process: decodes image files, one at a time, until its input ends.
 
-It imports little, because there may be several processes. The kernel ends it if a file exceeds its
-limits of time or memory. `app.codecs.decoder_process` starts it and talks to it.
+It imports little, because there may be several such processes. The kernel ends the process if a
+file exceeds its limit of time; an allocation above the limit of memory fails.
+`app.codecs.decoder_process` starts it and communicates with it.
 """
 
 import ctypes
@@ -16,10 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from app.codecs.containers import strip_container
 from app.codecs.costs import compute_max_seconds, require_modest
 from app.codecs.pictures import Picture, open_upload
 from app.codecs.pillow import prepare_pillow
+from app.codecs.stripping import strip_file
 from app.errors import RequestError
 
 REQUEST = struct.Struct("<QQ")
@@ -27,23 +28,23 @@ REQUEST = struct.Struct("<QQ")
 ANSWER = struct.Struct("<BQQQQ")
 """An answer: its kind and up to four values."""
 PLAN = struct.Struct("<QQ")
-"""A plan: the height and width to scale down to, or zeros to drop the picture."""
+"""A plan: the height and width to scale down to, or zeros to skip the picture."""
 
 SIZE, PIXELS, PROBLEM, NO_MEMORY, BUG = range(5)
-"""The kinds of answers. SIZE has the height and width, and a plan is expected next. PIXELS has the
-size of the picture and the upright size of the upload, and is followed by RGB. PROBLEM and BUG have
-the length of the JSON or the text that follows.
+"""The kinds of answers. SIZE has the height and width; a plan must follow. PIXELS has the size of
+the picture and the upright size of the upload; RGB pixels follow. PROBLEM and BUG have the length
+of the JSON or text that follows.
 """
 
 WALL_FACTOR = 30
-"""The limit of wall time, as a multiple of that of CPU time; it ends a decoder that only hangs. A
-good file must pass even if the process gets only a twentieth of a core.
+"""The limit of wall time, as a multiple of the limit of CPU time. It ends a decoder that hangs
+without using the CPU. A valid file must pass even if the process gets only a twentieth of a core.
 """
 
 MEMORY_BYTES = 48 * 2**20
 MEMORY_BYTES_PER_PIXEL = 16
 MEMORY_PER_FILE_BYTE = 4
-"""These limit the memory that one file may add."""
+"""The limit of the memory that one file may add is the sum of these."""
 
 MAX_TEXT_BYTES = 10_000
 
@@ -54,7 +55,7 @@ AUTOGROUP_NICENESS = 10
 """The niceness of the decoder's session against that of the server, which has 0."""
 
 PR_SET_PDEATHSIG = 1
-"""This is an option of prctl(2)."""
+"""An option of prctl(2)."""
 
 
 def main() -> None:
@@ -72,7 +73,7 @@ def main() -> None:
             try:
                 _answer(requests.read(file_bytes), max_pixels, requests, answers)
             except MemoryError:
-                # The limit is lifted first, for the answer needs memory, too.
+                # The limit is removed first, because the answer needs memory, too.
                 limit_memory(None)
                 _send(answers, NO_MEMORY)
                 return
@@ -82,7 +83,7 @@ def main() -> None:
 
 
 def _lower_priority() -> None:
-    """Leave the cores to the engine, which answers whoever sends an ordinary JPEG."""
+    """Lower the priority, so that slow files do not take cores from the engine."""
     os.nice(NICENESS)
     with suppress(OSError):  # Linux may share the cores among sessions: sched(7), autogroup
         Path("/proc/self/autogroup").write_text(str(AUTOGROUP_NICENESS))
@@ -92,7 +93,7 @@ def _answer(data: bytes, max_pixels: int, requests: BinaryIO, answers: BinaryIO)
     limit_time(0)
     limit_memory(max_pixels * MEMORY_BYTES_PER_PIXEL + len(data) * MEMORY_PER_FILE_BYTE)
     try:
-        data = strip_container(data)
+        data = strip_file(data)
         with open_upload(data, max_pixels=max_pixels) as upload:
             height, width = upload.size
             _send(answers, SIZE, height, width)
@@ -117,14 +118,14 @@ def _answer(data: bytes, max_pixels: int, requests: BinaryIO, answers: BinaryIO)
 
 def _send_picture(answers: BinaryIO, picture: Picture) -> None:
     bands = picture.convert_in_bands()
-    first = next(bands)  # a conversion that fails does so here
+    first = next(bands)  # a conversion fails here, if at all
     _send(answers, PIXELS, picture.image.height, picture.image.width, *picture.size)
     try:
         answers.write(first.tobytes())
         for band in bands:
             answers.write(band.tobytes())
     except BaseException:
-        os._exit(1)  # an error cannot be reported amid the pixels
+        os._exit(1)  # an error cannot be reported between pixels
 
 
 def _send(answers: BinaryIO, kind: int, *values: int) -> None:
@@ -143,7 +144,7 @@ def limit_time(pixels: int | None) -> None:
 
 
 def limit_memory(more_bytes: int | None) -> None:
-    """Limit the memory to that in use and so much more; None removes the limit."""
+    """Limit the memory to what is in use plus this number of bytes; None removes the limit."""
     held = measure_held_bytes()
     if held is None:
         return
@@ -155,7 +156,7 @@ def limit_memory(more_bytes: int | None) -> None:
 
 
 def measure_held_bytes() -> int | None:
-    """Return the private, writable memory, as RLIMIT_DATA counts it, or None if it is unknown."""
+    """Return the private, writable memory, as RLIMIT_DATA counts it; None if it is unknown."""
     try:
         with open("/proc/self/status", "rb") as status:
             for line in status:

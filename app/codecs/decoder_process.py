@@ -1,7 +1,7 @@
 """One decoder: a process that decodes image files for one thread of the server.
 
-Starts it, sends it files, reads its answers, and explains how it ended. Knows nothing of formats;
-what the process does is in `app.codecs.decoder`.
+Starts the process, sends it files, reads its answers, and finds out how it ended. Knows nothing of
+formats; the program of the process is `app.codecs.decoder`.
 """
 
 import json
@@ -28,7 +28,7 @@ from app.errors import (
 from model.engines.base import Size
 
 PROGRAM = f"import sys; sys.path[:] = sys.argv[1:]; from {decoder.__name__} import main; main()"
-"""The program skips the start-up files of site-packages, which halves its start."""
+"""It does not run the start-up files of site-packages, which halves the time to start."""
 
 ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
@@ -39,14 +39,14 @@ ENVIRONMENT = {
 """
 
 INHERITED = frozenset({"PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LANG", "LC_ALL", "TZ"})
-"""The variables of ours that a decoder gets. It gets no settings, for some hold a password."""
+"""The variables that a decoder inherits. It gets no settings, because some contain passwords."""
 
 PIPE_BYTES = 2**20
 F_SETPIPE_SZ = 1031
-"""This command of fcntl(2) enlarges a pipe, so that the two processes take fewer turns."""
+"""A command of fcntl(2) that enlarges a pipe, so that the two processes wait less often."""
 
 MAX_FILES = 1000
-"""A process is replaced after this many files, because decoders in C may leak memory."""
+"""A process is restarted after this many files, because decoders in C may leak memory."""
 
 ERRORS = {
     error.__name__: error for error in (BrokenImage, TooCostly, TooManyPixels, UnsupportedType)
@@ -59,7 +59,7 @@ NO_ROOM = memoryview(bytearray())
 TIME_SIGNALS = {signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU}
 
 Plan = Callable[[Size], Size]
-"""A plan gets the size in the file's header and returns the size to scale to; it may raise."""
+"""A function from the size in the file's header to the size to scale down to. It may raise."""
 
 
 class DecoderProcess:
@@ -70,7 +70,7 @@ class DecoderProcess:
         root = str(Path(__file__).parents[__name__.count(".")])
         command = [sys.executable, "-I", "-S", "-c", PROGRAM, root, *sys.path]
         try:
-            self._popen = subprocess.Popen(  # noqa: S603, nothing of it is a caller's
+            self._popen = subprocess.Popen(  # noqa: S603, nothing in it comes from a client
                 command,
                 bufsize=0,
                 stdin=subprocess.PIPE,
@@ -86,9 +86,9 @@ class DecoderProcess:
         self._requests = self._popen.stdin.fileno()
         self._answers = self._popen.stdout.fileno()
         self.ended_by: str | None = None
-        """The metric's reason if a file has ended the process, None otherwise."""
+        """The metric's reason, if a file has ended the process; otherwise None."""
         self.files = 0
-        """The number of files that it was given."""
+        """The number of files that the process has received."""
         self._is_between_files = True
         _enlarge_pipes(self._requests, self._answers)
 
@@ -99,11 +99,11 @@ class DecoderProcess:
 
     @property
     def pid(self) -> int:
-        """The id of the system's process."""
+        """The process id."""
         return self._popen.pid
 
     def kill(self) -> None:
-        """Kill the process; the thread that uses it sees its end."""
+        """Kill the process; the decoding that uses it then fails."""
         self._popen.kill()
 
     def end(self) -> None:
@@ -142,7 +142,8 @@ class DecoderProcess:
         if kind == decoder.NO_MEMORY:
             self.ended_by = "memory"
             return TooCostly(
-                "The image takes more memory to decode than its pixels are worth.", remedy=SIMPLER
+                "The image takes too much memory to decode for its number of pixels.",
+                remedy=SIMPLER,
             )
         rest = bytearray(min(text_bytes, decoder.MAX_TEXT_BYTES) - len(begun))
         self._fill([memoryview(rest)])
@@ -154,7 +155,7 @@ class DecoderProcess:
         return RuntimeError(f"a decoder failed:\n{text}")
 
     def _send(self, *parts: bytes) -> None:
-        """Send the parts in few system calls: after each, the thread waits for the interpreter."""
+        """Send the parts in few system calls, because each waits for the interpreter's lock."""
         views = [memoryview(part) for part in parts]
         try:
             while views:
@@ -170,7 +171,7 @@ class DecoderProcess:
         return kind, values, count
 
     def _fill(self, views: list[memoryview], *, at_least: int | None = None) -> int:
-        """Read into the views, `at_least` so many bytes or all, and return their number."""
+        """Read `at_least` bytes into the views, by default all; return the number of bytes read."""
         needed, count = sum(map(len, views)) if at_least is None else at_least, 0
         while count < needed:
             read = os.readv(self._answers, views)
@@ -186,7 +187,7 @@ class DecoderProcess:
         if status in TIME_SIGNALS:
             self.ended_by = "time"
             return TooCostly(
-                "The image takes longer to decode than its pixels are worth.", remedy=SIMPLER
+                "The image takes too long to decode for its number of pixels.", remedy=SIMPLER
             )
         if status == signal.SIGKILL:
             self.ended_by = "killed"
@@ -199,7 +200,7 @@ class DecoderProcess:
 
 
 def _drop_bytes(views: list[memoryview], count: int) -> list[memoryview]:
-    """Return what is left of the views after their first `count` bytes."""
+    """Return the views without their first `count` bytes."""
     while views and count >= len(views[0]):
         count -= len(views[0])
         views = views[1:]

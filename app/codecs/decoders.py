@@ -1,7 +1,7 @@
-"""The pool of decoder processes: a file that hangs or crashes its decoder harms no other request.
+"""The pool of decoder processes: a file that hangs or crashes its decoder affects no other request.
 
-A decoder that hangs, crashes or exceeds its limits ends alone, and is replaced when one is needed.
-Knows nothing of formats; `app.codecs.decoder` is the program of the processes.
+A decoder that hangs, crashes or exceeds its limits ends alone, and another one starts when it is
+needed. Knows nothing of formats; the program of the processes is `app.codecs.decoder`.
 """
 
 import asyncio
@@ -21,23 +21,23 @@ from model.engines.base import Size
 T = TypeVar("T")
 
 DECODERS_PER_THREAD = 8
-"""The number of decoders for each codec thread; more slow files than this delay others."""
+"""The number of decoders for each codec thread. More slow files than this delay other files."""
 
 LARGE_IMAGES_PER_THREAD = 1.5
-"""The limit of pixels that are decoded at once, as images of SEG_MAX_PIXELS for each codec thread.
-An image passes if it takes half of what is free: with two threads, two such images and small ones.
+"""The limit of pixels that are decoded at the same time, in images of SEG_MAX_PIXELS for each codec
+thread. An image may take half of what is free: with two threads, two such images and small ones.
 """
 
 MAX_IDLE = 2
-"""The number of idle decoders that are kept for the next files; each takes 12 MB."""
+"""The largest number of idle decoders that are kept for the next files; each takes 12 MB."""
 
 
 class Decoders:
     """At most `count` processes; the first is started with the first file.
 
-    There are more processes than cores, and the system shares the cores among them: a file that
-    takes seconds delays one that takes milliseconds by milliseconds. Together they work on at most
-    `max_pixels`, which limits their memory.
+    There are more processes than cores, and the system divides the cores among them: a file that
+    takes seconds delays one that takes milliseconds only by milliseconds. Together they work on at
+    most `max_pixels`, which limits their memory.
     """
 
     def __init__(self, count: int, *, max_pixels: int, metrics: Metrics) -> None:
@@ -52,8 +52,8 @@ class Decoders:
     def close(self) -> None:
         """Kill all processes; running decodings fail.
 
-        Threads of the pool wait for their exits, which take long where the cores are busy with work
-        of higher priority. Whoever cannot wait for these threads need not.
+        Threads of the pool wait for the processes to exit, which takes long if the cores are busy
+        with work of higher priority. The process may end without waiting for these threads.
         """
         self._is_closed = True
         for process in (*self.busy, *self.idle):
@@ -73,7 +73,7 @@ class Decoders:
 
         `plan` and `finish` run on a thread of the pool. Cancelling kills the process, or drops the
         file if its decoding has not begun; `held` is kept until then. Raises UnsupportedType,
-        TooManyPixels, BrokenImage, TooCostly, Overloaded, and what `plan` raises.
+        TooManyPixels, BrokenImage, TooCostly and Overloaded, and what `plan` raises.
         """
         job = _Job()
         try:
@@ -112,7 +112,7 @@ class Decoders:
 
     @contextmanager
     def _use_process(self) -> Iterator["DecoderProcess"]:
-        """Reserve a process for the block; it is reused for the next file if it is still usable."""
+        """Reserve a process for the block; it is reused for another file if it is still usable."""
         process = self._take_idle() or DecoderProcess()
         self.busy.add(process)
         try:
@@ -136,7 +136,7 @@ class Decoders:
     def _take_idle(self) -> "DecoderProcess | None":
         with suppress(IndexError):
             while True:
-                process = self.idle.pop()  # the last one used: its memory is warm
+                process = self.idle.pop()  # the most recently used one: its memory is in caches
                 if process.is_usable:
                     return process
                 process.end()

@@ -1,6 +1,6 @@
 """Encodes a mask in each answer format.
 
-Knows nothing of HTTP, nor of how an answer is sent.
+Knows nothing of HTTP, or of how an answer is sent.
 """
 
 import io
@@ -42,7 +42,7 @@ def encode_mask(mask: Array, answer: AnswerFormat, metadata: Metadata) -> bytes:
 def encode_overlay(photo: Array, mask: Array, options: AnswerOptions, metadata: Metadata) -> bytes:
     """Return a photo (H, W, 3), which is overwritten, with the classes' colours, as PNG or JPEG.
 
-    Raises InvalidParameter for a JPEG that would be too long.
+    Raises InvalidParameter for a JPEG with too long a side.
     """
     pixels = blend(photo, mask, colormap(metadata), options.alpha)
     return encode_jpeg(pixels) if options.media_type == JPEG else make_rgb_png(pixels)
@@ -64,7 +64,7 @@ def encode_png(mask: Array, metadata: Metadata) -> bytes:
 
 
 def encode_npy(mask: Array) -> bytes:
-    # `numpy.save` writes in pieces, which takes twice the time.
+    # `numpy.save` takes twice the time, because it writes in pieces.
     return b"".join((make_npy_header(mask), np.ascontiguousarray(mask).data))
 
 

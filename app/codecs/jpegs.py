@@ -1,4 +1,4 @@
-"""The cost of decoding a JPEG, estimated from its headers as the samples that its scans cover.
+"""Estimates the cost of decoding a JPEG from its headers: the samples that its scans cover.
 
 Knows the structure of the file; decodes nothing.
 """
@@ -7,7 +7,7 @@ import re
 import struct
 from itertools import islice
 
-from app.codecs.containers import iterate_segments
+from app.codecs.stripping import iterate_segments
 from app.errors import BrokenImage
 
 SCAN = re.compile(rb"\xff\xda\0")
@@ -21,8 +21,8 @@ marker is consumed, so that another may follow in what looks like a frame.
 """
 
 MAX_SCANS = 100
-"""The limit of scans; a progressive JPEG has about ten. Each covers the whole picture, and 65 bytes
-are enough for one that takes 25 ms in a flat picture of 40 megapixels: 32 MiB could take hours.
+"""The limit of scans; a progressive JPEG has about ten. A scan can cover the whole picture: one of
+65 bytes takes 25 ms in a flat picture of 40 megapixels, so 32 MiB of them could take hours.
 """
 
 COMMON_FRAMES = (0xC0, 0xC1, 0xC2)
@@ -31,21 +31,21 @@ long, and lossless frames are rare.
 """
 
 MAX_ORDINARY_SAMPLES = 20_000_000
-"""The limit of samples that the scans of an ordinary JPEG cover, which take 0.16 s at most: others
-wait for its thread, and it cannot be interrupted. A baseline photo of 12 megapixels has 18 million,
-a progressive one of 2 megapixels about 17 million.
+"""The limit of samples that the scans of an ordinary JPEG cover, which take at most 0.16 s: its
+thread cannot be interrupted, and other files wait for it. A baseline photo of 12 megapixels has 18
+million, a progressive one of 2 megapixels about 17 million.
 """
 
 SAMPLE_S = 8e-9
-"""The time for a sample that a scan covers, of the slowest file found: noise, the same scan twenty
-times.
+"""The time per sample that a scan covers, in the slowest file found: noise, with the same scan
+twenty times.
 """
 
 SCAN_S = 1e-6
 """The time to begin a scan; 0.6 us were measured."""
 
 ARITHMETIC = 10
-"""The factor for frames that are coded arithmetically."""
+"""The factor for frames with arithmetic coding."""
 
 
 def require_few_scans(data: bytes) -> None:
@@ -53,12 +53,12 @@ def require_few_scans(data: bytes) -> None:
     if next(islice(SCAN.finditer(data), MAX_SCANS, None), None) is not None:
         raise BrokenImage(
             f"The JPEG has more than {MAX_SCANS} scans.",
-            remedy="Save it anew, as a baseline or a common progressive JPEG.",
+            remedy="Save it again, as a baseline or a common progressive JPEG.",
         )
 
 
 def is_ordinary(data: bytes) -> bool:
-    """Return whether decoding is certain to be fast. Raises BrokenImage."""
+    """Return whether the JPEG is certain to be decoded fast. Raises BrokenImage."""
     require_few_scans(data)
     frames = [
         (marker, data[start + 4 : end])
@@ -69,19 +69,19 @@ def is_ordinary(data: bytes) -> bool:
         return False
     try:
         samples = count_component_samples(frames[0][1])
-        worked_over = sum(
+        covered = sum(
             _count_scan_samples(data, found.start(), samples) for found in SCAN.finditer(data)
         )
     except (struct.error, ZeroDivisionError, IndexError):
         return False
     bits, count = frames[0][1][0], frames[0][1][5]
-    return bits == 8 and len(samples) == count and worked_over <= MAX_ORDINARY_SAMPLES
+    return bits == 8 and len(samples) == count and covered <= MAX_ORDINARY_SAMPLES
 
 
 def estimate_scans_s(data: bytes, pixels: int) -> float:
-    """Estimate the time to decode JPEGs that need not be valid, all scans together.
+    """Estimate the seconds to decode all scans in data that need not be a valid JPEG.
 
-    Each scan counts as one of the largest frame, or of `pixels` where there is none.
+    Each scan counts as if it were in the largest frame, or in one of `pixels` if there is none.
     """
     largest: dict[int, int] = {}
     factor = 1
@@ -100,7 +100,7 @@ def estimate_scans_s(data: bytes, pixels: int) -> float:
 
 
 def count_component_samples(frame: bytes) -> dict[int, int]:
-    """Return the samples of each component, in whole blocks, from a frame's header."""
+    """Return the number of samples of each component, in whole blocks, from a frame's header."""
     _, height, width, count = struct.unpack_from(">BHHB", frame)
     parts = [frame[6 + 3 * i : 9 + 3 * i] for i in range(count)]
     if not parts:
@@ -116,7 +116,7 @@ def count_component_samples(frame: bytes) -> dict[int, int]:
 
 
 def _count_scan_samples(data: bytes, start: int, samples: dict[int, int]) -> int:
-    """Return the samples of the components that the scan names, or of all if it names others."""
+    """Return the samples of the scan's components; of all components if one is unknown."""
     named = data[start + 5 : start + 5 + 2 * data[start + 4] : 2]
     if not set(named) <= samples.keys():
         return sum(samples.values())

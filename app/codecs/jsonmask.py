@@ -1,4 +1,4 @@
-"""The JSON of a mask in parts, because orjson holds the interpreter's lock for a whole call.
+"""Writes the JSON of a mask in parts, because orjson holds the interpreter's lock during a call.
 
 Knows nothing of HTTP; `encode` and `answers` join the parts.
 """
@@ -12,10 +12,10 @@ from model.engines.base import Array, Size
 from model.weights import Metadata
 
 PART_PIXELS = 2**15
-"""The pixels of one call of orjson, which takes at most 2 ms, when each pixel is a row."""
+"""The pixels of one call of orjson, which takes at most 2 ms, even if each pixel is a row."""
 
 COUNTED_PIXELS = 2**16
-"""The pixels that are counted at once, because `bincount` converts them to 8-byte integers."""
+"""The pixels that are counted at a time, because `bincount` converts them to 8-byte integers."""
 
 
 def split(size: Size, pixels: int = PART_PIXELS) -> Iterator[tuple[slice, slice]]:
@@ -29,7 +29,7 @@ def split(size: Size, pixels: int = PART_PIXELS) -> Iterator[tuple[slice, slice]
 
 
 def format_part(part: Array, rows: slice, columns: slice, width: int) -> bytes:
-    """Return the JSON of one part, as it stands between the brackets of `mask`."""
+    """Return the JSON of one part, as it appears between the brackets of `mask`."""
     if columns.start == 0 and columns.stop == width:
         text = _dump(part)[1:-1]
     else:
@@ -43,7 +43,7 @@ def _dump(array: Array) -> bytes:
 
 
 def make_ends(size: Size, counts: Sequence[int], metadata: Metadata) -> tuple[bytes, bytes]:
-    """Return the JSON before the first part and that after the last."""
+    """Return the JSON before the first part and the JSON after the last part."""
     height, width = size
     head = {
         "height": height,
@@ -56,7 +56,7 @@ def make_ends(size: Size, counts: Sequence[int], metadata: Metadata) -> tuple[by
 
 
 def count_bytes(size: Size, counts: Sequence[int]) -> int:
-    """Return the length of all parts together: digits, brackets and commas."""
+    """Return the length of all parts together, which are digits, brackets and commas."""
     height, width = size
     digits = sum(len(str(index)) * count for index, count in enumerate(counts))
     return digits + height * (width + 1) + height - 1

@@ -1,4 +1,4 @@
-"""The results of several files as one JSON list: of each, its answer or its problem.
+"""The results of several files as a JSON list, with the answer or the problem of each file.
 
 The list is encoded in pieces while it is sent. Knows nothing of HTTP's messages.
 """
@@ -13,25 +13,25 @@ from app.codecs.answers import LARGEST_PIECE_BYTES, WHOLE_BYTES, Answer, join_pi
 from app.formats import JSON
 
 STEP_BYTES = 3 * 2**16
-"""So many bytes become base64 at a time; three bytes are four characters."""
+"""The number of bytes that become base64 at a time; three bytes become four characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came of one file: its answer, or else its problem."""
+    """The result of one file: its answer, or else its problem."""
 
     name: str
-    """The caller's name of the file, which may be anything."""
+    """The name that the client has sent, which may be any text."""
     status: int
     timings_ms: Mapping[str, float]
     answer: Answer | None = None
     media_type: str = ""
-    """That of the answer."""
+    """The media type of the answer."""
     problem: Mapping[str, str | int] | None = None
     retry_after_s: int | None = None
 
     def describe(self) -> dict[str, object]:
-        """Return the fields of the result but the answer itself."""
+        """Return the fields of the result without the answer itself."""
         fields: dict[str, object] = {"name": self.name, "status": self.status}
         if self.answer is not None:
             height, width = self.answer.mask_size
@@ -45,7 +45,7 @@ class Result:
 
 
 def make_list(results: Sequence[Result]) -> Answer:
-    """Return the list. An answer in JSON is a part of it, any other is a text in base64."""
+    """Return the list. An answer in JSON is included as it is, any other as a string in base64."""
     size_bytes = sum(map(_count_bytes, results)) + len(results) + 1
     pieces = join_pieces(_write(results))
     if size_bytes <= WHOLE_BYTES:
@@ -78,18 +78,18 @@ def _write(results: Sequence[Result]) -> Iterator[bytes]:
 
 
 def split_answer(answer: Answer) -> Iterable[bytes]:
-    """Return the pieces of an answer, also of one that is whole. May be called once."""
+    """Return the pieces of an answer, whether it is whole or not. Call this only once."""
     return answer.pieces if answer.whole is None else split_bytes(answer.whole)
 
 
 def split_bytes(data: bytes | memoryview) -> Iterator[bytes]:
-    """Yield copies of parts, so that no more is copied than the caller takes."""
+    """Yield copies of parts, each of them made only when it is needed."""
     for first in range(0, len(data), STEP_BYTES):
         yield bytes(data[first : first + STEP_BYTES])
 
 
 def _quote(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield a text of JSON with the bytes in base64."""
+    """Yield a JSON string with the bytes in base64."""
     yield b'"'
     rest = b""
     for piece in pieces:

@@ -1,6 +1,6 @@
-"""The JSON of a mask's classes as COCO's run-length encoding or as polygons, like GeoJSON.
+"""Writes the JSON of a mask's classes as COCO's run-length encoding or as polygons like GeoJSON's.
 
-Both leave out index 0, the background. Knows nothing of HTTP.
+Both omit index 0, the background. Knows nothing of HTTP.
 """
 
 from collections.abc import Iterator
@@ -60,6 +60,6 @@ def _write_feature(traced: ClassPolygons, name: str) -> Iterator[bytes]:
 
 
 def _close(ring: Ring) -> list[list[int]]:
-    """Return the ring with its first corner at the end, too, as in GeoJSON."""
+    """Return the ring with its first corner repeated at the end, as in GeoJSON."""
     corners: list[list[int]] = ring.tolist()
     return [*corners, corners[0]]

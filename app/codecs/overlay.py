@@ -1,4 +1,4 @@
-"""The overlay: a photo with the colours of its classes. Knows nothing of HTTP."""
+"""The overlay: a photo blended with the colours of its classes. Knows nothing of HTTP."""
 
 import numpy as np
 import simplejpeg
@@ -11,21 +11,21 @@ QUALITY = 90
 """The JPEG's quality, from 0 to 100."""
 
 MAX_JPEG_SIDE = 65500
-"""The longest side that libjpeg writes, in pixels."""
+"""The longest side that libjpeg can write, in pixels."""
 
 
 def blend(photo: Array, mask: Array, palette: Array, alpha: float) -> Array:
     """Blend the classes' colours into a photo (H, W, 3), in place, and return it.
 
-    A pixel becomes `alpha` of its class' colour in the palette (N, 3), and the rest of its own; the
-    pixels of index 0 stay as they are.
+    A pixel becomes `alpha` times the colour of its class in the palette (N, 3) plus `1 - alpha`
+    times its own colour. Pixels of index 0 are unchanged.
     """
-    share = round(256 * alpha)
-    colours = palette.astype(np.uint16) * share + 128
+    weight = round(256 * alpha)
+    colours = palette.astype(np.uint16) * weight + 128
     for part in split((mask.shape[0], mask.shape[1])):
         classes, pixels = mask[part], photo[part]
         mixed = pixels.astype(np.uint16)
-        mixed *= 256 - share
+        mixed *= 256 - weight
         mixed += colours[classes]
         mixed >>= 8
         np.copyto(pixels, mixed, casting="unsafe", where=(classes != 0)[..., None])

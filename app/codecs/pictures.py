@@ -1,6 +1,6 @@
 """Decodes an image file with Pillow, upright and scaled down.
 
-Imports neither NumPy nor an HTTP library, because decoder processes start with it. Knows nothing of
+Imports neither NumPy nor an HTTP library, so that decoder processes start fast. Knows nothing of
 these processes.
 """
 
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from app.codecs.containers import SENT_WHOLE
 from app.codecs.costs import require_few_pixels
 from app.codecs.exif import read_orientation
 from app.codecs.pillow import translate_pillow_errors
@@ -22,6 +21,7 @@ from app.codecs.rgb import (
     convert_to_rgb,
     split_into_bands,
 )
+from app.codecs.stripping import SENT_WHOLE
 from app.codecs.webp import read_webp_size
 from app.errors import BrokenImage, UnsupportedType
 from app.formats import SUPPORTED
@@ -34,12 +34,12 @@ ON_ITS_SIDE = {5, 6, 7, 8}
 DRAFT_MARGIN = 2
 """The JPEG decoder's reduced size is at least this multiple of the network's input.
 
-With 2, 0.14 to 0.4 % of the masks' pixels change, about as many as by one grey level of noise; with
-1, two to three times as many.
+With 2, 0.14 to 0.4 % of the masks' pixels change, about as many as with one grey level of noise;
+with 1, two to three times as many.
 """
 
 TALL_ROWS = 2**16
-"""A picture with more rows is scaled in bands, because Pillow keeps 8 bytes for each row."""
+"""A picture with more rows is scaled in bands, because Pillow takes 8 bytes for each row."""
 
 
 @dataclass
@@ -64,11 +64,11 @@ class Upload:
 
     @property
     def orientation(self) -> int:
-        """The EXIF orientation; Pillow itself applies that of a TIFF.
+        """The EXIF orientation, except for a TIFF, where Pillow itself applies it.
 
-        Known after the image is loaded, because a PNG's EXIF may be its last chunk. Not read by
-        `ImageOps.exif_transpose`, which writes the EXIF again and fails if that fails, nor by
-        `getexif`, which makes 250 bytes of objects out of eight bytes of a file.
+        It is known after the image is loaded, because a PNG's EXIF may be its last chunk. Pillow's
+        functions are not used: `ImageOps.exif_transpose` also writes the EXIF and fails if it
+        cannot, and `getexif` creates 250 bytes of objects from eight bytes of a file.
         """
         return read_orientation(self.image.info.get("exif", b""))
 
@@ -90,14 +90,14 @@ class Upload:
         return self.image
 
     def _load_scaled(self, content: Size) -> Image.Image:
-        """Load the image and scale it down before it is turned, which is then cheap.
+        """Load the image and scale it down; turning it upright is cheap after that.
 
-        A JPEG's decoder can halve a picture up to three times at little cost.
+        A JPEG decoder can halve a picture up to three times at little cost.
         """
         height, width = content
         with translate_pillow_errors():
             draft = self.image.draft(None, (DRAFT_MARGIN * width, DRAFT_MARGIN * height))
-        # The decoder rounds sizes up; `box` is what the whole picture covers of them.
+        # The decoder rounds sizes up; `box` is the part that the picture covers.
         box = draft[1] if draft else None
         loaded = self._load()
         if loaded.height > TALL_ROWS and loaded.height >= 2 * GAP * height:
@@ -107,9 +107,9 @@ class Upload:
 
 @contextmanager
 def open_upload(data: bytes, *, max_pixels: int) -> Iterator[Upload]:
-    """Open a file that `containers.strip_container` has returned, without decoding it.
+    """Open a file that `stripping.strip_file` has returned, without decoding it.
 
-    Raises UnsupportedType, BrokenImage, TooManyPixels.
+    Raises UnsupportedType, BrokenImage and TooManyPixels.
     """
     canvas = read_webp_size(data)
     if canvas is not None:  # Pillow allocates it when it opens the file

@@ -1,4 +1,4 @@
-"""Pillow's settings and errors: what it may warn of, and what an error of its means here."""
+"""Pillow's settings, and the translation of its errors."""
 
 import struct
 import warnings
@@ -7,21 +7,21 @@ from contextlib import contextmanager
 
 from PIL import Image
 
-from app.codecs.containers import SENT_WHOLE
+from app.codecs.stripping import SENT_WHOLE
 from app.errors import BrokenImage
 
 DAMAGED = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError,
     OverflowError, ZeroDivisionError, struct.error,
 )  # fmt: skip
-"""Pillow raises these for a damaged file, because its plugins parse in plain Python."""
+"""The errors that Pillow raises for a damaged file, because its plugins parse in plain Python."""
 
 
 def prepare_pillow() -> None:
     """Disable Pillow's own pixel limit, 179 million, and its warnings; call this once at the start.
 
-    Python remembers the text of every warning. Pillow's contain numbers from damaged files, so the
-    memory for them would grow.
+    Python remembers the text of every warning. Pillow's texts contain numbers from damaged files,
+    so the memory for them would grow.
     """
     Image.MAX_IMAGE_PIXELS = None
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -29,7 +29,7 @@ def prepare_pillow() -> None:
 
 @contextmanager
 def translate_pillow_errors() -> Iterator[None]:
-    """Raise BrokenImage for Pillow's errors; for blocks that only call Pillow."""
+    """Raise BrokenImage for Pillow's errors. Use this only around calls of Pillow."""
     try:
         yield
     except DAMAGED as error:

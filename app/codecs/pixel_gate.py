@@ -1,6 +1,6 @@
-"""How many pixels the decoders may work on at the same time; small images pass large ones.
+"""Limits the pixels that the decoders work on at the same time; small images overtake large ones.
 
-Knows nothing of decoding. Safe to use from any thread.
+Knows nothing of decoding. All methods may be called from any thread.
 """
 
 import threading
@@ -10,10 +10,10 @@ from app.scheduling.budget import leaves_room
 
 
 class PixelGate:
-    """A limit of pixels together. One image alone may always pass, however large it is.
+    """A limit of the pixels of all images together. An image that is alone always passes.
 
-    An image passes if it takes at most half of what is free. So large images, however many, leave
-    room for small ones.
+    Otherwise an image passes if it takes at most half of what is free, so that any number of large
+    images leave room for small ones.
     """
 
     def __init__(self, limit: int) -> None:
@@ -22,29 +22,29 @@ class PixelGate:
         self._changed = threading.Condition()
 
     def enter(self, pixels: int, *, is_cancelled: Callable[[], bool]) -> bool:
-        """Waits until the pixels fit, and counts them; False where the wait was cancelled.
+        """Wait until the pixels fit, and count them. Return False if the wait was cancelled.
 
-        Whoever fits passes: a small image does not wait for a large one that came first.
+        A small image that fits does not wait for a large one that came first.
         """
 
-        def may_go_on() -> bool:
+        def may_stop_waiting() -> bool:
             fits = leaves_room(pixels, held=self._pixels, limit=self._limit)
             return self._pixels == 0 or fits or is_cancelled()
 
         with self._changed:
-            self._changed.wait_for(may_go_on)
+            self._changed.wait_for(may_stop_waiting)
             if is_cancelled():
                 return False
             self._pixels += pixels
             return True
 
     def leave(self, pixels: int) -> None:
-        """Give back what `enter` has counted."""
+        """Release the pixels that `enter` has counted."""
         with self._changed:
             self._pixels -= pixels
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Have everyone who waits ask again whether it was cancelled."""
+        """Make all waiting threads check whether they were cancelled."""
         with self._changed:
             self._changed.notify_all()

@@ -33,7 +33,7 @@ BAND_BYTES = 2**20
 def make_indexed_png(indices: Array, palette: Array) -> bytes:
     """Return a PNG with 8 bits per pixel for indices (H, W) into the palette (N, 3).
 
-    It has eight bits even for few colours, so that every reader returns the indices unchanged.
+    It uses eight bits even for few colours, so that every reader returns the indices unchanged.
     """
     assert len(palette) <= MAX_COLOURS, f"{len(palette)} colours, {MAX_COLOURS} at most"
     return _make_png(indices, INDEXED, compress(_begin_rows(indices, UNFILTERED), LEVEL), palette)
@@ -64,10 +64,10 @@ def _make_png(pixels: Array, colour_type: int, data: bytes, palette: Array | Non
 
 
 def _begin_rows(rows: Array, filter_type: int) -> Array:
-    """Return each row behind the number of its filter.
+    """Return the rows, each with the number of its filter in front.
 
-    A mask is not filtered: the compressor finds equal neighbours itself, and the filters "sub" and
-    "up" enlarge it.
+    Masks are not filtered: the compressor itself finds equal neighbours, and the filters "sub" and
+    "up" make the file larger.
     """
     height, width = rows.shape
     begun = np.empty((height, 1 + width), np.uint8)
@@ -79,8 +79,8 @@ def _begin_rows(rows: Array, filter_type: int) -> Array:
 def _compress_differences(rows: Array) -> bytes:
     """Compress the difference of each row (H, bytes) from the one above, in bands.
 
-    For photos it saves a third; the best filter for each row would save 5 % more, in 20 times the
-    time.
+    This saves a third for photos. Choosing the best filter for each row would save 5 % more, and
+    take 20 times as long.
     """
     packer = compressobj(LEVEL)
     count = max(1, BAND_BYTES // rows.shape[1])

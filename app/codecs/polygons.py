@@ -1,8 +1,9 @@
-"""The outlines of each class of a mask as polygons along the edges of its pixels.
+"""Traces the outlines of each class of a mask as polygons along the edges of its pixels.
 
-Exact: filling them gives the mask again. Contours of interpolated values, as contourpy and
-scikit-image draw them, cut the corners. Pixels are connected at their sides; where two touch at a
-corner only, a ring ends, so that none touches itself. Knows nothing of JSON or HTTP.
+The polygons are exact: filling them gives the mask again. Contours of interpolated values, as
+contourpy and scikit-image draw them, cut the corners. Pixels are connected at their sides; where
+two touch only at a corner, a ring ends, so that no ring touches itself. Knows nothing of JSON or
+HTTP.
 """
 
 from collections.abc import Iterator
@@ -16,16 +17,16 @@ from app.errors import TooCostly
 from model.engines.base import Array
 
 MAX_CORNERS = 2**18
-"""The limit of all outlines together. Masks of photos have some thousands, noise two a pixel."""
+"""The limit of all outlines together. Masks of photos have a few thousand, noise two per pixel."""
 
 PART_PIXELS = 2**17
-"""The pixels that are searched for corners at once."""
+"""The pixels that are searched for corners at a time."""
 
 UPPER_LEFT, UPPER_RIGHT, LOWER_LEFT, LOWER_RIGHT = 1, 2, 4, 8
 ALL = 15
 
 OUTSIDE = 256
-"""What stands for a class beyond the mask's sides."""
+"""The value that stands for pixels outside of the mask."""
 
 Integers = NDArray[np.int64]
 Ring = NDArray[np.int32]
@@ -45,8 +46,8 @@ CORNERS = {
     UPPER_LEFT + LOWER_RIGHT: ((DOWN, TO_LEFT), (UP, TO_RIGHT)),
     UPPER_RIGHT + LOWER_LEFT: ((TO_LEFT, UP), (TO_RIGHT, DOWN)),
 }
-"""Which of the four pixels around a corner belong to the class, and the directions in which its
-outline comes and goes: with the class to the right of it, as seen on the screen.
+"""For each set of pixels around a corner that belong to the class, the directions in which its
+outline comes and goes, with the class to the right of the outline as seen on the screen.
 """
 
 
@@ -61,7 +62,7 @@ class ClassPolygons:
 
 @dataclass(frozen=True, slots=True)
 class _Turns:
-    """The turns of a class' outlines: where, and in which direction they come and go."""
+    """The turns of a class' outlines: their places, and the directions before and after them."""
 
     x: Integers
     y: Integers
@@ -87,9 +88,9 @@ def trace_polygons(mask: Array) -> Iterator[ClassPolygons]:
 
 
 def _find_vertices(mask: Array) -> tuple[Integers, Integers, Integers]:
-    """Return x, y and the four pixels of each vertex whose pixels differ; outside is OUTSIDE.
+    """Return x, y and the four pixels around each vertex that may be a corner.
 
-    Vertex (y, x) is the upper left corner of pixel (y, x).
+    Vertex (y, x) is the upper left corner of pixel (y, x). Pixels outside the mask are OUTSIDE.
     """
     height, width = mask.shape
     found = []
@@ -124,7 +125,7 @@ def _make_too_costly() -> TooCostly:
 
 
 def _find_turns(x: Integers, y: Integers, own: NDArray[np.bool_]) -> _Turns:
-    """Return the turns at the vertices whose pixels (N, 4) belong to the class as `own` says."""
+    """Return the turns at the vertices; `own` (N, 4) says which pixels belong to the class."""
     codes = own @ np.array([UPPER_LEFT, UPPER_RIGHT, LOWER_LEFT, LOWER_RIGHT])
     parts = []
     for code, turns in CORNERS.items():
@@ -145,9 +146,9 @@ def _trace_class(mask: Array, index: int, turns: _Turns) -> ClassPolygons:
     ring_of[order] = np.repeat(np.arange(len(lengths)), lengths)
     outer = {number: [rings[number]] for number in np.flatnonzero(areas > 0).tolist()}
     owner = {number: number for number in outer}
-    finder = _Outside(mask, index, edges, ring_of)
+    finder = _RingFinder(mask, index, edges, ring_of)
     holes = [(*min(rings[n].tolist()), n) for n in np.flatnonzero(areas < 0).tolist()]
-    # From left to right: to the left of a hole is an outer ring, or a hole that comes first.
+    # From left to right, because the ring to the left of a hole may be another hole.
     for x, y, number in sorted(holes):
         owner[number] = owner[finder.find_ring_left_of(x, y)]
         outer[owner[number]].append(rings[number])
@@ -157,7 +158,7 @@ def _trace_class(mask: Array, index: int, turns: _Turns) -> ClassPolygons:
 def _link(turns: _Turns) -> tuple[Integers, tuple[Integers, Integers, Integers]]:
     """Return the turn that follows each turn, and the vertical edges: x, upper y, first turn.
 
-    The edges of a line do not overlap, so in the order of their ends the first left end belongs to
+    The edges on one line do not overlap. So if their ends are sorted, the first left end belongs to
     the first right end, and so on.
     """
     followers = np.empty(len(turns.x), np.int64)
@@ -184,7 +185,7 @@ def _sort(chosen: NDArray[np.bool_], key: Integers) -> Integers:
 def _follow(turns: _Turns, followers: Integers) -> tuple[list[int], list[int]]:
     """Return the turns in the order of the rings, and the rings' lengths.
 
-    No ring visits a vertex twice: where an outline does, a ring ends.
+    No ring visits a vertex twice: where an outline does so, a ring ends.
     """
     width = int(turns.x.max()) + 1
     vertices = (turns.y * width + turns.x).tolist()
@@ -224,7 +225,7 @@ def _measure_areas(points: Ring, starts: Integers, ends: Integers) -> Integers:
     return areas
 
 
-class _Outside:
+class _RingFinder:
     """Finds the ring that bounds the pixels to the left of a hole."""
 
     def __init__(

@@ -1,8 +1,7 @@
-"""Decoding and encoding away from the event loop, on threads and in processes of their own.
+"""Decodes and encodes outside of the event loop, on threads and in decoder processes.
 
-An ordinary JPEG is decoded by a thread of this process, any other file, among them JPEGs that take
-longer, by a decoder process.
-Knows nothing of HTTP or of the model.
+Threads of this process decode ordinary JPEGs. Decoder processes decode all other files, including
+JPEGs that take longer. Knows nothing of HTTP or of the model.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,11 +10,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 from app.codecs import decode
-from app.codecs.containers import JPEG_START, require_known, strip_container
 from app.codecs.decode import Decoded
 from app.codecs.decoder_process import make_out_of_memory_error
 from app.codecs.decoders import DECODERS_PER_THREAD, LARGE_IMAGES_PER_THREAD, Decoders
 from app.codecs.jpegs import is_ordinary
+from app.codecs.stripping import JPEG_START, require_known, strip_file
 from app.observability.metrics import Metrics
 from app.scheduling.budget import Share
 from app.scheduling.codec_threads import CodecThreads
@@ -42,8 +41,8 @@ class CodecPool:
     async def running(self, *, left_s: Callable[[], float | None]) -> AsyncIterator[None]:
         """End the processes and the threads at the end of the block.
 
-        `left_s` returns the seconds to wait for threads that are still at work then, None for as
-        long as they take.
+        `left_s` is called then, and returns the seconds to wait for busy threads; None means no
+        limit.
         """
 
         async def end(threads: ThreadPoolExecutor) -> None:
@@ -99,7 +98,7 @@ class CodecPool:
     ) -> T | None:
         """Return None for a JPEG that is not ordinary."""
         try:
-            data = strip_container(data)
+            data = strip_file(data)
             if not is_ordinary(data):
                 return None
             return finish(
@@ -119,6 +118,6 @@ class CodecPool:
     ) -> T:
         """Call the function on a codec thread; `held` is kept until it has returned.
 
-        With `first`, the call runs before any that already waits.
+        With `first`, the call runs before all calls that already wait.
         """
         return await self._threads.run(function, *arguments, held=held, first=first)

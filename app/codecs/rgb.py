@@ -1,4 +1,4 @@
-"""RGB out of Pillow's images of any mode, a band of rows at a time.
+"""Converts Pillow's images of any mode to RGB, a band of rows at a time.
 
 Imports NumPy only for the modes that need it. Knows nothing of files.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BAND_PIXELS = 2**18
-"""The pixels of one band. Converting the whole picture at once would double its memory."""
+"""The pixels of one band. To convert the whole picture at once would double its memory."""
 
 
 def convert_in_bands(image: Image.Image) -> Iterator[Image.Image]:
@@ -44,10 +44,10 @@ Conversion = Callable[[Image.Image], Image.Image]
 
 
 def choose_conversion(image: Image.Image) -> Conversion:
-    """Return the conversion of this image's bands to RGB; deep samples keep their upper 8 bits."""
+    """Return the conversion of this image's bands to RGB; 16-bit samples keep the upper 8 bits."""
     if image.mode.startswith("I;16"):
         return _convert_16_bits
-    if image.mode == "I":  # 32-bit integers; what files hold in them are 16-bit samples
+    if image.mode == "I":  # 32-bit integers, in which files store 16-bit samples
         return _convert_integers
     if image.mode == "F":
         bands = split_into_bands(image, _count_band_rows(image))

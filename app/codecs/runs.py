@@ -1,8 +1,8 @@
 """COCO's run-length encoding of each class of a mask, as pycocotools' `mask.decode` reads it.
 
-Pixels are counted down the columns: how many are not of the class, how many are, and so on. From
-the fourth on, a count is written as its difference from the one before the last, in groups of five
-bits, as printable characters. Knows nothing of JSON or HTTP.
+The counts of pixels, column by column, alternate: outside the class, inside it, and so on. From the
+fourth one on, a count is written as the difference from the count two places before. Numbers are
+written in groups of five bits as printable characters. Knows nothing of JSON or HTTP.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from app.codecs.jsonmask import split
 from model.engines.base import Array
 
 PART_PIXELS = 2**17
-"""The pixels of one step: the interpreter's lock is held for less than a millisecond at a time."""
+"""The pixels of one step, which holds the interpreter's lock for less than a millisecond."""
 
 BITS = 5
 MORE = 1 << BITS
@@ -49,7 +49,7 @@ def encode_runs(mask: Array) -> list[ClassRuns]:
 
 
 def _list_runs(mask: Array) -> Iterator[tuple[Array, Integers, Integers]]:
-    """Yield the runs of equal values down the columns: values, first pixels, ends."""
+    """Yield arrays of the runs of equal values down the columns: values, starts and ends."""
     columns = mask.T
     value, start, offset = int(mask[0, 0]), 0, 0
     for part in split((columns.shape[0], columns.shape[1]), PART_PIXELS):
@@ -67,7 +67,7 @@ def _list_runs(mask: Array) -> Iterator[tuple[Array, Integers, Integers]]:
 
 
 class _Writer:
-    """Writes the runs of one class as they come."""
+    """Encodes the runs of one class in the order in which they are found."""
 
     def __init__(self, height: int) -> None:
         self._height = height
@@ -78,7 +78,7 @@ class _Writer:
         """The last two counts."""
         self._texts: list[bytes] = []
         self._sides = [np.inf, np.inf, -1.0, -1.0]
-        """The first column and row of a pixel, and the last ones."""
+        """The first column and row with a pixel of the class, and the last column and row."""
 
     def add(self, starts: Integers, ends: Integers) -> None:
         self._pixels += int((ends - starts).sum())
@@ -104,7 +104,7 @@ class _Writer:
     def _widen(self, first: Integers, last: Integers) -> None:
         left, right = int(first[0]) // self._height, int(last[-1]) // self._height
         top, bottom = int((first % self._height).min()), int((last % self._height).max())
-        if (first // self._height != last // self._height).any():  # a run over a column's end
+        if (first // self._height != last // self._height).any():  # a run spans two columns
             top, bottom = 0, self._height - 1
         sides = self._sides
         self._sides = [
@@ -113,7 +113,7 @@ class _Writer:
 
 
 def write_numbers(numbers: Integers) -> bytes:
-    """Return signed numbers in groups of five bits, the lowest first; bit 6 says that more come."""
+    """Return signed numbers in groups of five bits, lowest first; bit 6 says that more follow."""
     rest = numbers.copy()
     groups = []
     has_more = np.ones(len(rest), np.bool_)

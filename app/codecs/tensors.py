@@ -1,7 +1,7 @@
 """The tensors of the Open Inference Protocol, version 2: as JSON, and in its binary extension.
 
-Reads a request for one image and writes the answer with its mask. Knows nothing of HTTP, nor of
-how images are decoded.
+Reads a request for one image, and writes the answer with its mask. Knows nothing of HTTP, or of how
+images are decoded.
 """
 
 import base64
@@ -22,31 +22,31 @@ IMAGE, FILE, MASK = "image", "file", "mask"
 """The names of the tensors."""
 
 MAX_JSON_BYTES = 2**22
-"""The limit of the JSON in a request, because Python's objects can take 30 times its size."""
+"""The limit of the JSON in a request, because it can take 30 times its size as Python objects."""
 
 PART_NUMBERS = 2**15
-"""The numbers that are converted at once; the interpreter's lock is held meanwhile."""
+"""The numbers that are converted at a time, because this holds the interpreter's lock."""
 
 REMEDY = "See /v2/models/fcn_resnet18 for the tensors."
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:
-    """What a request asks for: the mask of an image tensor or of a file."""
+    """A request for the mask of an image tensor or of an image file."""
 
     id: str | None
     image: Array | None
-    """Of an image tensor: RGB pixels (H, W, 3)."""
+    """The RGB pixels (H, W, 3) of the input `image`, if the request has it."""
     file: bytes | None
-    """Of encoded bytes: an image file."""
+    """The image file of the input `file`, if the request has it."""
     is_binary: bool
-    """Whether the mask is to be sent in binary."""
+    """Whether the request asks for the mask in binary."""
 
 
 def read_request(body: bytes, json_bytes: int | None) -> InferenceRequest:
-    """Read a request; its JSON has `json_bytes`, behind which binary data follows, or is all.
+    """Read a request. Its JSON has `json_bytes`, followed by binary data; None means JSON only.
 
-    Raises InvalidTensor, and BodyTooLarge if its JSON is too large.
+    Raises InvalidTensor, and BodyTooLarge if the JSON is too large.
     """
     head, data = body if json_bytes is None else body[:json_bytes], b""
     if json_bytes is not None:
@@ -118,7 +118,9 @@ def _read_input(tensor: Mapping[str, Any], data: bytes) -> tuple[Array | None, b
     if (name, datatype) == (IMAGE, "UINT8"):
         _require(len(shape) == 3 and shape[2] == 3, f"the shape of {IMAGE!r} is [height, width, 3]")
         values = _read_numbers(tensor["data"]) if size is None else np.frombuffer(data, np.uint8)
-        _require(len(values) == math.prod(shape), f"the shape {shape} has not {len(values)} values")
+        _require(
+            len(values) == math.prod(shape), f"the shape {shape} does not have {len(values)} values"
+        )
         return values.reshape(shape), None
     if (name, datatype) == (FILE, "BYTES"):
         _require(math.prod(shape) == 1, f"{FILE!r} has one element")
@@ -155,7 +157,7 @@ def _read_text(values: object) -> bytes:
 
 
 def _read_element(data: bytes) -> bytes:
-    """Return the one element of a tensor of BYTES, which has its length in front."""
+    """Return the one element of a tensor of BYTES, which begins with its length."""
     _require(len(data) >= 4, "an element of BYTES begins with its length")
     (length,) = struct.unpack_from("<I", data)
     _require(
@@ -165,7 +167,7 @@ def _read_element(data: bytes) -> bytes:
 
 
 def _find_output(document: Mapping[str, Any]) -> bool:
-    """Return whether the mask is to be sent in binary."""
+    """Return whether the request asks for the mask in binary."""
     is_binary = bool(_find_parameters(document).get("binary_data_output", False))
     outputs = [] if document.get("outputs") is None else document["outputs"]
     _require(isinstance(outputs, list) and len(outputs) <= 1, "there is one output")

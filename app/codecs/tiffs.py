@@ -1,7 +1,7 @@
-"""Limits of what decoding a TIFF may cost, estimated before anything is decoded.
+"""Limits the cost of decoding a TIFF, which is estimated before anything is decoded.
 
-A TIFF may divide its picture into strips or tiles of any size, at any place, and each row of each
-may cost something beyond its pixels. Looks at the directory and at the headers of JPEGs.
+A TIFF may divide its picture into strips or tiles of any size, anywhere in the file, and each of
+their rows may cost more than its pixels. Reads only the directory and the headers of JPEGs.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ from PIL.TiffImagePlugin import (
     TiffImageFile,
 )  # fmt: skip
 
-from app.codecs.containers import MAX_OFFSETS
 from app.codecs.jpegs import FRAME, estimate_scans_s
+from app.codecs.stripping import MAX_OFFSETS
 from app.errors import BrokenImage, TooCostly, TooManyPixels
 
 MAX_COVER = 2
@@ -34,11 +34,11 @@ beyond the picture. A tile of 30000 x 30000 pixels takes 900 MB, even if the pic
 """
 
 BLOCK_S = 10e-6
-"""The time to begin a strip or tile; 8 us were measured for a JPEG and less for others."""
+"""The time to begin a strip or tile; measured were 8 us for a JPEG, and less for others."""
 
 ROW_S = 0.1e-6
 FAX_ROW_S = 1.5e-6
-"""The time for a row of a strip or tile. In a fax (CCITT), each row may be an error that libtiff
+"""The time for a row of a strip or tile. In a fax (CCITT), each row may have an error that libtiff
 reports: 1.2 us were measured.
 """
 
@@ -47,10 +47,12 @@ BYTE_S = 8e-9
 
 FAXES = ("tiff_ccitt", "group3", "group4", "tiff_raw_16")
 OLD_JPEG = "tiff_jpeg"
-"""The JPEG of TIFF 6.0, which may lie outside the strips; today's has one in each strip or tile."""
+"""The JPEG compression of TIFF 6.0, whose data may be outside of the strips. The newer compression
+has a JPEG in each strip or tile.
+"""
 
 JPEGS = ("jpeg", OLD_JPEG)
-SAVE_ANEW = "Save it anew, in strips of several rows, or as PNG."
+SAVE_AGAIN = "Save it again, in strips of several rows, or as PNG."
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,9 @@ class Layout:
 
     blocks: int
     rows: int
-    """The rows of all blocks, also of those that are beside or behind each other."""
+    """The sum of the rows of all blocks, including blocks beside each other."""
     pixels: int
-    """The pixels of all blocks, also outside the picture."""
+    """The sum of the pixels of all blocks, including those outside the picture."""
     pixel_bytes: float
 
 
@@ -70,9 +72,9 @@ def require_modest_tiff(
 ) -> None:
     """Raise if decoding may take more than `max_seconds`, or the memory of many more pixels.
 
-    Raises BrokenImage, TooManyPixels, TooCostly.
+    Raises BrokenImage, TooManyPixels and TooCostly.
     """
-    if image.tile[0].codec_name != "libtiff":  # uncompressed: Pillow copies it
+    if image.tile[0].codec_name != "libtiff":  # uncompressed: Pillow copies the samples
         _require_little_cover(_count_raw_pixels(image), max_pixels)
         return
     layout = _read_layout(image)
@@ -81,7 +83,7 @@ def require_modest_tiff(
     if max(layout.blocks, len(blocks)) > MAX_OFFSETS:
         raise BrokenImage(
             f"The TIFF has {layout.blocks} strips or tiles, the limit is {MAX_OFFSETS}.",
-            remedy=SAVE_ANEW,
+            remedy=SAVE_AGAIN,
         )
     _require_separate(blocks)
     compression = image.info["compression"]
@@ -97,20 +99,20 @@ def require_modest_tiff(
                 break
     if seconds > max_seconds:
         raise TooCostly(
-            f"The TIFF may take {seconds:.1f} s to decode, its pixels are worth {max_seconds:.1f} "
-            f"s: {layout.blocks} strips or tiles have {layout.rows} rows together.",
-            remedy=SAVE_ANEW,
+            f"The TIFF may take {seconds:.1f} s to decode, the limit for its size is "
+            f"{max_seconds:.1f} s: {layout.blocks} strips or tiles have {layout.rows} rows in all.",
+            remedy=SAVE_AGAIN,
         )
 
 
 def _count_raw_pixels(image: TiffImageFile) -> int:
     boxes = (tile.extents or (0, 0, 0, 0) for tile in image.tile)
-    planes = len(image.getbands())  # may be stored one behind the other
+    planes = len(image.getbands())  # may be stored one after the other
     return sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes) // planes
 
 
 def _read_layout(image: TiffImageFile) -> Layout:
-    """Raise BrokenImage if libtiff and Pillow could understand the directory differently."""
+    """Raise BrokenImage if libtiff and Pillow could interpret the directory differently."""
     width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
     bits = _read_numbers(image, BITSPERSAMPLE, (1,))
     samples = max(_read_side(image, SAMPLESPERPIXEL, 1), len(bits))
@@ -134,24 +136,24 @@ def _is_tiled(image: TiffImageFile) -> bool:
 def _read_side(image: TiffImageFile, tag: int, default: int = 0) -> int:
     value = image.tag_v2.get(tag, default)
     if not isinstance(value, int) or value <= 0:
-        raise BrokenImage(f"The TIFF's tag {tag} is not a positive number.", remedy=SAVE_ANEW)
+        raise BrokenImage(f"The TIFF's tag {tag} is not a positive number.", remedy=SAVE_AGAIN)
     return value
 
 
 def _read_numbers(image: TiffImageFile, tag: int, default: tuple[int, ...]) -> tuple[int, ...]:
     values = image.tag_v2.get(tag, default)
     if not isinstance(values, tuple) or not all(isinstance(value, int) for value in values):
-        raise BrokenImage(f"The TIFF's tag {tag} has no whole numbers.", remedy=SAVE_ANEW)
+        raise BrokenImage(f"The TIFF's tag {tag} has no whole numbers.", remedy=SAVE_AGAIN)
     return values
 
 
 def _list_blocks(image: TiffImageFile, file_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield the start and the end of each strip or tile that the file says to have, in its order.
+    """Yield the start and the end of each strip or tile that the file declares, in its order.
 
-    One without a length may reach to the end of the file.
+    One without a length may reach the end of the file.
     """
     if STRIPOFFSETS in image.tag_v2 and TILEOFFSETS in image.tag_v2:
-        raise BrokenImage("The TIFF has strips and tiles.", remedy=SAVE_ANEW)
+        raise BrokenImage("The TIFF has strips and tiles.", remedy=SAVE_AGAIN)
     for offsets, counts in ((STRIPOFFSETS, STRIPBYTECOUNTS), (TILEOFFSETS, TILEBYTECOUNTS)):
         starts = _read_numbers(image, offsets, ())
         lengths = _read_numbers(image, counts, (file_bytes,) * len(starts))
@@ -164,11 +166,11 @@ def _require_separate(blocks: list[tuple[int, int]]) -> None:
     """Raise BrokenImage if the same bytes would be decoded more than once."""
     filled = sorted(block for block in blocks if block[0] < block[1])
     if any(left[1] > right[0] for left, right in pairwise(filled)):
-        raise BrokenImage("The TIFF's strips or tiles lie over each other.", remedy=SAVE_ANEW)
+        raise BrokenImage("The TIFF's strips or tiles overlap in the file.", remedy=SAVE_AGAIN)
 
 
 def _require_little_cover(pixels: int, max_pixels: int) -> None:
-    """Raise TooManyPixels if the strips or tiles, which are decoded whole, cover too much."""
+    """Raise TooManyPixels if the strips or tiles cover too much, because each is decoded whole."""
     limit = MAX_COVER * max_pixels
     if pixels > limit:
         raise TooManyPixels(
@@ -189,5 +191,5 @@ def _require_small_frames(data: bytes, max_pixels: int) -> None:
             raise TooManyPixels(
                 f"A JPEG in the TIFF has {width} x {height} = {width * height} pixels, "
                 f"the limit is {max_pixels}.",
-                remedy="Save it anew, or as PNG.",
+                remedy="Save it again, or as PNG.",
             )

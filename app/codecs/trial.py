@@ -1,4 +1,4 @@
-"""The trial of new weights before they are used: predicts masks and encodes every answer format.
+"""Tries out new weights before they are used: predicts masks and encodes every answer format.
 
 Runs at the start and at each reload. Knows nothing of HTTP.
 """
@@ -10,7 +10,7 @@ from app.formats import AnswerFormat, AnswerOptions
 from model.engines.base import Array
 from model.predictor import Predictor
 
-# A small size and that of VOC's photos, because engines choose their kernels by shape.
+# A small size and the size of VOC's photos, because engines choose their kernels by shape.
 WARM_UP_SIZES = ((64, 64), (375, 500))
 
 

@@ -1,10 +1,10 @@
-"""The size of a WebP file's canvas, from its header. Decodes nothing."""
+"""Reads the size of a WebP file's canvas from its header. Decodes nothing."""
 
 import struct
 
 
 def read_webp_size(data: bytes) -> tuple[int, int] | None:
-    """Return the canvas' height and width (RFC 9649), or None for any other or a truncated file."""
+    """Return the canvas' height and width (RFC 9649); None for other or truncated files."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return None
     kind = data[12:16]

@@ -316,7 +316,7 @@ def test_a_decoder_dies_with_its_parent_even_while_it_decodes(monkeypatch):
 def test_costly_tiffs_are_refused_and_their_decoder_continues(attack):
     async def run():
         async with pool_of() as pool:
-            with pytest.raises(BrokenImage, match="lie over each other"):
+            with pytest.raises(BrokenImage, match="overlap in the file"):
                 await decoded(pool, attack())
             assert len(pool.idle) == 1
 

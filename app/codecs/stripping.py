@@ -1,9 +1,9 @@
 """Strips an image file to the parts that its first picture needs, before it is decoded.
 
-The cost of reading a file is not in its pixels alone: 43 bytes of a GIF can request 4 GB, a
-megabyte of empty JPEG segments becomes 40 MB of Python objects, and a TIFF can refer to one strip a
-million times. So a decoder gets neither metadata nor further pictures, and a file with too many
-parts is refused. Knows the structure of the formats; decodes nothing.
+Pixels are not the only cost of a file: 43 bytes of a GIF can request 4 GB, a megabyte of empty JPEG
+segments becomes 40 MB of Python objects, and a TIFF can refer to one strip a million times. So a
+decoder gets neither metadata nor further pictures, and a file with too many parts is refused. Knows
+the structure of the formats; decodes nothing.
 """
 
 import re
@@ -37,12 +37,12 @@ TIFF_STARTS = frozenset(
 )
 """Pillow also accepts the version in the wrong byte order."""
 
-TIFF_OFFSETS = frozenset({273, 279, 324, 325})  # where strips and tiles are, and how long
+TIFF_OFFSETS = frozenset({273, 279, 324, 325})  # offsets and lengths of strips and tiles
 TIFF_COLOURS = 320
 TIFF_JPEG_TABLES = 347
 TIFF_TAGS = TIFF_OFFSETS | {
     256, 257, 258, 259, 262, 266, 274, 277, 278, 284,  # the picture and its samples
-    292, 293, 317, TIFF_COLOURS, 322, 323, 332, 338, 339,  # how they are stored
+    292, 293, 317, TIFF_COLOURS, 322, 323, 332, 338, 339,  # the storage of the samples
     TIFF_JPEG_TABLES, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532,  # JPEG
 }  # fmt: skip
 TIFF_INTEGERS = frozenset({3, 4, 16})
@@ -60,7 +60,7 @@ def require_known(data: bytes) -> None:
         )
 
 
-def strip_container(data: bytes) -> bytes:
+def strip_file(data: bytes) -> bytes:
     """Return the file without metadata and further pictures; the EXIF orientation is kept.
 
     Raises BrokenImage if the structure of the file is invalid, or if it has too many parts.
@@ -93,7 +93,7 @@ class _PartCounter:
         if self._left < 0:
             raise BrokenImage(
                 f"The image file has more than {MAX_PARTS} parts.",
-                remedy="Save it anew, without metadata.",
+                remedy="Save it again, without metadata.",
             )
 
 
@@ -182,7 +182,7 @@ def _strip_gif(data: bytes) -> bytes:
             continue
         label, size = data[position + 1], data[position + 2]
         if label == 0xF9 and size >= 4:
-            # Without the disposal: Pillow makes a picture for it as soon as it opens the file.
+            # The disposal is dropped, because Pillow would allocate a picture for it in `open`.
             flags = data[position + 3] & ~GIF_DISPOSAL
             control = b"!\xf9\4" + bytes((flags, 0, 0, data[position + 6])) + b"\0"
         position += 2
@@ -198,7 +198,7 @@ def _count_colour_table_bytes(flags: int) -> int:
 
 
 def _strip_tiff(data: bytes) -> bytes:
-    """Append a new directory with the kept tags, and make it the only one of the file."""
+    """Append a new directory with the kept tags, and make it the file's only directory."""
     order = "<" if data.startswith(b"II") else ">"
     big = data[2] == 43
     place, head, entry, value_bytes = (
@@ -233,5 +233,5 @@ def _require_few_values(tag: int, kind: int, values: int) -> None:
     if values > limit:
         raise BrokenImage(
             f"The TIFF's tag {tag} has {values} values, the limit is {limit}.",
-            remedy="Save it anew, with fewer strips or as PNG.",
+            remedy="Save it again, with fewer strips or as PNG.",
         )

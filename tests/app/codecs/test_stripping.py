@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.codecs.containers import MAX_OFFSETS, MAX_PARTS, strip_container
 from app.codecs.exif import read_orientation
+from app.codecs.stripping import MAX_OFFSETS, MAX_PARTS, strip_file
 from app.errors import BrokenImage
 from tests.app import corpus
 from tests.app.corpus import gif, jpeg_segment, picture, png, saved, tiff
@@ -39,7 +39,7 @@ def test_the_first_picture_stays_as_it_is(family):
             pixels, turned = first_picture(data)
         except (OSError, ValueError):
             continue  # neither can be read
-        left_pixels, left_turned = first_picture(strip_container(data))
+        left_pixels, left_turned = first_picture(strip_file(data))
         assert np.array_equal(left_pixels, pixels), name
         assert left_turned == turned, name
 
@@ -51,20 +51,20 @@ def test_metadata_and_further_pictures_are_left_out():
     much = {"exif": exif, "icc_profile": bytes(50_000), "xmp": b"<" * 50_000}
     for kind in ("JPEG", "PNG", "TIFF"):
         plain = saved(frames[0], kind, exif=exif)
-        assert len(strip_container(saved(frames[0], kind, **much))) < len(plain) + (
+        assert len(strip_file(saved(frames[0], kind, **much))) < len(plain) + (
             101_000 if kind == "TIFF" else 100  # a TIFF keeps its bytes, but no tag points to them
         )
-    with Image.open(io.BytesIO(strip_container(saved(frames[0], "TIFF", **much)))) as image:
+    with Image.open(io.BytesIO(strip_file(saved(frames[0], "TIFF", **much)))) as image:
         assert not {700, 34665, 34675} & set(image.tag_v2)
     for kind in ("PNG", "TIFF"):
         data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
-        with Image.open(io.BytesIO(strip_container(data))) as image:
+        with Image.open(io.BytesIO(strip_file(data))) as image:
             assert image.n_frames == 1
 
 
 def test_an_ordinary_jpeg_is_not_copied():
     data = saved(picture(), "JPEG")
-    assert strip_container(data) is data
+    assert strip_file(data) is data
 
 
 JPEG = saved(picture(), "JPEG")
@@ -83,7 +83,7 @@ MANY = {
 @pytest.mark.parametrize("kind", MANY)
 def test_a_file_of_very_many_parts_is_refused(kind):
     most = min(MAX_PARTS - 100, 20_000)
-    assert len(strip_container(MANY[kind](most))) < 3 * most + 2_000 or kind == "TIFF"
+    assert len(strip_file(MANY[kind](most))) < 3 * most + 2_000 or kind == "TIFF"
     if kind == "TIFF":  # a tag's number has 16 bits
         data = tiff({}, big=True)
         at = int.from_bytes(data[8:16], "little")
@@ -91,25 +91,25 @@ def test_a_file_of_very_many_parts_is_refused(kind):
     else:
         data = MANY[kind](MAX_PARTS + 1)
     with pytest.raises(BrokenImage, match=f"more than {MAX_PARTS} parts"):
-        strip_container(data)
+        strip_file(data)
 
 
 @pytest.mark.parametrize("big", [False, True])
 def test_a_tiffs_tags_have_few_values(big):
     most = tiff({273: [8] * MAX_OFFSETS}, big=big)
-    assert len(strip_container(most)) < len(most) + 400
+    assert len(strip_file(most)) < len(most) + 400
     for tag, count in ((273, MAX_OFFSETS + 1), (274, 17), (258, 1000), (320, 769)):
         with pytest.raises(BrokenImage, match=f"tag {tag} has {count} values, the limit is"):
-            strip_container(tiff({tag: [1] * count}, big=big))
+            strip_file(tiff({tag: [1] * count}, big=big))
     with pytest.raises(BrokenImage, match="tag 273 has 17 values, the limit is 16"):
-        strip_container(tiff({273: [8] * 17}, kinds={273: 5}, big=big))
+        strip_file(tiff({273: [8] * 17}, kinds={273: 5}, big=big))
 
 
 def test_a_gifs_disposal_is_left_out_and_its_transparent_colour_is_not():
     usual, transparent = b"!\xf9\4\x08\0\0\0\0", b"!\xf9\4\x09\0\0\7\0"
     data = gif((9, 9), (9, 9), disposal=2)
     assert usual in data
-    left = strip_container(data.replace(usual, transparent))
+    left = strip_file(data.replace(usual, transparent))
     assert left == data.replace(usual, b"!\xf9\4\1\0\0\7\0")
 
 
@@ -155,5 +155,5 @@ STARTS = (
 @given(start=st.sampled_from(STARTS), rest=st.binary(max_size=200))
 def test_any_bytes_give_bytes_or_a_problem(start, rest):
     with contextlib.suppress(BrokenImage):
-        assert isinstance(strip_container(start + rest), bytes)
+        assert isinstance(strip_file(start + rest), bytes)
     assert isinstance(read_orientation(start + rest), int)
