@@ -3,8 +3,8 @@
     with Client("http://127.0.0.1:8000") as client:
         mask = client.segment("photo.jpg").mask
 
-`AsyncClient` has the same methods, to await. Needs httpx, NumPy, Pillow and pydantic; knows nothing
-of the server's own code but the fields of its answers.
+`AsyncClient` has the same methods as coroutines. Needs httpx, NumPy, Pillow and pydantic. Of the
+server's code, it knows only the fields of answers.
 """
 
 from app.client.clients import AsyncClient, Client

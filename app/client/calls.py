@@ -1,7 +1,7 @@
-"""Each call of the client once, for `Client` and `AsyncClient`: its requests and its answer.
+"""The calls of `Client` and `AsyncClient`, each written once: its requests and its result.
 
-A call is a generator. It yields what to do, `Request` or `Wait`, and is sent what came of it, so it
-knows nothing of sockets, threads or event loops.
+A call is a generator. It yields a `Request` or a `Wait`, and the client sends the outcome back. So
+a call knows nothing of sockets, threads or event loops.
 """
 
 import io
@@ -54,8 +54,8 @@ def segment(
 ) -> Call[Segmentation]:
     """Segment one photo: a path, the bytes of a file, a Pillow image or a NumPy array.
 
-    `max_side` scales a longer photo down before the network, for this call; `classes` are the
-    names of those to keep. Raises ClientError.
+    `max_side` scales a larger photo down to this side before the network; `classes` are the names
+    of the classes to keep. Raises ClientError.
     """
     content = read_photo(photo)
     response = yield from _ask(
@@ -96,7 +96,7 @@ def segment_json(
     max_side: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> Call[MaskAsJson]:
-    """Return the mask as lists, with the classes that occur. Raises ClientError."""
+    """Return the mask as lists, with the classes in it. Raises ClientError."""
     response = yield from _ask(
         session, read_photo(photo), AnswerFormat.JSON, max_side=max_side, classes=classes
     )
@@ -155,8 +155,8 @@ def segment_overlay(
 ) -> Call[Image.Image]:
     """Return the photo with the classes' colours over it, drawn by the server.
 
-    `alpha` is the share of the colours, 0 to 1; `jpeg` is faster to send and not exact. Raises
-    ClientError.
+    `alpha` is the opacity of the colours, 0 to 1. With `jpeg`, the answer is smaller, and not
+    exact. Raises ClientError.
     """
     response = yield from _ask(
         session,
@@ -182,7 +182,7 @@ def _ask(
     classes: Sequence[str] | None = None,
     alpha: float | None = None,
 ) -> Call[httpx.Response]:
-    """Return the server's answer to one photo, which has the type that was asked for."""
+    """Return the server's answer to one photo. Raises ClientError, also for another media type."""
     media_type = media_type or answer.media_types[0]
     parameters = choose_parameters(answer, max_side=max_side, classes=classes, alpha=alpha)
     request = Request(
@@ -203,15 +203,15 @@ def _ask(
 
 
 def is_ready(_: Session) -> Call[bool]:
-    """Return whether the server takes requests now; False, too, where no server answers.
+    """Return whether the server accepts requests now; False if no server answers.
 
-    The probe is on the port of the operations, which is the API's unless there are two.
+    A server with a separate port for operations answers this only there.
     """
     outcome = yield Request(method="GET", path="health/ready")
     return isinstance(outcome, httpx.Response) and outcome.status_code == httpx.codes.OK
 
 
 def reload(session: Session) -> Call[Reloaded]:
-    """Let the server read its weights file again; needs an admin's key."""
+    """Make the server load its weights file again; needs an admin's key. Raises ClientError."""
     response = yield from exchange(session, Request(method="POST", path="v1/admin/reload"))
     return parse(response, Reloaded)

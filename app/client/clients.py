@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: they carry out the calls of `app.client.calls`, and add nothing."""
+"""`Client` and `AsyncClient`, which run the calls of `app.client.calls`."""
 
 import asyncio
 import functools
@@ -20,7 +20,7 @@ T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT_S = 5
 ANSWER_MARGIN_S = 2
-"""Seconds longer than the server is given: its refusal tells more than a timeout."""
+"""The seconds that the client waits beyond the server's deadline, for the server's own refusal."""
 
 
 def _synchronous(
@@ -43,8 +43,8 @@ def _asynchronous(
     return method
 
 
-class _Configured:
-    """What both clients are made of."""
+class _BaseClient:
+    """The options and the session that both clients have."""
 
     def __init__(
         self,
@@ -55,12 +55,13 @@ class _Configured:
         retries: Retries | None = None,
         connections: int = 100,
     ) -> None:
-        """`key` is an API key; `timeout_s` is for each attempt to get an answer.
+        """`key` is an API key; `timeout_s` applies to each attempt to get an answer.
 
-        `connections` is the largest number of requests at the same time.
+        `connections` is the largest number of requests at the same time. Raises ValueError for an
+        invalid `url`.
         """
         if not httpx.URL(url).is_absolute_url:
-            raise ValueError(f"{url!r} is no address: give something like {DEFAULT_URL}")
+            raise ValueError(f"{url!r} is not an address: give something like {DEFAULT_URL}")
         self._session = Session(url=url, timeout_s=timeout_s, retries=retries or Retries())
         headers = {"User-Agent": f"fcn-client/{__version__}"}
         if key:
@@ -88,8 +89,8 @@ def _build(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Re
     )
 
 
-class Client(_Configured):
-    """A client that waits; threads may share it. Close it, or use it in a `with`."""
+class Client(_BaseClient):
+    """A blocking client, which threads may share. Close it, or use it in a `with`."""
 
     def _connect(self, **options: Any) -> None:
         self._http = httpx.Client(**options)
@@ -139,8 +140,8 @@ class Client(_Configured):
         self.close()
 
 
-class AsyncClient(_Configured):
-    """A client to await, for one event loop. Close it, or use it in an `async with`."""
+class AsyncClient(_BaseClient):
+    """An asynchronous client for one event loop. Close it, or use it in an `async with`."""
 
     def _connect(self, **options: Any) -> None:
         self._http = httpx.AsyncClient(**options)

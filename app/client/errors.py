@@ -1,13 +1,13 @@
-"""Why a call of the client has no result: exceptions whose text is one line with a remedy.
+"""The errors of the client's calls: exceptions whose text is one line with a remedy.
 
     ClientError
       PhotoError            the photo cannot be read or sent
       ServerUnreachable     there is no connection to the server, or it broke
-      AnswerTimeout         the connection is there, and the answer is not, after `timeout_s`
-      InvalidAnswer         the answer is none of this service: is it another server?
-      ProblemError          the server refused: `problem` says why, `status` is HTTP's
+      AnswerTimeout         the server is connected, but did not answer within `timeout_s`
+      InvalidAnswer         the answer does not come from this service
+      ProblemError          the server refused: `problem` says why, `status` is the HTTP status
 
-Each is raised after the last attempt; `__cause__` is httpx's own exception where there is one.
+Each is raised after the last attempt; `__cause__` is httpx's own exception, if there is one.
 """
 
 from app.schemas import ProblemDetails
@@ -39,7 +39,7 @@ class ProblemError(ClientError):
     def __init__(
         self, problem: ProblemDetails, *, request_id: str = "", retry_after_s: float | None = None
     ) -> None:
-        """`request_id` finds the request in the server's log."""
+        """`request_id` identifies the request in the server's log."""
         super().__init__(f"{problem.title} ({problem.status}): {problem.detail} {problem.remedy}")
         self.problem = problem
         self.request_id = request_id
@@ -47,7 +47,7 @@ class ProblemError(ClientError):
 
     @property
     def status(self) -> int:
-        """HTTP's status code."""
+        """The HTTP status code."""
         return self.problem.status
 
     @property

@@ -1,6 +1,6 @@
-"""One request of a call and its answer: attempts, retries, and what an error means.
+"""One request of a call and its answer: attempts, retries and errors.
 
-Knows nothing of what is asked for.
+Knows nothing of what the request asks for.
 """
 
 import json
@@ -39,20 +39,20 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The time until the next attempt."""
+    """A pause before the next attempt."""
 
     seconds: float
 
 
 Outcome: TypeAlias = httpx.Response | httpx.RequestError | None
-"""What a request comes to; None after a wait."""
+"""The outcome of a request; None after a wait."""
 
 Call: TypeAlias = Generator[Request | Wait, Outcome, T]
 
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """What the calls of one client share."""
+    """The state that the calls of one client share."""
 
     url: str
     timeout_s: float
@@ -60,7 +60,7 @@ class Session:
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The names of the classes, by the digest of their weights."""
     limits: Limits | None = None
-    """Those of the server, once they are known."""
+    """The server's limits, once they are known."""
 
 
 def choose_parameters(
@@ -70,7 +70,7 @@ def choose_parameters(
     classes: Sequence[str] | None = None,
     alpha: float | None = None,
 ) -> dict[str, str]:
-    """Return the query of a segmentation; what is None is the server's default."""
+    """Return the query parameters of a segmentation; None means the server's default."""
     chosen = {
         "format": answer.value,
         "max_side": None if max_side is None else str(max_side),
@@ -81,7 +81,7 @@ def choose_parameters(
 
 
 def exchange(session: Session, request: Request) -> Call[httpx.Response]:
-    """Return the first answer that is no error, and retry until then. Raises ClientError."""
+    """Send the request until it succeeds, and return the answer. Raises ClientError."""
     waited_s = 0.0
     attempt = 1
     while True:
@@ -105,7 +105,8 @@ def exchange(session: Session, request: Request) -> Call[httpx.Response]:
 def _is_worth_a_retry(outcome: httpx.Response | httpx.RequestError) -> bool:
     """Return whether the same request may succeed later.
 
-    Not after a timeout: the server has worked on the request, and repeating it adds to its load.
+    A timeout is not retried: the server has worked on the request, and a retry would add to its
+    load.
     """
     if isinstance(outcome, httpx.Response):
         return outcome.status_code in RETRIED_STATUSES
@@ -135,7 +136,7 @@ def _make_error(session: Session, outcome: httpx.Response | httpx.RequestError) 
 
 
 def _read_problem(response: httpx.Response) -> ClientError:
-    """Return the problem detail of an answer, or one made of its status where it has none."""
+    """Return the problem detail in an answer, or one that is made from its status."""
     try:
         problem = ProblemDetails.model_validate_json(response.content)
     except ValidationError:
@@ -143,8 +144,8 @@ def _read_problem(response: httpx.Response) -> ClientError:
             type="about:blank",
             title=response.reason_phrase or "Error",
             status=response.status_code,
-            detail=f"{response.url} answered without saying more.",
-            remedy="Is it this service, and its address?",
+            detail=f"{response.url} answered without a problem detail.",
+            remedy="Check that the address is that of this service.",
         )
     return ProblemError(
         problem,

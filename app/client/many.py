@@ -1,6 +1,6 @@
-"""Many photos by few requests, each with as many photos as the server takes.
+"""Segments many photos in few requests, each with as many photos as the server accepts.
 
-Knows nothing of sockets, threads or event loops, as `app.client.calls`.
+Like `app.client.calls`, it knows nothing of sockets, threads or event loops.
 """
 
 from base64 import b64decode
@@ -27,12 +27,12 @@ from app.file_schemas import FileAnswer, FileProblem, FileResults
 from app.formats import AnswerFormat
 
 PART_BYTES = 300
-"""The most bytes that a form needs for a file beside the file itself."""
+"""The largest number of bytes that a form adds to each file."""
 
 TOO_LARGE = 413
 
 Results = dict[int, Segmentation | ClientError]
-"""What came of each photo, by its place."""
+"""The result or the error of each photo, by its position."""
 
 
 def segment_many(
@@ -42,9 +42,9 @@ def segment_many(
     max_side: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> Call[list[Segmentation | ClientError]]:
-    """Segment photos; return for each its result or its own error, in their order.
+    """Segment photos; return the result or the error of each, in their order.
 
-    Raises ClientError for what concerns all of them, such as a server that does not answer.
+    Raises ClientError for an error that affects all of them, such as a server that does not answer.
     """
     limits = yield from find_limits(session)
     parameters = choose_parameters(AnswerFormat.PNG, max_side=max_side, classes=classes)
@@ -71,7 +71,7 @@ def segment_many(
 def _segment_group(
     session: Session, group: dict[int, bytes], results: Results, parameters: dict[str, str]
 ) -> Call[None]:
-    """Put the results of these photos; those that the server could not take are sent again."""
+    """Fill in the results of these photos; send those again that the server could not accept."""
     attempt, waited_s = 1, 0.0
     while group:
         refused = yield from _send(session, group, results, parameters)
@@ -90,7 +90,7 @@ def _segment_group(
 def _send(
     session: Session, group: dict[int, bytes], results: Results, parameters: dict[str, str]
 ) -> Call[dict[int, float]]:
-    """Put the results, and return which photos may have another later, and after how long."""
+    """Fill in the results; return the photos to send again, with the seconds to wait."""
     try:
         response = yield from exchange(session, _make_request(session, group, parameters))
     except ProblemError as error:
@@ -142,7 +142,7 @@ def _make_error(entry: FileProblem, request_id: str) -> ProblemError:
 
 
 def _encode_form(files: Iterable[bytes]) -> tuple[str, bytes]:
-    """Return the type and the bytes of a form; the files' names are their places in it."""
+    """Return the media type and the bytes of a form; its files are named by their numbers."""
     parts = [("files", (str(number), data)) for number, data in enumerate(files, 1)]
     form = httpx.Request("POST", "http://server", files=parts)
     return form.headers["Content-Type"], form.read()

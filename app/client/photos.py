@@ -1,4 +1,4 @@
-"""What callers have of a photo, as the bytes of an image file. Knows nothing of HTTP."""
+"""Turns a photo in any accepted form into the bytes of an image file. Knows nothing of HTTP."""
 
 import io
 import os
@@ -38,8 +38,8 @@ def read_photo(photo: Photo) -> bytes:
 def _check_array(pixels: NDArray[Any]) -> Image.Image:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.size == 0:
         raise PhotoError(
-            f"an array of type {pixels.dtype} and shape {pixels.shape} is no photo: give uint8 of "
-            "shape (height, width, 3)"
+            f"an array of type {pixels.dtype} and shape {pixels.shape} is not a photo: give uint8 "
+            "of shape (height, width, 3)"
         )
     if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
         raise PhotoError(
@@ -50,7 +50,7 @@ def _check_array(pixels: NDArray[Any]) -> Image.Image:
 
 
 def _encode(image: Image.Image) -> bytes:
-    """Return the image as a PNG, its EXIF orientation included."""
+    """Return the image as a PNG, including its EXIF orientation."""
     file = io.BytesIO()
     if image.mode not in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA"):
         exif, image = image.getexif(), image.convert("RGB")

@@ -1,4 +1,4 @@
-"""When a failed attempt is repeated, and after how long. Knows nothing of what is sent."""
+"""Decides whether a failed request is retried, and when. Knows nothing of what is sent."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -7,22 +7,22 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
-"""Too many requests, and what servers and proxies answer while they start, stop or are full."""
+"""Too many requests, and the statuses of servers and proxies that start, stop or are overloaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """How often a request is repeated that the server could not take, or that got no connection.
+    """How often to retry a request that the server could not accept, or that got no connection.
 
-    Before an attempt the client waits as long as the server's `Retry-After` says, or else
-    `backoff_s`, twice as long each time; a random part is added, so that many clients do not come
-    back together.
+    Before a retry, the client waits as long as the server's `Retry-After` says, or else
+    `backoff_s`, which doubles each time. A random part is added, so that many clients do not retry
+    at the same time.
     """
 
     attempts: int = 5
-    """Largest number of attempts, the first included."""
+    """The largest number of attempts, including the first."""
     max_wait_s: float = 60
-    """Seconds that one call may wait between its attempts, all waits together."""
+    """The largest sum of the seconds that one call waits between its attempts."""
     backoff_s: float = 0.25
     draw: Callable[[], float] = random.random
     """Returns a number from 0 to below 1."""
@@ -30,7 +30,10 @@ class Retries:
     def choose_wait(
         self, attempt: int, *, waited_s: float, retry_after_s: float | None
     ) -> float | None:
-        """Return the seconds to wait after a failed attempt, the first being 1; None to give up."""
+        """Return the seconds to wait after a failed attempt, or None to give up.
+
+        The first attempt is 1.
+        """
         if attempt >= self.attempts:
             return None
         backoff_s = self.backoff_s * 2 ** (attempt - 1)

@@ -1,4 +1,4 @@
-"""The result of one photo: its mask as array, as picture and over the photo.
+"""The result of one photo: its mask as an array, as a picture and as an overlay.
 
 Knows nothing of where the mask was computed.
 """
@@ -18,7 +18,7 @@ from app.schemas import PresentClass
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
-    """A photo and its mask. Pictures are decoded when they are first asked for."""
+    """A photo and its mask. The mask is decoded at the first access."""
 
     photo: bytes = field(repr=False)
     """The image file that was sent."""
@@ -30,11 +30,11 @@ class Segmentation:
     """The digest of the weights that computed the mask."""
     request_id: str = ""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
-    """The server's stages and the milliseconds that each took."""
+    """The server's stages, and the milliseconds that each took."""
 
     @cached_property
     def mask(self) -> NDArray[np.uint8]:
-        """Class indices, uint8 of shape (height, width): the photo's, upright."""
+        """Class indices, uint8 of shape (height, width), the size of the upright photo."""
         return np.asarray(self.image)
 
     @cached_property
@@ -51,7 +51,7 @@ class Segmentation:
 
     @cached_property
     def classes(self) -> list[PresentClass]:
-        """The classes that occur in the mask, by index, with their number of pixels."""
+        """The classes in the mask, by index, with their numbers of pixels."""
         counts = np.bincount(self.mask.ravel())
         return [
             PresentClass(index=int(index), name=self.names[index], pixels=int(counts[index]))
@@ -71,10 +71,10 @@ class Segmentation:
     def overlay(self, alpha: float = 0.5) -> Image.Image:
         """Return the photo with the classes' colours over it, an RGB image.
 
-        `alpha` is the share of the colour, 0 to 1. The background keeps the photo's colours.
+        `alpha` is the opacity of the colours, 0 to 1. The background keeps the photo's colours.
         """
         if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha={alpha} is not from 0 to 1")
+            raise ValueError(f"alpha={alpha} is not between 0 and 1")
         with Image.open(io.BytesIO(self.photo)) as photo:
             upright = ImageOps.exif_transpose(photo).convert("RGB")
         blended = Image.blend(upright, self.image.convert("RGB"), alpha)

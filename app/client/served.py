@@ -1,11 +1,11 @@
-"""What the server says of its weights and limits, asked for when it is first needed."""
+"""The server's weights and limits, requested when they are first needed."""
 
 from app.client.exchange import Call, Request, Session, exchange, parse
 from app.schemas import Limits, ModelInfo
 
 
 def model(session: Session) -> Call[ModelInfo]:
-    """Return the weights that serve: classes, colours, scores, digest, and requests' limits."""
+    """Return the weights in use (classes, colours, scores, digest) and the limits of requests."""
     response = yield from exchange(session, Request(method="GET", path="v1/model"))
     info = parse(response, ModelInfo)
     session.names[info.digest] = tuple(entry.name for entry in info.classes)
@@ -18,7 +18,7 @@ def find_names(session: Session, digest: str) -> Call[tuple[str, ...]]:
     if digest not in session.names:
         yield from model(session)
     names = session.names.get(digest)
-    if names is None:  # other weights since: a palette's entries have their index for a name
+    if names is None:  # the server has reloaded: name the classes by their indices
         names = tuple(map(str, range(256)))
     return names
 

@@ -157,7 +157,7 @@ def test_a_wrong_command_line_is_one_line(arguments, message, fcn):
 def test_no_address_is_one_line(photos, fcn):
     ended = fcn("segment", photos, "--url", "localhost")
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: 'localhost' is no address")
+    assert ended.stderr.startswith("error: 'localhost' is not an address")
 
 
 def test_photos_that_differ_only_in_their_suffix_keep_it(tmp_path):

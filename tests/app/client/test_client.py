@@ -153,7 +153,7 @@ def test_a_pillow_image_keeps_its_orientation(server, photo):
         ("no such file.jpg", "no such file.jpg: No such file"),
         (np.zeros((4, 5, 3)), "float64"),
         (np.zeros((4, 5, 2), np.uint8), "2 channels"),
-        (np.zeros((0, 5, 3), np.uint8), "no photo"),
+        (np.zeros((0, 5, 3), np.uint8), "not a photo"),
         (io.StringIO("text"), 'mode "rb"'),
     ],
 )
@@ -451,7 +451,7 @@ def test_class_names_are_left_out_if_the_weights_change_in_between(kind):
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "/v1"])
 def test_an_invalid_address_is_refused_at_once(url):
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match="is not an address"):
         Client(url)
 
 
