@@ -1,4 +1,4 @@
-"""Make an API key: `python -m app.keys NAME >> keys.txt`.
+"""Makes an API key: `python -m app.keys NAME >> keys.txt`.
 
 Knows nothing of how keys are checked.
 """

@@ -1,7 +1,7 @@
-"""The command line `fcn`: one command for each thing that people do.
+"""The command line `fcn`: one command for each task.
 
 Each command imports what it needs when it runs, so that `fcn --help` is quick.
 """
 
 ROOT = __name__.removesuffix("app.cli")
-"""Empty in the repository; in an installation, `fcn_service.`, which holds `app` and `model`."""
+"""The prefix of module names: empty in the repository, `fcn_service.` in an installed package."""

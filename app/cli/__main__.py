@@ -1,6 +1,6 @@
-"""`fcn COMMAND`, or `python -m app.cli COMMAND`: find the command and run it.
+"""`fcn COMMAND`, or `python -m app.cli COMMAND`: finds the command and runs it.
 
-Knows the commands' names and what they are for, and imports none before it is chosen.
+Knows the names and purposes of the commands, and imports only the one that it runs.
 """
 
 import argparse
@@ -17,46 +17,46 @@ OWN_PACKAGES = ("app", "model", "fcn_service")
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command: the module whose `main` it runs, and a line for the help."""
+    """A command: the module whose `main` it runs, and its line in the help."""
 
     module: str
     purpose: str
     extra: str = "train"
-    """The extra of the package that brings what it imports."""
+    """The package's extra that installs what the command imports."""
 
 
 COMMANDS: Mapping[str, Command] = {
     "segment": Command("app.cli.segment", "compute the masks of photos and folders of photos"),
     "bulk": Command(
-        "app.cli.bulk", "compute the masks of any number of photos, also of S3", extra="bulk"
+        "app.cli.bulk", "compute the masks of any number of photos, also in S3", extra="bulk"
     ),
     "serve": Command(
         "app.__main__", "start the server, http://127.0.0.1:8000 unless told otherwise"
     ),
-    "check": Command("app.cli.check", "look at this installation, and say what is wrong with it"),
+    "check": Command("app.cli.check", "check this installation, and report what is wrong"),
     "keys": Command("app.keys", "make an API key"),
     "train": Command("model.train", "train weights on Pascal VOC or on your own images"),
     "evaluate": Command("model.evaluate", "measure the mean IoU of weights"),
     "compare": Command("model.compare", "tell whether one weights file is better than another"),
     "convert": Command("model.convert", "turn a .pth file into a weights file"),
     "card": Command("model.card", "describe a weights file"),
-    "completion": Command("app.cli.completion", "print the completion for bash or zsh"),
+    "completion": Command("app.cli.completion", "print the completion script for bash or zsh"),
 }
 
 EXAMPLES = """\
 examples:
   fcn serve                       serve the shipped weights
-  fcn segment photo.jpg           the mask of a photo: masks/photo.png
-  fcn segment photos/ -o out/     of every photo in a folder; goes on where it was interrupted
+  fcn segment photo.jpg           write the mask of a photo to masks/photo.png
+  fcn segment photos/ -o out/     ... of every photo in a folder; resumes after an interruption
   fcn segment photos/ --local     the same without a server
   fcn bulk s3://bucket/photos s3://bucket/masks
-                                  of any number of photos, in constant memory
+                                  ... of any number of photos, in constant memory
   fcn COMMAND --help              the options of a command
 """
 
 
 def main() -> None:
-    """Run the command that the arguments name; its own `main` reads the rest."""
+    """Run the command that the arguments name; its own `main` parses the rest."""
     arguments = sys.argv[1:]
     command = COMMANDS.get(arguments[0]) if arguments else None
     if command is None:
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _explain(arguments: Sequence[str]) -> None:
-    """Print the help or the version, or end with what is wrong with the command."""
+    """Print the help or the version, or exit with an error for an unknown command."""
     names = "\n".join(f"  {name:<11}{command.purpose}" for name, command in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="fcn",

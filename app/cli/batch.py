@@ -1,6 +1,6 @@
-"""Many photos at the same time: as many requests as asked for, each photo with its own outcome.
+"""Segments many photos with concurrent requests; each photo has its own outcome.
 
-Knows nothing of the command line, or of where photos are and results go.
+Knows nothing of the command line, or of where photos come from and results go.
 """
 
 import asyncio
@@ -13,24 +13,24 @@ from app.client.photos import Photo
 from app.client.segmentation import Segmentation
 
 REFUSED_ALL = frozenset({401, 403, 404})
-"""A server that answers one photo with one of these answers every photo with it."""
+"""The statuses with which a server that refuses one photo would refuse every photo."""
 
 T = TypeVar("T")
 
 
 class CannotContinue(ClientError):
-    """An error that would meet every photo."""
+    """An error that would affect every photo."""
 
 
 @dataclass(slots=True)
 class Report(Generic[T]):
-    """What came of the photos."""
+    """The outcome of the photos."""
 
     written: int = 0
     skipped: int = 0
     failures: list[tuple[T, str]] = field(default_factory=list)
     ended_by: ClientError | None = None
-    """The error that would have met every photo."""
+    """The error that ended the run, because it would have affected every photo."""
 
 
 async def segment_all(
@@ -44,9 +44,9 @@ async def segment_all(
     max_side: int | None = None,
     on_end: Callable[[], object],
 ) -> None:
-    """Segment the photos; `read` and `write` run on threads, `on_end` is called after each.
+    """Segment the photos; `read` and `write` run on threads, `on_end` is called after each photo.
 
-    The report is filled meanwhile, so that it is true after an interruption, too.
+    The report is updated after each photo, so that it is also correct after an interruption.
     """
 
     async def work(remaining: Iterator[T]) -> None:
@@ -66,7 +66,7 @@ async def segment_all(
             if isinstance(error, ProblemError) and error.status in REFUSED_ALL:
                 report.ended_by = error
             report.failures.append((job, str(error)))
-        except (OSError, ValueError) as error:  # the results cannot be written, or drawn
+        except (OSError, ValueError) as error:  # the results cannot be drawn or written
             report.failures.append((job, str(error)))
         else:
             report.written += 1

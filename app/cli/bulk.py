@@ -1,7 +1,7 @@
-"""`fcn bulk INPUT OUTPUT`: masks of any number of photos, of any filesystem, without interruption.
+"""`fcn bulk INPUT OUTPUT`: masks of any number of photos on any filesystem, in runs that resume.
 
-It is wiring: `source` finds the photos, `plan` keeps what to do, `bulk_run` does it, `parts` and
-`tables` keep the results, this tells people of it.
+Only wiring: `source` finds the photos, `plan` stores what to do, `bulk_run` does it, `parts` and
+`tables` store the results, and this module reports to the user.
 """
 
 import argparse
@@ -48,18 +48,18 @@ def main() -> None:
         parser.error(str(error))
     tally, started = Tally(), time.monotonic()
     try:
-        _carry_out(source, output, tally, options)
+        _run_with_server(source, output, tally, options)
     except KeyboardInterrupt:
         _summarise(tally, time.monotonic() - started)
         end_interrupted()
     _summarise(tally, time.monotonic() - started)
     if tally.ended_by:
-        print(f"{paint('error', RED, sys.stderr)}: {tally.ended_by} The same command continues "
-              "from here.", file=sys.stderr)  # fmt: skip
+        print(f"{paint('error', RED, sys.stderr)}: {tally.ended_by} The same command resumes from "
+              "here.", file=sys.stderr)  # fmt: skip
         sys.exit(EXIT_NO_SERVER)
     if tally.failed:
-        print(f"{output.locate(FAILURES)} has their names and the reasons; it can be the INPUT of "
-              "another run", file=sys.stderr)  # fmt: skip
+        print(f"{output.locate(FAILURES)} lists their names and the reasons; it can be the INPUT "
+              "of another run", file=sys.stderr)  # fmt: skip
         sys.exit(EXIT_FAILURES)
 
 
@@ -67,18 +67,18 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fcn bulk",
         description="Segment any number of photos, in memory that does not depend on their number. "
-        "Where a run was interrupted or killed, the same command continues: nothing is done twice, "
-        "and no result is there by half.",
-        epilog="Exit status: 0 every photo has its result, 1 some have none, 2 a wrong command "
-        "line, 3 it cannot continue: no server answers, or the output cannot be written, "
-        "130 interrupted.",
+        "After an interruption, the same command resumes: no photo is computed twice, and no "
+        "result is incomplete.",
+        epilog="Exit status: 0 every photo has its result, 1 some photos have none, 2 a wrong "
+        "command line, 3 the run cannot continue, because no server answers or the output cannot "
+        "be written, 130 interrupted.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("input", metavar="INPUT",
-        help="a folder, or a list that names one photo a line; a path or an address such as "
+        help="a folder, or a list that names one photo per line; a path or an address such as "
         "s3://bucket/photos")  # fmt: skip
-    add("output", metavar="OUTPUT", help="an empty folder, or that of the same run before")
+    add("output", metavar="OUTPUT", help="an empty folder, or the one of the run to resume")
     add(
         "--format",
         choices=("png", "rle"),
@@ -92,14 +92,16 @@ def _build_parser() -> argparse.ArgumentParser:
         type=parse_count,
         default=1000,
         metavar="N",
-        help="photos in a Parquet file, and between two records of what is done (%(default)s)",
+        help="photos in a Parquet file, and between two records of progress (%(default)s)",
     )
     add_request_options(parser)
     return parser
 
 
-def _carry_out(source: Source, output: Storage, tally: Tally, options: argparse.Namespace) -> None:
-    """Run against the server that is named, or one of this process."""
+def _run_with_server(
+    source: Source, output: Storage, tally: Tally, options: argparse.Namespace
+) -> None:
+    """Run against the server in the options, or against one in this process."""
     serving: AbstractContextManager[str] = nullcontext(options.url)
     if not options.url:
         from app.cli.local import serve_for_command
@@ -134,7 +136,7 @@ async def _run(
                 max_photo_bytes=model.limits.max_body_bytes,
                 on_end=bar.update,
                 tally=tally,
-            ).carry_out()
+            ).run()
 
 
 def _open_plan(source: Source, output: Storage, digest: str, options: argparse.Namespace) -> Plan:

@@ -1,6 +1,6 @@
-"""A bulk run: part after part of its plan, from where the last run was interrupted.
+"""A bulk run: computes its plan part by part, from where the last run was interrupted.
 
-Holds one part at most, however many photos there are. Knows nothing of the command line.
+Holds at most one part in memory, however many photos there are. Knows nothing of the command line.
 """
 
 import asyncio
@@ -21,26 +21,26 @@ from app.client import AsyncClient, ClientError, PhotoError
 from app.client.segmentation import Segmentation
 
 FAILURES = "failures.txt"
-"""A line for each photo without a result: its name, a tab, the reason."""
+"""The file with a line for each photo without a result: its name, a tab and the reason."""
 
-OF_ONE_NAME = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR})
-"""What a filesystem says of a name that it cannot have; a full disk meets every photo."""
+NAME_ERRORS = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR})
+"""The errors that concern only one file name. Others, such as a full disk, affect every photo."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """The photos of all parts together."""
+    """The numbers of photos in all parts together."""
 
     written: int = 0
     skipped: int = 0
-    """Those that runs before had done."""
+    """The photos that earlier runs have done."""
     failed: int = 0
     ended_by: ClientError | None = None
 
 
 @dataclass(kw_only=True)
 class BulkRun:
-    """One run."""
+    """One run of a plan, against one server."""
 
     client: AsyncClient
     source: Source
@@ -50,11 +50,11 @@ class BulkRun:
     concurrency: int
     max_photo_bytes: int
     on_end: Callable[[int], object]
-    """Called with a number of photos that have ended."""
+    """Called with the number of photos that have just ended."""
     tally: Tally = field(default_factory=Tally)
 
-    async def carry_out(self) -> None:
-        """Do what is left of the plan, and then list the failures of all runs."""
+    async def run(self) -> None:
+        """Do the rest of the plan, and then list the failures of all runs."""
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(2 * self.concurrency))
         first = await asyncio.to_thread(self._find_first_part)
@@ -67,7 +67,7 @@ class BulkRun:
         await asyncio.to_thread(self._list_failures)
 
     def _find_first_part(self) -> int:
-        """Return the first part that is not recorded; they are recorded in order."""
+        """Return the first part that is not recorded; parts are recorded in order."""
         numbers = range(self.plan.parts)
         return bisect.bisect_left(numbers, True, key=lambda n: not self.open_part(n).is_done())
 
@@ -110,13 +110,13 @@ class BulkRun:
     def _write(self, part: Part, photo: str, result: Segmentation) -> None:
         if result.weights != self.plan.terms.weights:
             raise CannotContinue(
-                f"the server has other weights now, {result.weights}: results of one output are of "
-                f"one weights file, {self.plan.terms.weights}."
+                f"the server has other weights now, {result.weights}: all results in one output "
+                f"must come from the same weights, {self.plan.terms.weights}."
             )
         try:
             part.add(photo, result)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in OF_ONE_NAME:
+            if isinstance(error, OSError) and error.errno in NAME_ERRORS:
                 raise PhotoError(f"its result cannot be written: {error.strerror}") from error
             raise CannotContinue(f"{self.output.url}: {error or type(error).__name__}.") from error
 

@@ -1,7 +1,7 @@
-"""`fcn check`: look at this installation, and say what is wrong with it and how to mend it.
+"""`fcn check`: checks this installation, and reports what is wrong and how to fix it.
 
-Looks at Python, settings, ports, keys and the page itself. `model.installation` looks at engine,
-GPU and weights, in a process of its own: what it tries may end a process.
+Checks Python, the settings, ports, keys and the page itself. `model.installation` checks the
+engine, the GPU and the weights in a separate process, because these checks may crash it.
 """
 
 import argparse
@@ -25,23 +25,23 @@ from app.process.sockets import ListenError, bind
 from app.settings import PREFIX, Settings, find_unknown_variables
 
 TIMEOUT_S = 300
-"""Of the look at the network's side: it may compile the engine, and imports torch."""
+"""The limit of the engine's check, which may compile the engine and imports torch."""
 
 MARKS = {"ok": ("ok", GREEN), "note": ("note", YELLOW), "wrong": ("WRONG", RED)}
 
 PAGE = Path(__file__).parents[1] / "web" / "index.html"
 
 Finding = tuple[str, str, str, str]
-"""Status, what was looked at, what was found, and the remedy; see `model.installation`."""
+"""The status, the part that was checked, the finding, and the remedy; see `model.installation`."""
 
 
 def main() -> None:
-    """Print one line for each finding. Exits with 0 if nothing is wrong, or else with 1."""
+    """Print one line for each finding. Exits with 0 if nothing is wrong, otherwise with 1."""
     parser = argparse.ArgumentParser(
         prog="fcn check",
-        description="Look at this installation with the settings of the environment, and say what "
-        "is wrong with it and how to mend it.",
-        epilog="Exit status: 0 nothing is wrong, 1 something is.",
+        description="Check this installation with the settings in the environment, and report what "
+        "is wrong and how to fix it.",
+        epilog="Exit status: 0 nothing is wrong, 1 something is wrong.",
         allow_abbrev=False,
     )
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="instead of .env")
@@ -66,7 +66,7 @@ def _show(finding: Finding) -> None:
 
 
 def check_all() -> Iterator[Finding]:
-    """Look at everything; without valid settings, at what does not depend on them."""
+    """Check everything; with invalid settings, only what does not depend on them."""
     python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield "ok", "version", f"{__version__}, Python {python}", ""
     yield _check_page()
@@ -84,24 +84,27 @@ def check_all() -> Iterator[Finding]:
 def _check_page() -> Finding:
     if PAGE.is_file():
         return "ok", "page", "the page at / is here", ""
-    return "note", "page", f"{PAGE} is not here", "the API works without it; install again"
+    return "note", "page", f"{PAGE} is missing", "the API works without it; install again"
 
 
 def check_settings(settings: Settings) -> Iterator[Finding]:
-    """Look at what the settings name: variables, ports, keys."""
+    """Check what the settings refer to: variables, ports and keys."""
     for name in find_unknown_variables(os.environ):
-        yield "note", "settings", f"{name} is no setting, and ignored", "fcn serve --help lists all"
+        yield (
+            "note", "settings", f"{name} is not a setting, and is ignored",
+            "fcn serve --help lists all settings",
+        )  # fmt: skip
     try:
         bound = bind(settings)
     except ListenError as error:
         yield (
             "wrong", "port", f"{error.filename}: {error.strerror}",
-            f"end what listens there, or choose another: {PREFIX}PORT=8001",
+            f"stop the program that listens there, or choose another port: {PREFIX}PORT=8001",
         )  # fmt: skip
     else:
         for one in bound:
             one.close()
-        yield "ok", "port", f"{settings.port} on {settings.host} can be listened on", ""
+        yield "ok", "port", f"{settings.port} on {settings.host} is free", ""
     if settings.keys_file is not None:
         try:
             Keyring(settings.keys_file)
@@ -111,18 +114,18 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
             yield "ok", "keys", str(settings.keys_file), ""
     elif settings.host not in ("127.0.0.1", "::1", "localhost"):
         yield (
-            "note", "keys", f"whoever reaches {settings.host} may use the service without a key",
-            f"set {PREFIX}KEYS_FILE where that is not meant",
+            "note", "keys", f"every client that reaches {settings.host} needs no key",
+            f"set {PREFIX}KEYS_FILE if this is not intended",
         )  # fmt: skip
 
 
 def check_network(settings: Settings) -> Iterator[Finding]:
-    """Look at engine, GPU and weights; if that ends its process, that is a finding, too."""
+    """Check the engine, the GPU and the weights; a crash of that process is a finding, too."""
     command = [sys.executable, "-m", f"{ROOT}model.installation"]
     for name in ("weights", "engine", "device", "precision"):
         command += [f"--{name}", str(getattr(settings, name))]
     try:
-        ended = subprocess.run(  # noqa: S603, nothing of it is a caller's
+        ended = subprocess.run(  # noqa: S603, nothing in it comes from a client
             command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
@@ -137,6 +140,6 @@ def check_network(settings: Settings) -> Iterator[Finding]:
 
 def _describe_end(ended: "subprocess.CompletedProcess[str]") -> str:
     if ended.returncode < 0:
-        return f"looking at it was ended by {signal.Signals(-ended.returncode).name}"
+        return f"the check was ended by {signal.Signals(-ended.returncode).name}"
     lines = ended.stderr.strip().splitlines()
-    return lines[-1] if lines else f"looking at it ended with status {ended.returncode}"
+    return lines[-1] if lines else f"the check ended with status {ended.returncode}"

@@ -1,4 +1,4 @@
-"""`fcn completion bash`: what a shell needs to complete the commands and their options."""
+"""`fcn completion bash`: prints the script with which a shell completes commands and options."""
 
 import argparse
 
@@ -14,7 +14,7 @@ _fcn() {
     fi
     case "$current" in
     -*)
-        # The options are those that the command's help names, asked for once in each shell.
+        # The options are those in the command's help, which each shell runs once per command.
         if [ -z "${_fcn_options[$command]}" ]; then
             _fcn_options[$command]=$(fcn "$command" --help 2>/dev/null |
                 grep -oE -- '--[a-z][a-z0-9-]+' | sort -u)
@@ -31,11 +31,11 @@ ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 
 
 def main() -> None:
-    """Print the script of a shell, to be evaluated by it."""
+    """Print the completion script for a shell, which evaluates it."""
     parser = argparse.ArgumentParser(
         prog="fcn completion",
-        description='Print a script for a shell. Put this into ~/.bashrc: eval "$(fcn completion '
-        'bash)", and for zsh the same with zsh into ~/.zshrc.',
+        description='Print a completion script. Add this line to ~/.bashrc: eval "$(fcn '
+        'completion bash)". For zsh, add the same line with zsh to ~/.zshrc.',
         allow_abbrev=False,
     )
     parser.add_argument("shell", choices=("bash", "zsh"))

@@ -1,4 +1,4 @@
-"""A server in this process, for commands that are to work without one."""
+"""Runs a server in this process, for commands without a server."""
 
 import os
 import sys
@@ -14,10 +14,10 @@ from model.errors import ModelError
 
 @contextmanager
 def serve_locally() -> Iterator[str]:
-    """The address of a server with the environment's settings, on a free port of this machine.
+    """Run a server with the environment's settings on a free local port; yields its URL.
 
-    It refuses, decodes and computes as any server of these settings does. Raises what prevents its
-    start, among others ModelError.
+    It refuses, decodes and computes like any server with these settings. Raises ModelError, or
+    another error that prevents the start.
     """
     alone = {"host": "127.0.0.1", "port": 0, "operations_port": None, "workers": 1}
     settings = Settings().model_copy(
@@ -36,9 +36,9 @@ def serve_locally() -> Iterator[str]:
 
 @contextmanager
 def serve_for_command() -> Iterator[str]:
-    """As `serve_locally`, with a quiet log; ends the process with a line if it cannot start."""
+    """Like `serve_locally`, with a quiet log; exits with one line if the server cannot start."""
     os.environ.setdefault("SEG_LOG_LEVEL", "warning")
-    load_settings()  # tells of wrong ones, and configures the log
+    load_settings()  # reports invalid settings, and configures the log
     try:
         with serve_locally() as url:
             yield url

@@ -1,4 +1,4 @@
-"""What `fcn segment` and `fcn bulk` have in common: options, summary and exit statuses."""
+"""The options, the summary and the exit statuses that `fcn segment` and `fcn bulk` share."""
 
 import argparse
 import os
@@ -11,11 +11,11 @@ from app.observability.console import GREEN, RED, YELLOW, paint
 EXIT_FAILURES, EXIT_USAGE, EXIT_NO_SERVER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 PATIENT = Retries(attempts=20, max_wait_s=300)
-"""A busy server refuses for a while; a batch has time."""
+"""A busy server may refuse requests for a while, and a batch can wait."""
 
 
 def add_request_options(parser: argparse.ArgumentParser) -> None:
-    """Add what one says of requests."""
+    """Add the options for requests."""
     add = parser.add_argument
     add("--key", default=os.environ.get("FCN_API_KEY"), help="API key (FCN_API_KEY)")
     add("--max-side", type=int, metavar="PIXELS", help="scale longer photos down to this")
@@ -27,7 +27,7 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_client(url: str, options: argparse.Namespace) -> AsyncClient:
-    """Return a client that waits for a busy server; ends the process if the URL is none."""
+    """Return a client that waits for a busy server; exits if the URL is invalid."""
     try:
         return AsyncClient(url, key=options.key, timeout_s=options.timeout, retries=PATIENT)
     except ValueError as error:
@@ -35,12 +35,12 @@ def open_client(url: str, options: argparse.Namespace) -> AsyncClient:
 
 
 def hides_progress(options: argparse.Namespace) -> bool:
-    """Return whether the progress bar is unwanted, or nobody would see it."""
+    """Return whether to hide the progress bar: on request, or if the output is no terminal."""
     return options.quiet or not sys.stderr.isatty()
 
 
 def summarise(*, written: int, skipped: str, failed: int, seconds: float) -> None:
-    """Print a line of counts; `skipped` says how many photos were done before, if any were."""
+    """Print a line of counts; `skipped` is the text about skipped photos, empty if none."""
     stream = sys.stderr
     parts = [paint(f"{written} written", GREEN, stream)]
     if skipped:
@@ -53,12 +53,12 @@ def summarise(*, written: int, skipped: str, failed: int, seconds: float) -> Non
 
 def end_interrupted() -> NoReturn:
     """End the process after Ctrl-C."""
-    print("interrupted: the same command continues from here", file=sys.stderr)
+    print("interrupted: the same command resumes from here", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
 
 
 def parse_count(text: str) -> int:
-    """Return a number from 1 to 1000. Raises what argparse expects."""
+    """Parse a number from 1 to 1000. Raises ArgumentTypeError and ValueError."""
     count = int(text)
     if not 1 <= count <= 1000:
         raise argparse.ArgumentTypeError(f"{text} is not from 1 to 1000")

@@ -1,4 +1,4 @@
-"""Which photos to segment, and where their results go. Knows nothing of how masks are made."""
+"""Finds the photos to segment, and writes their results. Knows nothing of how masks are made."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from app.client.segmentation import Segmentation
 from model.weights import write_atomically
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-"""Of a folder's files, these are photos."""
+"""The endings of the files in a folder that are photos."""
 
 PNG_END = b"IEND\xaeB`\x82"
 
@@ -22,7 +22,7 @@ class NoPhotos(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A photo, and the path of its results without their endings."""
+    """A photo, and the path of its results without an ending."""
 
     photo: Path
     stem: Path
@@ -30,7 +30,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """The files that each photo gets."""
+    """The files that are written for each photo."""
 
     overlay: bool = False
     npy: bool = False
@@ -41,7 +41,7 @@ class Outputs:
         return [job.stem.with_name(job.stem.name + ending) for ending in endings]
 
     def are_complete(self, job: Job) -> bool:
-        """Return whether the results are there, whole and no older than the photo."""
+        """Return whether the results exist, are complete, and are no older than the photo."""
         photo_time = job.photo.stat().st_mtime
         return all(
             path.is_file() and path.stat().st_mtime >= photo_time and _is_whole(path)
@@ -71,9 +71,9 @@ def _is_whole(path: Path) -> bool:
 
 
 def list_jobs(given: Sequence[Path], folder: Path) -> list[Job]:
-    """Return a job for each photo given and for each in the folders given. Raises NoPhotos.
+    """Return a job for each given photo, and for each photo in given folders. Raises NoPhotos.
 
-    Photos of a folder keep their place in it. Two photos that differ in their ending only keep it:
+    Photos in a folder keep their path in it. Photos whose paths differ only in the ending keep it:
     `a.jpg` and `a.png` become `a.jpg.png` and `a.png.png`.
     """
     found = {photo.resolve(): (photo, place) for photo, place in _find_photos(given, folder)}
@@ -88,7 +88,7 @@ def list_jobs(given: Sequence[Path], folder: Path) -> list[Job]:
 
 
 def _find_photos(given: Iterable[Path], folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield each photo and its place in the output folder, which is not searched itself."""
+    """Yield each photo and its path in the output folder, which itself is not searched."""
     for path in given:
         if not path.is_dir():
             if not path.exists():

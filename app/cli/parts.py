@@ -1,6 +1,6 @@
-"""The results of a bulk run's parts, as a PNG for each photo, and the record that a part is done.
+"""The results of a bulk run's parts as a PNG for each photo, and the record that a part is done.
 
-A part is recorded when all its photos have ended, in one write; a recorded part is never done
+A part is recorded in one write, when all its photos have ended. A recorded part is never computed
 again. Knows nothing of servers.
 """
 
@@ -17,16 +17,16 @@ from app.client.segmentation import Segmentation
 
 
 class Part(Protocol):
-    """The results of one part, written in a `with`. Raises what the filesystem raises."""
+    """The results of one part, written inside a `with`. Raises what the filesystem raises."""
 
     def is_done(self) -> bool:
         """Return whether the part is recorded."""
 
     def holds(self, photo: str) -> bool:
-        """Return whether a photo has its result, though the part is not recorded."""
+        """Return whether a photo already has its result in a part that is not recorded."""
 
     def add(self, photo: str, result: Segmentation) -> None:
-        """Add a photo's result; several threads may do so."""
+        """Add a photo's result. May be called from several threads."""
 
     def record(self, failures: Mapping[str, str]) -> None:
         """Record the part, with the reason of each photo that has no result."""
@@ -40,7 +40,7 @@ class Part(Protocol):
 
 
 class MaskFiles:
-    """A part whose photos become PNGs, each as soon as it is there."""
+    """A part whose photos become PNG files, each written as soon as it is computed."""
 
     def __init__(self, output: Storage, number: int) -> None:
         self._output = output

@@ -1,7 +1,7 @@
-"""What a bulk run does, part by part, as its output keeps it: every run of the same goes by it.
+"""The plan of a bulk run, stored in its output: its terms, and its photos part by part.
 
-The list of photos is made once and kept, so that a part means the same photos after an interruption
-too. Knows nothing of masks.
+The list of photos is made once and stored, so that a part has the same photos after an
+interruption. Knows nothing of masks.
 """
 
 import json
@@ -17,7 +17,7 @@ PLAN = f"{FOLDER}/plan.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What the results in one output have in common."""
+    """The options that all results in one output have in common."""
 
     input: str
     format: str
@@ -28,7 +28,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The terms, and a list of photos in parts of equal size, but for the last."""
+    """The terms, and the numbers of photos, in parts of equal size except the last."""
 
     terms: Terms
     photos: int
@@ -45,9 +45,9 @@ class Plan:
 
 
 def open_plan(output: Storage, terms: Terms, *, photos: Iterable[str], part_photos: int) -> Plan:
-    """Return the plan that the output has, or make one of the photos. Raises StorageError.
+    """Return the plan in the output, or make one of the photos. Raises StorageError.
 
-    The plan itself is written last: without it, an interrupted list is made again.
+    The plan itself is written last: if making the list was interrupted, it is made again.
     """
     if output.exists(PLAN):
         return _read_plan(output, terms)

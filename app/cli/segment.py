@@ -1,6 +1,6 @@
-"""`fcn segment photo.jpg folder/ -o masks/`: masks of photos, as files.
+"""`fcn segment photo.jpg folder/ -o masks/`: writes the masks of photos to files.
 
-It is wiring: `outputs` finds the photos, `batch` segments them, this tells people of it.
+Only wiring: `outputs` finds the photos, `batch` segments them, and this module reports to the user.
 """
 
 import argparse
@@ -61,25 +61,26 @@ def _build_parser() -> argparse.ArgumentParser:
         prog="fcn segment",
         description="Write the mask of each photo: an indexed PNG of the photo's size, whose pixel "
         "values are class indices and whose palette has the classes' colours. Photos whose results "
-        "are there already, whole and no older than the photo, are skipped.",
-        epilog="Exit status: 0 every photo has its mask, 1 some have none, 2 a wrong command line, "
-        "3 no server answers or it refuses everything, 130 interrupted.",
+        "already exist, are complete and are no older than the photo are skipped.",
+        epilog="Exit status: 0 every photo has its mask, 1 some photos have none, 2 a wrong "
+        "command line, 3 no server answers or it refuses every photo, 130 interrupted.",
         allow_abbrev=False,
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="a file or a folder")
     add = parser.add_argument
     add("-o", "--output", type=Path, default=Path("masks"), metavar="FOLDER",
-        help="where the masks go (%(default)s)")  # fmt: skip
+        help="folder for the masks (%(default)s)")  # fmt: skip
     add("--url", default=os.environ.get("FCN_URL") or DEFAULT_URL,
         help="address of the server (FCN_URL, or %(default)s)")  # fmt: skip
-    add("--local", action="store_true", help="compute here, without a server; needs some seconds")
+    add("--local", action="store_true",
+        help="compute in this process, without a server; takes some seconds to start")  # fmt: skip
     add(
         "--overlay",
         action="store_true",
         help="also write NAME.overlay.jpg, the mask over the photo",
     )
     add("--npy", action="store_true", help="also write NAME.npy, the mask as a NumPy array")
-    add("--overwrite", action="store_true", help="compute again what is there already")
+    add("--overwrite", action="store_true", help="compute existing results again")
     add_request_options(parser)
     return parser
 
@@ -130,8 +131,8 @@ def _summarise(report: Report[Job], seconds: float) -> None:
     for job, reason in report.failures:
         print(f"{paint('failed', RED, stream)}: {job.photo}: {reason}", file=stream)
     if report.ended_by and not report.failures:
-        print(f"{paint('error', RED, stream)}: {report.ended_by} Start one with fcn serve, name "
-              "another with --url, or compute here with --local.", file=stream)  # fmt: skip
+        print(f"{paint('error', RED, stream)}: {report.ended_by} Start a server with fcn serve, "
+              "name another with --url, or use --local.", file=stream)  # fmt: skip
     summarise(
         written=report.written,
         skipped=f"{report.skipped} skipped, done before" if report.skipped else "",

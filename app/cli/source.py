@@ -1,6 +1,6 @@
-"""The photos of a bulk run: those of a folder, or those that a list names, one a line.
+"""The photos of a bulk run: those in a folder, or those that a list names, one per line.
 
-Knows where each photo is and what its results are called, and nothing of how they are made.
+Knows where each photo is and how its results are named; knows nothing of how they are computed.
 """
 
 import io
@@ -14,10 +14,10 @@ from app.client import PhotoError
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A folder, in which photos are named by their paths; or a list, by its lines."""
+    """A folder, whose photos are named by their paths, or a list, whose lines are the names."""
 
     storage: Storage
-    """The folder, or that of the list."""
+    """The folder, or the folder of the list."""
     list_name: str = ""
 
     @property
@@ -26,7 +26,7 @@ class Source:
         return self.storage.url + (f"/{self.list_name}" if self.list_name else "")
 
     def list_photos(self, output: Storage) -> Iterator[str]:
-        """Yield each photo's name, but none of the output's files. Raises StorageError."""
+        """Yield each photo's name, without files in the output. Raises StorageError."""
         if self.list_name:
             yield from self._read_list()
             return
@@ -37,7 +37,7 @@ class Source:
                 yield path
 
     def _read_list(self) -> Iterator[str]:
-        """Yield the lines without what follows a tab, which is a reason in a list of failures."""
+        """Yield each line up to a tab; in a list of failures, the reason follows the tab."""
         name = self.storage.locate(self.list_name)
         with self.storage.filesystem.open(name, "rb") as file:
             try:
@@ -47,13 +47,13 @@ class Source:
                         yield photo
             except UnicodeDecodeError as error:
                 raise StorageError(
-                    f"{self.list_name} is no list: give a text file that names one photo a line"
+                    f"{self.list_name} is not a list: give a text file with one photo per line"
                 ) from error
 
     def read(self, photo: str, *, max_bytes: int) -> bytes:
         """Return a photo's bytes.
 
-        Raises PhotoError if this one cannot be read, and StorageError if none can.
+        Raises PhotoError if this photo cannot be read, and StorageError if no photo can.
         """
         try:
             if self.list_name and ("://" in photo or photo.startswith("/")):
@@ -90,9 +90,9 @@ def open_source(url: str) -> Source:
 def name_results(photo: str) -> str:
     """Return the path of a photo's results, without their ending.
 
-    It depends on this photo alone, and no two photos have the same: the photo's path, after `s3:`
-    or the like for an address and `file:` for a path from the root. Raises PhotoError for a name
-    that would lead out of the output.
+    The path depends only on this photo, and is different for every photo. It is the photo's path,
+    with a first folder such as `s3:` for an address, or `file:` for an absolute path. Raises
+    PhotoError for a name that would lead out of the output.
     """
     protocol, separator, rest = photo.partition("://")
     if separator:

@@ -1,7 +1,7 @@
 """Files of any filesystem that fsspec knows: folders of this machine, S3 and others.
 
-Reads them within a limit, lists them without holding the list, and writes each whole or not at all.
-Knows nothing of photos.
+Reads files up to a limit, lists them without holding the list in memory, and writes each completely
+or not at all. Knows nothing of photos.
 """
 
 import os
@@ -18,14 +18,14 @@ from fsspec.implementations.local import LocalFileSystem
 from app.client import ClientError
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "memory"})
-"""The protocols whose objects appear whole or not at all."""
+"""The protocols whose objects appear only when they are complete."""
 
 UNFINISHED = "_bulk/unfinished"
-"""The folder for files that are being written, where the filesystem shows them half."""
+"""The folder for files that are being written, on filesystems that show incomplete files."""
 
 
 class StorageError(ClientError):
-    """A filesystem does not work, or has not what is needed; the text says what."""
+    """A filesystem fails, or lacks something that is needed; the text says what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,15 @@ class Storage:
         return str(self.filesystem.unstrip_protocol(self.root))
 
     def locate(self, path: str) -> str:
-        """Return the filesystem's own name of a path."""
+        """Return the filesystem's own name for a path."""
         return f"{self.root.rstrip('/')}/{path}" if path else self.root
 
     def exists(self, path: str) -> bool:
-        """Return whether there is a file of this path."""
+        """Return whether there is a file at this path."""
         return bool(self.filesystem.isfile(self.locate(path)))
 
     def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
-        """Return a file's bytes. Raises StorageError for a larger file, OSError for none."""
+        """Return a file's bytes. Raises StorageError if it is too large, and OSError."""
         name = self.locate(path)
         if max_bytes is None:
             return bytes(self.filesystem.cat_file(name))
@@ -59,23 +59,23 @@ class Storage:
         return content
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a file, whole or not at all. Raises OSError, or what the filesystem raises."""
+        """Write a file, completely or not at all. Raises OSError, or what the filesystem raises."""
         with self._writing(path) as name:
             self.filesystem.pipe_file(name, content)
 
     def write_file(self, path: str, local: Path) -> None:
-        """Write a copy of a file of this machine, whole or not at all."""
+        """Write a copy of a local file, completely or not at all."""
         with self._writing(path) as name:
             self.filesystem.put_file(str(local), name)
 
     def remove_unfinished(self) -> None:
-        """Remove what runs left behind that were killed while they wrote."""
+        """Remove the incomplete files of runs that were killed."""
         folder = self.locate(UNFINISHED)
         if not self._is_object_store and self.filesystem.isdir(folder):
             self.filesystem.rm(folder, recursive=True)
 
     def list_files(self) -> Iterator[str]:
-        """Yield the path of each file in the folder and in those below."""
+        """Yield the path of each file in the folder and in its subfolders."""
         if self._protocols & {"s3", "s3a"}:
             return self._list_s3()
         return self._list_local("") if self._is_local else self._walk()
@@ -95,7 +95,7 @@ class Storage:
 
     @contextmanager
     def _writing(self, path: str) -> Iterator[str]:
-        """Yield the name to write to; the file has its path when the block has ended well."""
+        """Yield the name to write to; the file gets its path when the block has succeeded."""
         if self._is_object_store:
             yield self.locate(path)
             return
@@ -108,7 +108,7 @@ class Storage:
         self.filesystem.makedirs(name.rpartition("/")[0], exist_ok=True)
 
     def _finish(self, unfinished: str, path: str) -> None:
-        """Move a file to its path; on this machine its bytes are on the disk before its name is."""
+        """Move a file to its path. A local file's bytes are on the disk before its name is."""
         name = self.locate(path)
         self._make_folder(name)
         if not self._is_local:
@@ -119,7 +119,7 @@ class Storage:
         os.replace(unfinished, name)
 
     def _list_local(self, folder: str) -> Iterator[str]:
-        """Hold one entry of each folder on the way, where fsspec holds them all."""
+        """Yield local files. This holds one entry of each folder on the way; fsspec holds all."""
         with os.scandir(self.locate(folder)) as entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
@@ -129,7 +129,7 @@ class Storage:
                     yield path
 
     def _list_s3(self) -> Iterator[str]:
-        """Hold one page of a bucket's list, where fsspec holds them all."""
+        """Yield the objects of a bucket. This holds one page of the list; fsspec holds all."""
         bucket, _, prefix = self.root.strip("/").partition("/")
         prefix = f"{prefix}/" if prefix else ""
         page: dict[str, Any] = {"IsTruncated": True}
@@ -144,7 +144,7 @@ class Storage:
             position = {"ContinuationToken": page.get("NextContinuationToken", "")}
 
     def _walk(self) -> Iterator[str]:
-        """Hold the names of one folder at a time."""
+        """Yield the files of any filesystem. This holds the names of one folder at a time."""
         for folder, _, names in self.filesystem.walk(self.root):
             below = folder[len(self.root.rstrip("/")) :].strip("/")
             for name in names:

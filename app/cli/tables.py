@@ -1,4 +1,4 @@
-"""The results of a bulk run's part as one Parquet file of run lengths, which is its record, too.
+"""The results of a bulk run's part as one Parquet file of run lengths, which is also its record.
 
 Knows nothing of where photos come from.
 """
@@ -18,7 +18,7 @@ from app.client.segmentation import Segmentation
 from app.codecs.runs import encode_runs
 
 HELD_BYTES = 8 * 2**20
-"""The encoded runs that wait in memory until they are a row group."""
+"""The size of the encoded runs in memory at which they are written as a row group."""
 
 CLASS = pa.struct(
     {
@@ -38,11 +38,11 @@ SCHEMA = pa.schema(
         "error": pa.string(),
     }
 )
-"""A row for each photo. `error` is null, or why there is no result; `counts` are COCO's."""
+"""A row for each photo. `error` is null, or says why there is no result; `counts` are COCO's."""
 
 
 class RunTable:
-    """A part that is one Parquet file, with the rows in the order in which the photos ended."""
+    """A part that is one Parquet file, with its rows in the order in which the photos ended."""
 
     def __init__(self, output: Storage, number: int, *, metadata: Mapping[str, str]) -> None:
         """`metadata` is kept in the file beside the schema."""
@@ -118,5 +118,5 @@ class RunTable:
 
 
 def _escape(photo: str) -> str:
-    """Return a name that is valid Unicode, as names of files need not be."""
+    """Return a name that is valid Unicode, which file names need not be."""
     return photo.encode(errors="backslashreplace").decode()

@@ -45,7 +45,7 @@ AlphaParameter = Annotated[
     Query(
         ge=0,
         le=1,
-        description="The share of the classes' colours in format=overlay",
+        description="Opacity of the classes' colours in format=overlay",
         examples=[ALPHA],
     ),
 ]

@@ -60,7 +60,7 @@ def test_a_folder_becomes_pngs_once_and_the_failures_are_listed(
     assert ended.returncode == 1, ended.stderr
     first, last = ended.stderr.splitlines()
     assert first.startswith("5 written, 1 failed in ")
-    assert last.startswith(f"{tmp_path / 'out' / 'failures.txt'} has their names")
+    assert last.startswith(f"{tmp_path / 'out' / 'failures.txt'} lists their names")
     found = results_in(tmp_path / "out")
     failures = found.pop("failures.txt").decode()
     assert found == {f"{name}.png": mask for name, mask in masks_of(client, photos).items()}
@@ -180,11 +180,11 @@ def test_an_unwritable_output_ends_the_run_without_failing_a_photo(server, photo
     (photos / "broken.jpg").unlink()
     full = (
         "import resource, sys; from app.cli.bulk import main\n"
-        "from app.cli.bulk_run import BulkRun; carry_out = BulkRun.carry_out\n"
+        "from app.cli.bulk_run import BulkRun; run_plan = BulkRun.run\n"
         "def limited(run):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
-        "    return carry_out(run)\n"
-        "if sys.argv.pop(1) == 'full': BulkRun.carry_out = limited\n"
+        "    return run_plan(run)\n"
+        "if sys.argv.pop(1) == 'full': BulkRun.run = limited\n"
         "main()"
     )
 

@@ -101,7 +101,7 @@ def test_a_list_may_name_photos_of_several_places(bucket, server, tmp_path, fcn)
     ended = fcn("bulk", "list.txt", "s3://photos/out", "--url", server.address)
     assert ended.returncode == 1, ended.stderr
     assert ended.stderr.startswith("3 written, 1 failed")
-    assert "photos/out/failures.txt has" in ended.stderr
+    assert "photos/out/failures.txt lists" in ended.stderr
     expected = ["b.jpg.png", f"file:{tmp_path / 'b.jpg'}.png", "s3:/photos/a.jpg.png"]
     found = [name.removeprefix("photos/out/") for name in bucket.find("photos/out")]
     assert sorted(name for name in found if name.endswith(".png")) == sorted(expected)

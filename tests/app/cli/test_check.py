@@ -49,7 +49,7 @@ def test_every_problem_is_named_with_its_remedy(tmp_path):
         "port", "keys", "weights and engine",
     ]  # fmt: skip
     assert "SEG_PORT=8001" in ended.stdout
-    assert "note  settings: SEG_PROT is no setting" in ended.stdout
+    assert "note  settings: SEG_PROT is not a setting" in ended.stdout
 
 
 def test_invalid_settings_are_named(tmp_path):

@@ -134,7 +134,7 @@ def test_ctrl_c_leaves_complete_files_and_says_how_to_continue(photos, tmp_path)
         _, told = process.communicate(timeout=120)
         connection.close()
     assert process.returncode == 130
-    assert told.splitlines()[-1] == "interrupted: the same command continues from here"
+    assert told.splitlines()[-1] == "interrupted: the same command resumes from here"
     assert "Traceback" not in told
     assert not (tmp_path / "out").exists()
 
