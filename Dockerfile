@@ -8,7 +8,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv --without-pip /opt/venv
 WORKDIR /build
 
-# The compiler stays behind in this stage.
+# The compiler is only in this stage.
 FROM environment AS native
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
@@ -16,7 +16,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-de
 COPY model ./model
 RUN python -m model.engines.native.library
 
-# On the CPU the native engine computes; no PyTorch, a tenth of the size.
+# The CPU image uses the native engine. Without PyTorch, it has a tenth of the size.
 FROM environment AS cpu-environment
 COPY deploy/requirements/base.txt .
 RUN pip --python /opt/venv/bin/python install --require-hashes -r base.txt

@@ -21,7 +21,7 @@ test: $(VENV)/dev.done native  ## run the tests
 
 training: $(VENV)/dev.done native  ## install what training and evaluation need
 
-# The native engine, PyTorch and oneDNN then add up in another order, and every pool has one thread. TESTS: all, or some files.
+# Changes the order of sums in the native engine, PyTorch and oneDNN, and runs every pool with one thread. TESTS names files.
 test-avx2: $(VENV)/dev.done native  ## run the tests as on one core of a processor without AVX-512
 	core=$$($(RUN) -c 'import os; print(max(os.sched_getaffinity(0)))') && \
 	taskset -c $$core env NATIVE_MAX_KIND=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
@@ -41,8 +41,8 @@ fuzz: $(VENV)/dev.done  ## look for uploads that break the decoding, for ten min
 sanitize: $(VENV)/dev.done  ## check the native engine's memory, arithmetic and threads (needs GCC; two minutes)
 	$(RUN) -m tests.native
 
-native:  ## compile the native engine (without a C compiler, ncnn computes instead)
-	@"$(PYTHON)" -m model.engines.native.library || echo "The native engine is not compiled: ncnn computes instead, more slowly."
+native:  ## compile the native engine (without a C compiler, the slower ncnn is used)
+	@"$(PYTHON)" -m model.engines.native.library || echo "The native engine is not compiled: the slower ncnn is used instead."
 
 lint: $(VENV)/dev.done  ## check style
 	$(RUN) -m ruff check .
@@ -53,7 +53,7 @@ lint: $(VENV)/dev.done  ## check style
 types: $(VENV)/dev.done  ## check types
 	$(RUN) -m mypy
 
-openapi: $(VENV)/dev.done  ## write docs/openapi.json anew
+openapi: $(VENV)/dev.done  ## write docs/openapi.json again
 	$(RUN) -m app.openapi > docs/openapi.json
 
 docs: $(VENV)/docs.done  ## build the documentation as a website in build/site
@@ -73,16 +73,16 @@ clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis model/engines/native/*.so
 
 define NO_ENVIRONMENT
-error: Python could not make its environment in $(VENV); what it said is above.
+error: Python could not create its environment in $(VENV); its message is above.
 On Debian and Ubuntu it needs another package: apt install python3-venv
-Where this folder may not be written to, name another: make $(MAKECMDGOALS) VENV=$$HOME/segmentation-environment
+If this folder is not writable, name another: make $(MAKECMDGOALS) VENV=$$HOME/segmentation-environment
 endef
 export NO_ENVIRONMENT
 
-# Debian's Python without python3-venv leaves an environment without pip behind: making it again mends it, or explains again.
+# Debian's Python without python3-venv leaves an environment without pip: creating it again repairs it, or fails again.
 $(VENV)/%.done: $(REQUIREMENTS)/%.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	@$(RUN) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV) || { echo "$$NO_ENVIRONMENT" >&2; exit 1; }
-	@echo "Installing $< into $(VENV)$(if $(filter base docs,$*),,: some minutes and 5 GB, for PyTorch brings CUDA along)"
+	@echo "Installing $< into $(VENV)$(if $(filter base docs,$*),,: some minutes and 5 GB, because PyTorch includes CUDA)"
 	$(RUN) -m pip install --disable-pip-version-check --require-hashes -r $<
 	@touch $@

@@ -72,7 +72,7 @@ def test_without_python3_venv_every_attempt_explains_and_the_next_one_with_it_wo
     assert served.returncode == 0, served.stderr
     assert served.stdout.splitlines()[-1] == "serving"
     assert "no C compiler" in served.stderr
-    assert "ncnn computes instead" in served.stdout
+    assert "the slower ncnn is used instead" in served.stdout
 
 
 def test_who_may_not_write_here_is_told_where_else(checkout):

@@ -2,9 +2,9 @@
 # Builds the image `cpu` of the Dockerfile and serves a photo with it, without a daemon and without a registry.
 # Run as root on Debian, with buildah, debootstrap and curl:   deploy/image/try_image.sh [FOLDER]
 #
-# Debian's own Python stands in for python:3.11-slim. It is made in FOLDER (/var/tmp/segmentation-image), which needs
-# 3 GB, and is kept there for the next run. PORT (8000) is the port on this machine. PIP_CERT and /etc/pip.conf hold in
-# the build, too, where they exist.
+# Debian's own Python replaces python:3.11-slim. It is installed in FOLDER (/var/tmp/segmentation-image), which needs
+# 3 GB, and is kept there for the next run. PORT (8000) is the port on this machine. The build also uses PIP_CERT and
+# /etc/pip.conf, if they exist.
 set -eu
 
 repository=$(cd "$(dirname "$0")/../.." && pwd)
@@ -46,7 +46,7 @@ make_base() {
 build() {
     set --
     if [ -f /etc/pip.conf ]; then set -- --volume /etc/pip.conf:/etc/pip.conf:ro; fi
-    # The format of OCI has no health check, so that the one of the Dockerfile would be lost.
+    # The OCI format has no health check, so the one in the Dockerfile would be lost.
     buildah build --isolation chroot --format docker --pull-never --target cpu "$@" \
         --tag "$image" "$repository" > "$work/build.log" 2>&1 || { tail -20 "$work/build.log"; exit 1; }
 }
@@ -55,10 +55,10 @@ read_config() {
     buildah inspect --type image --format "{{$1}}" "$image"
 }
 
-# Run the image's command: as its user, without capabilities, on a root file system that is read-only.
+# Run the image's command as its user, without capabilities, on a read-only root file system.
 serve() {
     user=$(read_config .Docker.Config.User)
-    # shellcheck disable=SC2046  # one word a variable
+    # shellcheck disable=SC2046  # one word per variable
     exec unshare --mount --pid --fork --kill-child sh -euc '
         root=$1 mounted=$2 user=$3; shift 3
         mount --bind "$root" "$mounted"
@@ -73,7 +73,7 @@ serve() {
 }
 
 trap clean_up EXIT
-buildah rmi --all --force > /dev/null 2>&1 || true # of an earlier run
+buildah rmi --all --force > /dev/null 2>&1 || true # images of an earlier run
 make_base
 build
 echo "health check: $(read_config .Docker.Config.Healthcheck.Test)"

@@ -1,4 +1,4 @@
-"""The installed service: everything is in this one package.
+"""The installed service, all in one package.
 
     from fcn_service import Client
 
@@ -14,7 +14,7 @@ __all__ = ["AsyncClient", "Client"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the client when it is first asked for: the server's processes have no use for it."""
+    """Import the client at its first use, because the server's processes do not need it."""
     if name in __all__:
         from fcn_service.app import client
 

@@ -1,13 +1,13 @@
-"""How the repository becomes the one installed package `fcn_service`: steps of setuptools' build.
+"""Builds the repository into one installed package, `fcn_service`, with steps of setuptools.
 
-In the repository `app` and `model` are top-level packages. In an installation those names are
-likely to be others', so the wheel has both inside `fcn_service`, and every import of them written
-out: `from app.errors import X` becomes `from fcn_service.app.errors import X`. What is installed is
-plain code, and nothing happens at import.
+In the repository, `app` and `model` are top-level packages. In an installation, other packages are
+likely to have these names. So the wheel has both inside `fcn_service`, and their imports are
+rewritten: `from app.errors import X` becomes `from fcn_service.app.errors import X`. The installed
+package is plain code; nothing is rewritten when it is imported.
 
-pyproject.toml names this file as the build's backend, and its classes as steps of setuptools. There
-is no editable installation, in which those imports could not be written out: work on the code in
-the repository, where `python -m app.cli` is `fcn`.
+pyproject.toml names this file as the build backend, and its classes as steps of setuptools. There
+is no editable installation, because its imports could not be rewritten. Work in the repository,
+where `python -m app.cli` is `fcn`.
 """
 
 import ast
@@ -42,13 +42,13 @@ MOVED = ("app", "model")
 NATIVE = Path(PACKAGE, "model", "engines", "native")
 
 COMMAND = re.compile(rf"(-m\s+)({'|'.join(MOVED)})\b")
-"""`python -m app.keys` in help and messages, which may break the line."""
+"""A command such as `python -m app.keys` in a help text or message, even across a line end."""
 
 
 def rewrite(source: str, name: str) -> str:
-    """Return a module's source with the imports of `app` and `model` as they are when installed.
+    """Return a module's source with imports of `app` and `model` rewritten for the installation.
 
-    Raises ExecError for `import app.x`, which binds a name that is not there then.
+    Raises ExecError for `import app.x`, because the name `app` does not exist there.
     """
     lines = source.splitlines(keepends=True)
     for node in ast.walk(ast.parse(source, name)):
@@ -79,7 +79,7 @@ class BuildPackage(build_py):
 
     def run(self) -> None:
         root = Path(self.build_lib) / PACKAGE
-        shutil.rmtree(root, ignore_errors=True)  # of an earlier build, which setuptools would keep
+        shutil.rmtree(root, ignore_errors=True)  # setuptools would keep files of an earlier build
         super().run()
         for path in sorted(root.rglob("*.py")):
             source = path.read_text(encoding="utf-8")
@@ -90,9 +90,9 @@ class BuildPackage(build_py):
         self._compile(Path(self.build_lib) / NATIVE)
 
     def _compile(self, folder: Path) -> None:
-        """Compile for all processors of this family, and leave the sources out of the wheel.
+        """Compile for all processors of this family, and remove the sources from the wheel.
 
-        Without a compiler they stay in, to be compiled where the wheel is installed.
+        Without a compiler the sources stay, and are compiled where the wheel is installed.
         """
         compiled = subprocess.run(  # noqa: S603
             [sys.executable, "-m", f"{PACKAGE}.model.engines.native.library"],
@@ -106,12 +106,12 @@ class BuildPackage(build_py):
             self.warn("the wheel has no native engine: the installed service needs a C compiler")
 
     def find_data_files(self, package: str, src_dir: str) -> list[str]:
-        """Leave out the libraries of the checkout: the build makes its own."""
+        """Omit the libraries of the checkout, because the build compiles its own."""
         return [p for p in super().find_data_files(package, src_dir) if not p.endswith(".so")]
 
 
 class BuildWheel(bdist_wheel):
-    """Names the platform in a wheel that has a compiled library, which is no Python extension."""
+    """Names the platform of a wheel with a compiled library that is not a Python extension."""
 
     def get_tag(self) -> tuple[str, str, str]:
         if not list((Path(self.bdist_dir) / NATIVE).glob("*.so")):
@@ -122,7 +122,7 @@ class BuildWheel(bdist_wheel):
 
 
 class SourceDistribution(sdist):
-    """Adds this file, without which the sources cannot be built."""
+    """Adds this file, which is needed to build from the sources."""
 
     def add_defaults(self) -> None:
         super().add_defaults()

@@ -1,7 +1,7 @@
-"""Gather the pages of the website: `python deploy/site/stage.py FOLDER`.
+"""Collects the pages of the website: `python deploy/site/stage.py FOLDER`.
 
-README.md becomes the first page, the documents lie beside it, and every other file that a page
-links is copied, so that no link leads out of the site. Uses the standard library only.
+README.md becomes the first page, and the documents are beside it. Every other file that a page
+links to is copied, so that no link leads out of the site. Uses only the standard library.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 OTHERS = "repository"
-"""The folder of the site for linked files that are no documents."""
+"""The folder of the site for linked files that are not documents."""
 
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)]*)?(\))")
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
@@ -42,7 +42,7 @@ def stage(folder: Path) -> list[str]:
 
 
 def find_place(source: Path) -> str:
-    """Return where a file of the repository lies in the site."""
+    """Return the path of a repository's file in the site."""
     path = source.relative_to(REPOSITORY)
     if path.as_posix() in PAGES:
         return PAGES[path.as_posix()]
@@ -52,7 +52,7 @@ def find_place(source: Path) -> str:
 
 
 def move_links(source: Path) -> tuple[str, list[Path]]:
-    """Return a page with the links as they are in the site, and the files that it links."""
+    """Return a page with its links changed for the site, and the files that it links to."""
     here = Path(find_place(source)).parent
     linked: list[Path] = []
 
@@ -62,7 +62,7 @@ def move_links(source: Path) -> tuple[str, list[Path]]:
             return match[0]
         path = (source.parent / target).resolve()
         if not path.exists():
-            return match[0]  # mkdocs says so
+            return match[0]  # mkdocs reports it
         linked.append(path)
         place = find_place(path) + (".md" if path.is_dir() else "")
         up = "../" * len(here.parts)
@@ -74,7 +74,7 @@ def move_links(source: Path) -> tuple[str, list[Path]]:
 
 
 def list_folder(folder: Path) -> str:
-    """Return a page that names a folder's files."""
+    """Return a page that lists a folder's files."""
     names = sorted(path.name for path in folder.iterdir())
     path = folder.relative_to(REPOSITORY).as_posix()
     return f"# {path}\n\nFiles of this folder in the repository:\n\n" + "".join(

@@ -18,7 +18,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
-{{- /* The resources, and with device cuda the GPUs, which cannot be overcommitted: the limit is the request, too. */ -}}
+{{- /* The resources and, with device cuda, the GPUs. They cannot be overcommitted: the limit is also the request. */ -}}
 {{- define "segmentation.resources" -}}
 {{- $resources := deepCopy .Values.resources -}}
 {{- if eq .Values.device "cuda" -}}
