@@ -9,7 +9,7 @@ export async function fetchModel() {
   return response.json();
 }
 
-// Returns the indexed PNG, the time of each stage on the server, and the whole time here.
+// Returns the indexed PNG, the time of each stage on the server, and the total time in the browser.
 export async function segment(file, signal) {
   await requireReadable(file);
   const started = performance.now();
@@ -45,7 +45,7 @@ async function receive(promise) {
   }
 }
 
-// Otherwise a folder, or a file that has gone, would look as if the server could not be reached.
+// Without this check, a folder or a deleted file would look like an unreachable server.
 async function requireReadable(file) {
   try {
     await file.slice(0, 1).arrayBuffer();

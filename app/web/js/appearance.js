@@ -1,4 +1,4 @@
-// The button that changes between the system's theme, light and dark.
+// The button that switches between the system's theme, light and dark.
 
 const THEMES = ["system", "light", "dark"];
 const LABELS = { system: "Auto", light: "Light", dark: "Dark" };

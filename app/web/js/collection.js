@@ -1,5 +1,5 @@
-// The photos of this page and which one is selected. Tells listeners of every change; knows
-// nothing of how they are shown or segmented.
+// The photos on this page, and which one is selected. Notifies listeners of every change. Knows
+// nothing of how photos are shown or segmented.
 
 let last = 0;
 
@@ -21,31 +21,31 @@ export class Collection extends EventTarget {
       abort: new AbortController(),
     }));
     this.items.push(...added);
-    this.#tell("list");
+    this.#notify("list");
     if (added.length) this.select(added[0]);
     return added;
   }
 
   remove(item) {
-    const place = this.items.indexOf(item);
-    if (place < 0) return;
+    const index = this.items.indexOf(item);
+    if (index < 0) return;
     item.abort.abort();
-    this.items.splice(place, 1);
-    this.#tell("list");
-    if (this.selected === item) this.select(this.items[place] ?? this.items[place - 1] ?? null);
+    this.items.splice(index, 1);
+    this.#notify("list");
+    if (this.selected === item) this.select(this.items[index] ?? this.items[index - 1] ?? null);
   }
 
   update(item, changes) {
     Object.assign(item, changes);
-    if (this.items.includes(item)) this.#tell("item", item);
+    if (this.items.includes(item)) this.#notify("item", item);
   }
 
   select(item) {
     this.selected = item;
-    this.#tell("selection", item);
+    this.#notify("selection", item);
   }
 
-  #tell(type, detail = null) {
+  #notify(type, detail = null) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }

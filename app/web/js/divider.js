@@ -1,13 +1,13 @@
-// The divider between the photo and the overlay: moved by pointer or by keys.
+// The divider between the photo and the overlay, which the pointer or keys move.
 
 const STEPS = { ArrowLeft: -2, ArrowDown: -2, ArrowRight: 2, ArrowUp: 2, PageDown: -10, PageUp: 10 };
 
 export function connectDivider(divider, stage) {
   const move = (percent) => {
-    const place = Math.min(100, Math.max(0, percent));
-    stage.style.setProperty("--divider", `${place}%`);
-    divider.setAttribute("aria-valuenow", String(Math.round(place)));
-    divider.setAttribute("aria-valuetext", `${Math.round(place)} % photo`);
+    const position = Math.min(100, Math.max(0, percent));
+    stage.style.setProperty("--divider", `${position}%`);
+    divider.setAttribute("aria-valuenow", String(Math.round(position)));
+    divider.setAttribute("aria-valuetext", `${Math.round(position)} % photo`);
   };
   const follow = (event) => {
     const { left, width } = stage.getBoundingClientRect();

@@ -1,4 +1,4 @@
-// Shows the OpenAPI document with Swagger UI, which docs.html has loaded before.
+// Shows the OpenAPI document with Swagger UI, which docs.html loads first.
 
 window.SwaggerUIBundle({
   url: "openapi.json",
@@ -7,5 +7,5 @@ window.SwaggerUIBundle({
   tryItOutEnabled: true,
   displayRequestDuration: true,
   defaultModelsExpandDepth: 0,
-  validatorUrl: null, // or it would ask a server elsewhere whether the document is valid
+  validatorUrl: null, // otherwise it would send the document to a validator on another server
 });

@@ -1,4 +1,4 @@
-// Finds and makes elements. Texts become text nodes: nothing is ever parsed as HTML.
+// Finds and creates elements. Texts become text nodes: nothing is ever parsed as HTML.
 
 export function find(id) {
   const element = document.getElementById(id);

@@ -1,4 +1,4 @@
-// Saves what belongs to the selected photo: the server's own PNG, the overlay as shown, the array.
+// Saves the results of the selected photo: the server's own PNG, the overlay as shown, and the array.
 
 import { run } from "./background.js";
 import { make } from "./dom.js";

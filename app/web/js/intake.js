@@ -1,16 +1,16 @@
-// The ways in: choose, drop, paste, or take the sample.
+// The ways to add photos: choose, drop or paste them, or use the sample.
 
 import { find, show } from "./dom.js";
 
 const SAMPLES = ["sample.jpg"];
 
-// `onFiles` gets the files; `onNothing` is told that something without files came.
+// `onFiles` gets the files; `onNothing` is called if something without files was dropped.
 export function connectIntake({ onFiles, onNothing }) {
   const input = find("files");
   for (const id of ["choose", "add"]) find(id).addEventListener("click", () => input.click());
   input.addEventListener("change", () => {
     const files = [...input.files];
-    input.value = ""; // or choosing the same file again would be no change
+    input.value = ""; // otherwise, choosing the same file again would cause no event
     if (files.length) onFiles(files);
   });
   find("sample").addEventListener("click", async () => onFiles(await fetchSamples()));
@@ -23,7 +23,7 @@ export function connectIntake({ onFiles, onNothing }) {
 
 function connectDrop({ onFiles, onNothing }) {
   const cover = find("drop-cover");
-  let depth = 0; // dragenter and dragleave come for every element on the way
+  let depth = 0; // dragenter and dragleave fire for every element under the pointer
   const setDepth = (value) => {
     depth = value;
     show(cover, depth > 0);

@@ -1,4 +1,4 @@
-// The API key: kept for this tab only, never in a URL or a cookie.
+// The API key: stored for this tab only, never in a URL or a cookie.
 
 const NAME = "api-key";
 let memory = "";

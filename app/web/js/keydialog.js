@@ -12,7 +12,7 @@ export function connectKeyDialog({ onKey }) {
     event.preventDefault();
     const key = find("key").value.trim();
     if (!isHeader(key)) {
-      find("key-problem").textContent = "A key has only letters, digits and signs, and no spaces.";
+      find("key-problem").textContent = "A key has only letters, digits and punctuation, and no spaces.";
       show(find("key-problem"), true);
       return;
     }
@@ -22,7 +22,7 @@ export function connectKeyDialog({ onKey }) {
   });
 }
 
-// `problem` says why the last key was not accepted.
+// `problem` says why the last key was refused.
 export function askForKey(problem = null) {
   const dialog = find("key-dialog");
   if (dialog.open) return;
@@ -33,7 +33,7 @@ export function askForKey(problem = null) {
   dialog.showModal();
 }
 
-// Whether the text can be sent in a header; fetch would throw otherwise.
+// Returns whether the text can be sent in a header; otherwise fetch would throw.
 function isHeader(text) {
   return /^[\x21-\x7e]+$/.test(text);
 }

@@ -1,4 +1,4 @@
-// The classes of a mask with their shares of the area. A click singles one out, a second click
+// The classes of a mask with their shares of the area. A click shows only that class; a second click
 // shows all again.
 
 import { find, make } from "./dom.js";
@@ -10,7 +10,7 @@ export class Legend {
   #list = find("classes");
   #onSelect;
 
-  // `onSelect` gets the index of the class that is singled out, or null.
+  // `onSelect` gets the index of the only class to show, or null for all.
   constructor({ onSelect }) {
     this.#onSelect = onSelect;
   }
@@ -40,7 +40,7 @@ export class Legend {
     this.#list.replaceChildren(...rows);
   }
 
-  // Marks the class under the pointer; null for none.
+  // Highlights the class under the pointer; null means none.
   point(index) {
     for (const button of this.#list.querySelectorAll("button")) {
       button.classList.toggle("pointed", button.dataset.index === String(index));

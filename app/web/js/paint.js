@@ -1,9 +1,10 @@
-// Turns class indices into colours: exact ones, each fully opaque or fully transparent.
+// Turns class indices into their exact colours, each fully opaque or fully transparent.
 
 const OPAQUE = 0xff000000;
 const BACKGROUND = 0;
 
-// The colour of each index as one number (red in the lowest byte). `only` singles a class out.
+// Returns the colour of each index as one number, with red in the lowest byte. If `only` is given,
+// all other classes are hidden.
 export function makeColours(palette, { only = null, seesThrough = false } = {}) {
   const colours = new Uint32Array(256);
   for (let index = 0; index < 256; index++) {
@@ -25,7 +26,7 @@ export function paintIndices(context, grid, colours) {
   context.putImageData(image, 0, 0);
 }
 
-// Lines between the classes, or around one of them.
+// Draws the lines between the classes, or around `only`.
 export function paintOutlines(context, grid, only = null) {
   const { width, height, indices } = grid;
   const image = new ImageData(width, height);
@@ -44,7 +45,7 @@ export function paintOutlines(context, grid, only = null) {
   context.putImageData(image, 0, 0);
 }
 
-// A smaller grid of the same indices, each the one in the middle of its place.
+// Returns a smaller grid; each of its indices comes from the middle of the area that it covers.
 export function shrink({ height, width, indices }, longest) {
   const scale = Math.min(1, longest / Math.max(height, width));
   const [small, narrow] = [height, width].map((side) => Math.max(1, Math.round(side * scale)));

@@ -1,4 +1,4 @@
-// Takes each photo from its file to its mask: a few at a time, again when the server says when.
+// Sends the photos to the server, a few at a time, and retries when the server says so.
 
 import { segment } from "./api.js";
 import { run } from "./background.js";
@@ -15,7 +15,7 @@ export class Pipeline {
   #queue = [];
   #running = 0;
 
-  // `limits` are the server's, null while they are unknown. `onSegmented` gets each item.
+  // `limits` are the server's, or null while they are unknown. `onSegmented` gets each finished item.
   constructor(collection, { onSegmented }) {
     this.#collection = collection;
     this.limits = null;
@@ -52,7 +52,7 @@ export class Pipeline {
       this.onSegmented(item);
     } catch (error) {
       if (error.name === "AbortError") return;
-      const problem = error instanceof Problem ? error : makeUnforeseen(error);
+      const problem = error instanceof Problem ? error : makeUnexpected(error);
       this.#collection.update(item, { state: "failed", problem });
     }
   }
@@ -72,14 +72,14 @@ export class Pipeline {
     }
   }
 
-  // A server that refuses a body while it arrives closes the connection, which a browser reports
-  // as a failure of the network.
+  // If the server refuses a body while it arrives, it closes the connection, and the browser reports
+  // a network failure.
   #requireSize(file) {
     const limit = this.limits?.max_body_bytes ?? Infinity;
     if (file.size <= limit) return;
     throw new Problem("The file is too large", {
-      detail: `The file has ${formatBytes(file.size)}; this server takes ${formatBytes(limit)} at most.`,
-      remedy: "Save the photo smaller, or as JPEG.",
+      detail: `The file has ${formatBytes(file.size)}; this server accepts at most ${formatBytes(limit)}.`,
+      remedy: "Save a smaller photo, or save it as JPEG.",
     });
   }
 
@@ -89,10 +89,10 @@ export class Pipeline {
   }
 }
 
-function makeUnforeseen(error) {
+function makeUnexpected(error) {
   return new Problem("The mask cannot be shown", {
     detail: `${error.message}.`,
-    remedy: "Try again; if it stays, report it with the photo.",
+    remedy: "Try again. If the error persists, report it with the photo.",
   });
 }
 

@@ -1,9 +1,9 @@
-// Decodes an indexed PNG to its indices, exactly: through a canvas, a browser's colour management
-// could change them. For PNGs with 8 bits per pixel that are not interlaced, as the server's are.
+// Decodes an indexed PNG to its exact indices, which a browser's colour management could change in a
+// canvas. For PNGs with 8 bits per pixel and no interlacing, as the server writes them.
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 
-// Returns {height, width, indices, palette}; the palette has three bytes for each index.
+// Returns {height, width, indices, palette}; the palette has three bytes per index.
 export async function decodeIndexedPng(bytes) {
   if (!SIGNATURE.every((byte, i) => bytes[i] === byte)) throw new Error("this is not a PNG");
   const chunks = readChunks(bytes);
@@ -21,7 +21,7 @@ function readChunks(bytes) {
     const name = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
     const content = bytes.subarray(at + 8, at + 8 + length);
     chunks.set(name, [...(chunks.get(name) ?? []), content]);
-    at += 12 + length; // length, name and checksum have four bytes each
+    at += 12 + length; // length, name and checksum take four bytes each
   }
   return chunks;
 }

@@ -1,4 +1,4 @@
-// The class under the pointer, or under a crosshair that the arrow keys move.
+// Shows the class under the pointer, or under a crosshair that the arrow keys move.
 
 import { find, show } from "./dom.js";
 
@@ -12,7 +12,7 @@ export class Probe {
   #announce;
   #place = null;
 
-  // `onClass` gets the index of the class, null when there is none any more.
+  // `onClass` gets the index of the class, or null if there is none.
   constructor(stage, { nameClass, onClass, announce }) {
     this.#stage = stage;
     this.#nameClass = nameClass;

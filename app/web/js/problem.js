@@ -1,4 +1,4 @@
-// What can go wrong, in words: a title, what happened, and what to do.
+// Problems as texts: a title, what happened, and what to do.
 
 export class Problem extends Error {
   constructor(title, { detail = "", remedy = "", status = 0, retryAfterS = null } = {}) {
@@ -11,7 +11,7 @@ export class Problem extends Error {
   }
 }
 
-// The server's problem detail (RFC 9457), or the status of whoever answered in its place.
+// Returns the server's problem detail (RFC 9457), or the status if a proxy has answered instead.
 export async function readProblem(response) {
   const retryAfterS = parseSeconds(response.headers.get("Retry-After"));
   const isProblem = response.headers.get("Content-Type")?.startsWith("application/problem+json");
@@ -31,7 +31,7 @@ export function makeUnreachable() {
   });
 }
 
-// Retry-After holds seconds; a date, which it also may, is treated as if it were missing.
+// Parses the seconds of Retry-After. A date, which is also allowed, counts as missing.
 function parseSeconds(text) {
   return text !== null && /^\d+$/.test(text.trim()) ? Number(text) : null;
 }

@@ -1,4 +1,4 @@
-// What the server says of itself: engine, score, classes and limits.
+// Shows the server's engine, score, classes and limits.
 
 import { find, make, show } from "./dom.js";
 import { formatBytes, formatMegapixels } from "./words.js";
@@ -14,7 +14,7 @@ export function showServer(model) {
   const { max_pixels: pixels, max_body_bytes: bytes } = model.limits;
   find("limits").textContent =
     `${FORMATS}, up to ${formatMegapixels(pixels)} and ${formatBytes(bytes)} each. ` +
-    "Photos go to this server only; it keeps none.";
+    "Photos are sent only to this server, which stores none.";
   find("known-classes").replaceChildren(
     ...model.classes.filter(({ index }) => index !== BACKGROUND).map(makeChip),
   );
@@ -37,7 +37,7 @@ export function showCommand() {
       await navigator.clipboard.writeText(command);
       button.textContent = "Copied";
     } catch {
-      button.textContent = "Select the line to copy it"; // clipboards need a secure address
+      button.textContent = "Select the line to copy it"; // the clipboard needs a secure address
       getSelection().selectAllChildren(find("command"));
     }
   });

@@ -1,5 +1,5 @@
-// The picture: the photo below, the mask's colours and outlines above. Modes, opacity and the
-// divider only change styles, so that they follow the hand even with large photos.
+// The picture: the photo below, the mask's colours and outlines above it. Modes, opacity and the
+// divider only change styles, so that they respond at once even with large photos.
 
 import { find, show } from "./dom.js";
 import { makeColours, paintIndices, paintOutlines } from "./paint.js";
@@ -58,12 +58,12 @@ export class Stage {
     return this.#hasPhoto;
   }
 
-  // Without a photo there is nothing to lay the mask over.
+  // Without a photo, only the mask can be shown.
   get shownMode() {
     return this.#hasPhoto ? this.mode : "mask";
   }
 
-  singleOut(index) {
+  showOnly(index) {
     this.only = index;
     this.render();
   }

@@ -1,4 +1,4 @@
-// The row of photos: a small picture, the name, the state; select one, or remove it.
+// The row of photos, each with a thumbnail, its name and its state; photos can be selected and removed.
 
 import { make } from "./dom.js";
 
@@ -90,7 +90,7 @@ export class Strip {
   }
 }
 
-// Fills the square with the middle of the picture.
+// Fills the square with the centre of the picture.
 function cover(context, picture) {
   const side = Math.min(picture.width, picture.height);
   const [left, top] = [(picture.width - side) / 2, (picture.height - side) / 2];

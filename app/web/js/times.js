@@ -1,4 +1,4 @@
-// The time of each stage, as the server measured it, and of the rest: the way there and back.
+// Shows the time of each stage, as the server has measured it, and the rest as the time of transfer.
 
 import { find, make } from "./dom.js";
 import { formatMilliseconds } from "./words.js";

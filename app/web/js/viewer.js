@@ -1,4 +1,4 @@
-// Shows the selected photo, whatever its state: its picture, mask, classes, times and problem.
+// Shows the selected photo in any state: its picture, mask, classes, times and problem.
 
 import { run } from "./background.js";
 import { connectDivider } from "./divider.js";
@@ -10,7 +10,7 @@ import { Stage } from "./stage.js";
 import { showTimes } from "./times.js";
 import { formatBytes, formatSize } from "./words.js";
 
-// No screen shows more, and a photo of 25 megapixels takes a tenth of its memory.
+// The longest side in pixels. It is enough for a screen, and takes a tenth of the memory of 25 megapixels.
 const LONGEST = 2048;
 
 export class Viewer {
@@ -23,7 +23,7 @@ export class Viewer {
 
   constructor({ nameClass, announce, onProblem }) {
     this.#nameClass = nameClass;
-    this.#legend = new Legend({ onSelect: (index) => this.#singleOut(index) });
+    this.#legend = new Legend({ onSelect: (index) => this.#stage.showOnly(index) });
     this.#probe = new Probe(this.#stage, {
       nameClass,
       announce,
@@ -64,7 +64,7 @@ export class Viewer {
     this.#showMask(item, mask);
   }
 
-  // The names of the classes have changed.
+  // Call this when the names of the classes have changed.
   rename() {
     if (this.#item?.state === "done" && this.#stage.mask) this.#showLegend();
   }
@@ -75,7 +75,7 @@ export class Viewer {
     this.#stage.setMask(mask);
     find("stage-note").textContent = fits
       ? ""
-      : "This browser cannot show photos of this kind; the mask is complete.";
+      : "This browser cannot show photos in this format; the mask is complete.";
     find("size").textContent = `${formatSize(mask.height, mask.width)}, ${formatBytes(item.file.size)}`;
     this.#showLegend();
     showTimes(item.answer);
@@ -95,8 +95,8 @@ export class Viewer {
     });
     const isEmpty = summary.classes.length === 1 && summary.classes[0].index === 0;
     find("classes-help").textContent = isEmpty
-      ? "Nothing that the server knows was found."
-      : "Choose a class to single it out.";
+      ? "The photo has none of the server's classes."
+      : "Choose a class to show only that class.";
   }
 
   #showState() {
@@ -134,9 +134,7 @@ export class Viewer {
     find("download-overlay").disabled = !this.#stage.hasPhoto;
   }
 
-  #singleOut(index) {
-    this.#stage.singleOut(index);
-  }
+
 
   #connectControls() {
     find("modes").addEventListener("change", ({ target }) => {

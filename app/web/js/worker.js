@@ -1,4 +1,4 @@
-// Runs in a thread of its own: whatever takes time with large photos. One message, one answer.
+// Runs the tasks that take time with large photos, in a separate thread. Each message gets one answer.
 
 import { decodeIndexedPng } from "./png.js";
 import { makeNpy } from "./npy.js";
@@ -7,7 +7,7 @@ import { makeColours, paintIndices, paintOutlines, shrink } from "./paint.js";
 const JPEG_QUALITY = 0.92;
 
 const tasks = {
-  // The sizes of the classes, and a small picture of the mask that lets the background through.
+  // Returns the pixels of each class, and a thumbnail of the mask with a transparent background.
   async summarise({ png, longest }) {
     const { height, width, indices, palette } = await decodeIndexedPng(await readBytes(png));
     const counts = new Array(256).fill(0);
@@ -19,13 +19,13 @@ const tasks = {
     return { height, width, classes, thumbnail: canvas.transferToImageBitmap() };
   },
 
-  // All indices, and those that a screen shows.
+  // Returns all indices, and a smaller grid for the screen.
   async open({ png, longest }) {
     const mask = await decodeIndexedPng(await readBytes(png));
     return { ...mask, palette: mask.palette.slice(), grid: shrink(mask, longest) };
   },
 
-  // The photo, upright, as large as a screen shows it; null if this browser cannot decode it.
+  // Returns the upright photo at the size of the screen; null if this browser cannot decode it.
   async view({ file, longest }) {
     const photo = await createImageBitmap(file).catch(() => null);
     if (photo === null) return null;
@@ -41,7 +41,7 @@ const tasks = {
     return { height, width, bitmap };
   },
 
-  // The overlay as it is shown, at the photo's own size.
+  // Returns the overlay as it is shown, at the photo's own size.
   async overlay({ file, png, opacity, only, type }) {
     const mask = await decodeIndexedPng(await readBytes(png));
     const photo = await createImageBitmap(file);

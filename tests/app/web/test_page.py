@@ -297,7 +297,7 @@ def test_a_photo_that_the_browser_cannot_show_still_has_its_mask(page, client, p
     data = encode(photo, "TIFF")
     choose(page, make_file("photo.tif", data, "image/tiff"))
     wait_for_mask(page)
-    assert "cannot show photos of this kind" in page.locator("#stage-note").inner_text()
+    assert "cannot show photos in this format" in page.locator("#stage-note").inner_text()
     indices, palette, _ = ask_for_mask(client, data)
     assert np.array_equal(read_canvas(page, "mask-canvas"), colours_of(indices, palette))
     assert page.locator("#download-overlay").is_disabled()
