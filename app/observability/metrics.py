@@ -1,7 +1,7 @@
 """The metrics for Prometheus: requests, stages, batches, the queue, refusals.
 
-Several workers keep their values in files of a shared folder, and each of them exports the values
-of all. Knows nothing of what is counted.
+Several workers keep their values in files in a shared folder, and each worker exports the values of
+all. Knows nothing of what is counted.
 """
 
 import math
@@ -34,7 +34,7 @@ FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10, 15, 20, 25, 30),
-    *(60, 120),  # a deadline longer than the default's 30 s, or an answer that is taken slowly
+    *(60, 120),  # for deadlines above the default of 30 s, and for slow clients
 )
 FILL_RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1)
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
@@ -43,7 +43,7 @@ GaugeMode = Literal["livesum", "livemin", "livemax"]
 
 
 class Metrics:
-    """The metrics of the server; with several workers, `peers`, they count together."""
+    """The metrics of the server, or those of all workers if there are `peers`."""
 
     def __init__(self, peers: Peers | None = None, *, gpus: Collector | None = None) -> None:
         """`gpus` are of the machine: each process exports them as they are."""
@@ -70,7 +70,7 @@ class Metrics:
     def _add_scheduling(self) -> None:
         self.batch_size = self._histogram("batch_size", "Images in one engine call", BATCH_SIZES)
         self.batch_fill = self._histogram(
-            "batch_fill_ratio", "Images in one engine call, of those that it takes", FILL_RATIOS
+            "batch_fill_ratio", "Images in one engine call, relative to its limit", FILL_RATIOS
         )
         self.queue_depth = self._gauge("queue_depth", "Images that wait for the engine")
         self.oldest_since = self._gauge(
@@ -83,10 +83,10 @@ class Metrics:
         self.pixels = self._gauge("pixels", "Pixels of the admitted requests' images")
         self.upload_bytes = self._gauge("upload_bytes", "Bytes of uploads that are held")
         self.answer_bytes = self._gauge(
-            "answer_bytes", "Bytes of answers that their callers have not taken yet"
+            "answer_bytes", "Bytes of answers that clients have not received yet"
         )
         self.codec_tasks = self._gauge(
-            "codec_tasks", "Decodings and encodings that wait or run, also of callers who left"
+            "codec_tasks", "Decodings and encodings that wait or run, even if the client is gone"
         )
 
     def _add_connections(self) -> None:
@@ -100,13 +100,15 @@ class Metrics:
         self.rate_fallbacks = self._counter(
             "rate_fallbacks", "Requests counted by this process alone, without the rate storage"
         )
-        self.dropped = self._counter("dropped", "Requests whose caller left, by stage", "stage")
+        self.dropped = self._counter(
+            "dropped", "Requests whose client disconnected, by stage", "stage"
+        )
 
     def _add_failures(self) -> None:
         self.engine_failures = self._counter("engine_failures", "Engine calls that failed")
-        self.engine_restarts = self._counter("engine_restarts", "Processes that were replaced")
+        self.engine_restarts = self._counter("engine_restarts", "Restarted worker processes")
         self.decoders_ended = self._counter(
-            "decoders_ended", "Decoder processes that an upload brought to their end", "reason"
+            "decoders_ended", "Decoder processes that an upload ended", "reason"
         )
         for reason in ("time", "memory", "crash", "killed"):
             self.decoders_ended.labels(reason)
@@ -114,11 +116,13 @@ class Metrics:
     def _add_weights(self) -> None:
         self.reloads = self._counter("reloads", "Reloads of the weights", "outcome")
         for outcome in ("swapped", "kept"):
-            self.reloads.labels(outcome)  # Prometheus sees no increase in what begins with 1
+            self.reloads.labels(
+                outcome
+            )  # starts at 0: Prometheus sees no increase from nothing to 1
         self._shown: set[tuple[str, str]] = set()
         self.ready = self._gauge("ready", "1 while the server takes requests", mode="livemax")
         self.model_info = self._gauge(
-            "model_info", "1 for the weights that serve", "digest", "engine", mode="livemax"
+            "model_info", "1 for the weights in use", "digest", "engine", mode="livemax"
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -132,10 +136,10 @@ class Metrics:
         return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
 
     def show_weights(self, *, digest: str, engine: str) -> None:
-        """Show these weights as the ones in use, and no others."""
+        """Show only these weights as the ones in use."""
         if self._peers is not None:
             for labels in self._shown:
-                self.model_info.labels(*labels).set(0)  # a shared file forgets nothing
+                self.model_info.labels(*labels).set(0)  # a shared file cannot drop labels
         else:
             self.model_info.clear()
         self._shown.add((digest, engine))
@@ -154,9 +158,9 @@ class Metrics:
 
 
 def _choose_storage(peers: Peers | None) -> None:
-    """Keep the values in the peers' folder, or in this process without peers.
+    """Keep the values in the peers' folder or, without peers, in this process.
 
-    prometheus_client would choose by its environment variable, once, when it is imported.
+    prometheus_client itself chooses only once, by its environment variable, at import.
     """
     if peers is None:
         values.ValueClass = values.MutexValue
@@ -166,7 +170,7 @@ def _choose_storage(peers: Peers | None) -> None:
 
 
 class _WithAge(Collector):
-    """Exports the time at which the oldest request came as its age, computed at each scrape."""
+    """Exports the age of the oldest request in the queue, computed at each scrape."""
 
     def __init__(self, source: Collector) -> None:
         self._source = source
