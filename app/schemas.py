@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel
 
-DIGEST = "5f2b0c1e9a7d4c36b8e1f0a2d3c4b5a697887766554433221100ffeeddccbbaa"
+EXAMPLE_DIGEST = "5f2b0c1e9a7d4c36b8e1f0a2d3c4b5a697887766554433221100ffeeddccbbaa"
 
 
 def show_example(**example: JsonValue) -> ConfigDict:
@@ -37,7 +37,7 @@ class Segmentation(BaseModel):
             {"index": 8, "name": "cat", "pixels": 4},
         ],
         mask=[[0, 8, 8], [0, 8, 8]],
-        weights=DIGEST,
+        weights=EXAMPLE_DIGEST,
     )
 
     height: int
@@ -79,7 +79,7 @@ class RunLengths(BaseModel):
                 "segmentation": {"size": [2, 3], "counts": "24"},
             }
         ],
-        weights=DIGEST,
+        weights=EXAMPLE_DIGEST,
     )
 
     height: int
@@ -131,7 +131,7 @@ class Polygons(BaseModel):
                 },
             }
         ],
-        weights=DIGEST,
+        weights=EXAMPLE_DIGEST,
     )
 
     type: Literal["FeatureCollection"]
@@ -168,7 +168,7 @@ class ModelInfo(BaseModel):
 
     model_config = show_example(
         architecture="fcn-resnet18",
-        digest=DIGEST,
+        digest=EXAMPLE_DIGEST,
         engine="native avx512 on cpu, 2 threads",
         device="cpu",
         classes=[
@@ -205,7 +205,7 @@ class ModelInfo(BaseModel):
 class Reloaded(BaseModel):
     """The weights that are in use after a reload."""
 
-    model_config = show_example(digest=DIGEST, engine="native avx512 on cpu, 2 threads")
+    model_config = show_example(digest=EXAMPLE_DIGEST, engine="native avx512 on cpu, 2 threads")
 
     digest: str = Field(description="SHA-256 of the weights and their metadata")
     engine: str

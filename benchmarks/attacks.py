@@ -169,7 +169,7 @@ def measure(data: bytes, side: int) -> Cost:
         return Cost(len(data), 0, 0, 0, PROBLEMS[BodyTooLarge].name, 0)
     size = (0, 0)
 
-    def plan(stored: tuple[int, int]) -> tuple[int, int]:
+    def choose_size(stored: tuple[int, int]) -> tuple[int, int]:
         nonlocal size
         size = stored
         return content_size(stored, side)
@@ -177,10 +177,11 @@ def measure(data: bytes, side: int) -> Cost:
     received = 0
     with counting_lines() as count_lines:
         process = DecoderProcess()
-        process.decode(saved(picture(), "PNG"), max_pixels=limits.max_pixels, plan=lambda s: s)
+        first = saved(picture(), "PNG")
+        process.decode(first, max_pixels=limits.max_pixels, choose_size=lambda size: size)
         meter = Meter(process)
         try:
-            decoded = process.decode(data, max_pixels=limits.max_pixels, plan=plan)
+            decoded = process.decode(data, max_pixels=limits.max_pixels, choose_size=choose_size)
             received, outcome = decoded.pixels.nbytes, "{} x {}".format(*decoded.size)
         except RequestError as problem:
             outcome = PROBLEMS[type(problem)].name

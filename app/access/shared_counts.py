@@ -22,7 +22,7 @@ from app.access.counts import OwnCounts, Use
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
 
-KEY_PREFIX = "segmentation"
+REDIS_PREFIX = "segmentation"
 """The prefix of every key in Redis; the library adds the caller and the rate."""
 
 MAX_CONNECTIONS = 16
@@ -65,7 +65,7 @@ class SharedCounts:
                 "redis://",  # of the pool; the library accepts fewer URLs than redis does
                 wrap_exceptions=True,
                 implementation="redispy",
-                key_prefix=KEY_PREFIX,
+                key_prefix=REDIS_PREFIX,
                 connection_pool=self._pool,  # type: ignore[arg-type]  # as its docstring allows
             )
         )

@@ -27,13 +27,13 @@ REQUEST = struct.Struct("<QQ")
 """A request: the number of bytes of the file that follows, and the pixel limit."""
 ANSWER = struct.Struct("<BQQQQ")
 """An answer: its kind and up to four values."""
-PLAN = struct.Struct("<QQ")
-"""A plan: the height and width to scale down to, or zeros to skip the picture."""
+CHOSEN_SIZE = struct.Struct("<QQ")
+"""The answer to SIZE: the height and width to scale down to, or zeros to skip the picture."""
 
 SIZE, PIXELS, PROBLEM, NO_MEMORY, BUG = range(5)
-"""The kinds of answers. SIZE has the height and width; a plan must follow. PIXELS has the size of
-the picture and the upright size of the upload; RGB pixels follow. PROBLEM and BUG have the length
-of the JSON or text that follows.
+"""The kinds of answers. SIZE has the height and width; CHOSEN_SIZE must follow. PIXELS has the size
+of the picture and the upright size of the upload; RGB pixels follow. PROBLEM and BUG have the
+length of the JSON or text that follows.
 """
 
 WALL_FACTOR = 30
@@ -97,7 +97,7 @@ def _answer(data: bytes, max_pixels: int, requests: BinaryIO, answers: BinaryIO)
         with open_upload(data, max_pixels=max_pixels) as upload:
             height, width = upload.size
             _send(answers, SIZE, height, width)
-            content = PLAN.unpack(requests.read(PLAN.size))
+            content = CHOSEN_SIZE.unpack(requests.read(CHOSEN_SIZE.size))
             if not all(content):
                 return
             limit_time(height * width)

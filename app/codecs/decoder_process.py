@@ -58,7 +58,7 @@ SIMPLER = "Save it again, as a baseline JPEG or as PNG, or scale it down."
 NO_ROOM = memoryview(bytearray())
 TIME_SIGNALS = {signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU}
 
-Plan = Callable[[Size], Size]
+ChooseSize = Callable[[Size], Size]
 """A function from the size in the file's header to the size to scale down to. It may raise."""
 
 
@@ -111,16 +111,16 @@ class DecoderProcess:
         with self._popen:  # closes the pipes, and waits
             self._popen.kill()
 
-    def decode(self, data: bytes, *, max_pixels: int, plan: Plan) -> Decoded:
-        """Decode one file. Raises RequestError, and what `plan` raises."""
+    def decode(self, data: bytes, *, max_pixels: int, choose_size: ChooseSize) -> Decoded:
+        """Decode one file. Raises RequestError, and what `choose_size` raises."""
         self.files += 1
         self._is_between_files = False
         self._send(decoder.REQUEST.pack(len(data), max_pixels), data)
         kind, values, _ = self._receive(NO_ROOM)
         if kind != decoder.SIZE:
             raise self._read_error(kind, values[0], b"")
-        height, width = self._run_plan(plan, (values[0], values[1]))
-        self._send(decoder.PLAN.pack(height, width))
+        height, width = self._choose_size(choose_size, (values[0], values[1]))
+        self._send(decoder.CHOSEN_SIZE.pack(height, width))
         pixels = np.empty(3 * height * width, np.uint8)
         room = pixels.data
         kind, values, count = self._receive(room)
@@ -130,11 +130,11 @@ class DecoderProcess:
         self._is_between_files = True
         return Decoded(pixels.reshape(values[0], values[1], 3), (values[2], values[3]))
 
-    def _run_plan(self, plan: Plan, size: Size) -> Size:
+    def _choose_size(self, choose_size: ChooseSize, size: Size) -> Size:
         try:
-            return plan(size)
+            return choose_size(size)
         except BaseException:
-            self._send(decoder.PLAN.pack(0, 0))
+            self._send(decoder.CHOSEN_SIZE.pack(0, 0))
             self._is_between_files = True
             raise
 

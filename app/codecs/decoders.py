@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from app.codecs.decode import Decoded
-from app.codecs.decoder_process import DecoderProcess, Plan
+from app.codecs.decoder_process import ChooseSize, DecoderProcess
 from app.codecs.pixel_gate import PixelGate
 from app.observability.metrics import Metrics
 from app.scheduling.budget import Share
@@ -65,20 +65,21 @@ class Decoders:
         data: bytes,
         *,
         max_pixels: int,
-        plan: Plan,
+        choose_size: ChooseSize,
         finish: Callable[[Decoded], T],
         held: Sequence[Share] = (),
     ) -> T:
         """Decode a file in a process, and return what `finish` makes of it.
 
-        `plan` and `finish` run on a thread of the pool. Cancelling kills the process, or drops the
-        file if its decoding has not begun; `held` is kept until then. Raises UnsupportedType,
-        TooManyPixels, BrokenImage, TooCostly and Overloaded, and what `plan` raises.
+        `choose_size` and `finish` run on a thread of the pool. Cancelling kills the process, or
+        drops the file if its decoding has not begun; `held` is kept until then. Raises
+        UnsupportedType, TooManyPixels, BrokenImage, TooCostly and Overloaded, and what
+        `choose_size` raises.
         """
         job = _Job()
         try:
             return await self._work.run(
-                self._decode, job, data, max_pixels, plan, finish, held=held
+                self._decode, job, data, max_pixels, choose_size, finish, held=held
             )
         except asyncio.CancelledError:
             job.cancel()
@@ -90,21 +91,21 @@ class Decoders:
         job: "_Job",
         data: bytes,
         max_pixels: int,
-        plan: Plan,
+        choose_size: ChooseSize,
         finish: Callable[[Decoded], T],
     ) -> T:
         entered = 0
 
         def enter(size: Size) -> Size:
             nonlocal entered
-            content, pixels = plan(size), size[0] * size[1]
+            content, pixels = choose_size(size), size[0] * size[1]
             if self._gate.enter(pixels, is_cancelled=lambda: job.is_cancelled):
                 entered = pixels
             return content
 
         try:
             with self._use_process() as process, job.on(process):
-                decoded = process.decode(data, max_pixels=max_pixels, plan=enter)
+                decoded = process.decode(data, max_pixels=max_pixels, choose_size=enter)
         finally:
             if entered:
                 self._gate.leave(entered)

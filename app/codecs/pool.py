@@ -81,12 +81,12 @@ class CodecPool:
             if decoded is not None:
                 return decoded
 
-        def plan(size: Size) -> Size:
+        def choose_size(size: Size) -> Size:
             reserve(size[0] * size[1])
             return content_size(size, max_side)
 
         return await self.decoders.decode(
-            data, max_pixels=self._max_pixels, plan=plan, finish=finish, held=held
+            data, max_pixels=self._max_pixels, choose_size=choose_size, finish=finish, held=held
         )
 
     def _decode_ordinary(

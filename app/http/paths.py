@@ -3,11 +3,11 @@
 SEGMENT_PATH = "/v1/segment"
 BATCH_PATH = f"{SEGMENT_PATH}/batch"
 
-PROTOCOL = "/v2"
+PROTOCOL_PREFIX = "/v2"
 """The prefix of the Open Inference Protocol's paths; its errors have their own JSON format."""
 
 MODEL_NAME, MODEL_VERSION = "fcn_resnet18", "1"
-MODEL_PATH = f"{PROTOCOL}/models/{MODEL_NAME}"
+MODEL_PATH = f"{PROTOCOL_PREFIX}/models/{MODEL_NAME}"
 VERSION_PATH = f"{MODEL_PATH}/versions/{MODEL_VERSION}"
 
 IMAGE_PATHS = frozenset({SEGMENT_PATH, BATCH_PATH, f"{MODEL_PATH}/infer", f"{VERSION_PATH}/infer"})
@@ -26,15 +26,15 @@ PUBLIC_PATHS = frozenset(
         "/health/live",
         "/health/ready",
         "/metrics",
-        f"{PROTOCOL}/health/live",
-        f"{PROTOCOL}/health/ready",
+        f"{PROTOCOL_PREFIX}/health/live",
+        f"{PROTOCOL_PREFIX}/health/ready",
     }
 )
 
 
 def is_of_protocol(path: str) -> bool:
     """Return whether the path belongs to the Open Inference Protocol."""
-    return path == PROTOCOL or path.startswith(f"{PROTOCOL}/")
+    return path == PROTOCOL_PREFIX or path.startswith(f"{PROTOCOL_PREFIX}/")
 
 
 def is_probe(path: str) -> bool:

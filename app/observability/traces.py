@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SERVICE_NAME = "segmentation"
 """The name of the service; OTEL_SERVICE_NAME overrides it."""
 
-PROTOCOL = "http/protobuf"
+OTLP_PROTOCOL = "http/protobuf"
 PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 LAST_EXPORT_S = 2.0
@@ -118,8 +118,8 @@ def get_trace_ids(stages: TracedStages) -> dict[str, str]:
 def open_traces() -> Traces:
     """Return traces that are sent to the collector of the variables OTEL_... Raises TracesError."""
     for variable in PROTOCOL_VARIABLES:
-        if (protocol := os.environ.get(variable) or PROTOCOL) != PROTOCOL:
-            raise TracesError(f"{variable}={protocol}: only {PROTOCOL} is supported")
+        if (protocol := os.environ.get(variable) or OTLP_PROTOCOL) != OTLP_PROTOCOL:
+            raise TracesError(f"{variable}={protocol}: only {OTLP_PROTOCOL} is supported")
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor

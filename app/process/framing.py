@@ -13,7 +13,7 @@ from app.errors import BadRequest, RequestError, Unimplemented
 Field = tuple[bytes, bytes]
 
 
-class Listener(Protocol):
+class ParserCallbacks(Protocol):
     """The methods of httptools' protocol that uvicorn implements."""
 
     def on_message_begin(self) -> None: ...
@@ -27,8 +27,8 @@ class Listener(Protocol):
 class RequestParser:
     """Replaces httptools.HttpRequestParser."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, callbacks: ParserCallbacks) -> None:
+        self._callbacks = callbacks
         self._url = b""
         self._fields: list[Field] = []
         self._is_in_head = False
@@ -42,7 +42,7 @@ class RequestParser:
         return parser
 
     def feed_data(self, data: bytes) -> None:
-        """Parse the next bytes. Raises BadRequest, Unimplemented, and the listener's errors."""
+        """Parse the next bytes. Raises BadRequest, Unimplemented, and what callbacks raise."""
         try:
             while data:
                 data = self._feed(data)
@@ -97,19 +97,19 @@ class RequestParser:
         codings = [value for name, value in self._fields if name.lower() == b"transfer-encoding"]
         if codings:
             require_chunked(b",".join(codings), version=self.get_http_version())
-        self._listener.on_message_begin()
-        self._listener.on_url(self._url)
+        self._callbacks.on_message_begin()
+        self._callbacks.on_url(self._url)
         for field in self._fields:
-            self._listener.on_header(*field)
-        self._listener.on_headers_complete()
+            self._callbacks.on_header(*field)
+        self._callbacks.on_headers_complete()
         self._has_reported = True
 
     def on_body(self, body: bytes) -> None:
-        self._listener.on_body(body)
+        self._callbacks.on_body(body)
 
     def on_message_complete(self) -> None:
         if self._has_reported:
-            self._listener.on_message_complete()
+            self._callbacks.on_message_complete()
 
     def get_http_version(self) -> str:
         return self._parser.get_http_version()

@@ -10,7 +10,7 @@ from app.codecs.tensors import FILE, IMAGE, MASK
 from app.errors import InvalidTensor
 from app.formats import AnswerOptions
 from app.http.description import BINARY, describe_protocol_errors
-from app.http.paths import MODEL_NAME, MODEL_PATH, MODEL_VERSION, PROTOCOL, VERSION_PATH
+from app.http.paths import MODEL_NAME, MODEL_PATH, MODEL_VERSION, PROTOCOL_PREFIX, VERSION_PATH
 from app.http.uploads import read_upload
 from app.protocol_schemas import (
     ModelMetadata,
@@ -84,7 +84,7 @@ MASK_ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get(PROTOCOL)
+@router.get(PROTOCOL_PREFIX)
 async def server_metadata() -> ServerMetadata:
     """The name of the server and the extensions of the protocol that it supports."""
     return ServerMetadata(
@@ -92,7 +92,7 @@ async def server_metadata() -> ServerMetadata:
     )
 
 
-@router.get(f"{PROTOCOL}/health/live")
+@router.get(f"{PROTOCOL_PREFIX}/health/live")
 async def server_live(request: Request, response: Response) -> ServerLiveness:
     """Answer 503 if the service cannot work any more and should be replaced."""
     live = is_usable(request.app.state.service)
@@ -101,7 +101,7 @@ async def server_live(request: Request, response: Response) -> ServerLiveness:
     return ServerLiveness(live=live)
 
 
-@router.get(f"{PROTOCOL}/health/ready")
+@router.get(f"{PROTOCOL_PREFIX}/health/ready")
 async def server_ready(request: Request, response: Response) -> ServerReadiness:
     """Answer 503 until the engine is warm, and again after SIGTERM."""
     ready = find_state(request.app.state.service) is State.READY

@@ -37,12 +37,14 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux' kernel")
 PNG = saved(picture(), "PNG")
 
 
-def plan(size):
+def choose_size(size):
     return content_size(size, 64)
 
 
-async def decoded(pool, data, *, plan=plan, max_pixels=25_000_000):
-    return await pool.decode(data, max_pixels=max_pixels, plan=plan, finish=lambda image: image)
+async def decoded(pool, data, *, choose_size=choose_size, max_pixels=25_000_000):
+    return await pool.decode(
+        data, max_pixels=max_pixels, choose_size=choose_size, finish=lambda image: image
+    )
 
 
 @asynccontextmanager
@@ -94,7 +96,7 @@ def test_a_file_has_the_pixels_that_it_has_in_this_process(name, side):
 
     async def run():
         async with pool_of() as pool:
-            return await decoded(pool, data, plan=lambda size: content_size(size, side))
+            return await decoded(pool, data, choose_size=lambda size: content_size(size, side))
 
     here = decode_image(data, max_pixels=25_000_000, max_side=side)
     there = asyncio.run(run())
@@ -118,7 +120,7 @@ def test_problems_are_the_same_and_the_process_goes_on():
                     here.value.detail, here.value.remedy
                 )  # fmt: skip
             with pytest.raises(Overloaded):
-                await decoded(pool, PNG, plan=refuse)
+                await decoded(pool, PNG, choose_size=refuse)
             assert (await decoded(pool, PNG)).size == (60, 80)
             assert len(pool.idle) == 1
             assert pool.idle[0].files == 5
@@ -175,13 +177,13 @@ def test_a_cancelled_decode_ends_at_once(monkeypatch):
     begun = threading.Event()
     before = children()
 
-    def plan(size):
+    def choose_size(size):
         begun.set()
         return size
 
     async def run():
         async with pool_of() as pool:
-            task = asyncio.create_task(decoded(pool, PNG, plan=plan))
+            task = asyncio.create_task(decoded(pool, PNG, choose_size=choose_size))
             waits = asyncio.create_task(decoded(pool, PNG))
             await asyncio.to_thread(begun.wait)
             waits.cancel()
@@ -277,7 +279,7 @@ import asyncio, sys
 from app.codecs import decoder_process, decoders
 from app.observability.metrics import Metrics
 decoder_process.PROGRAM = {program!r}
-def plan(size):
+def choose_size(size):
     print(pool_process().pid, flush=True)
     return size
 def pool_process():
@@ -291,7 +293,7 @@ class Noted(decoders.DecoderProcess):
 decoders.DecoderProcess = Noted
 pool = decoders.Decoders(1, max_pixels=10**9, metrics=Metrics())
 data = sys.stdin.buffer.read()
-asyncio.run(pool.decode(data, max_pixels=10**6, plan=plan, finish=len))
+asyncio.run(pool.decode(data, max_pixels=10**6, choose_size=choose_size, finish=len))
 """
 
 
@@ -365,7 +367,7 @@ def test_thin_pictures_need_no_more_memory_than_others(width, side):
             await decoded(pool, PNG)
             pid = pool.idle[0].pid
             before = status_bytes(pid, "VmHWM")
-            image = await decoded(pool, data, plan=lambda size: content_size(size, side))
+            image = await decoded(pool, data, choose_size=lambda size: content_size(size, side))
             assert pool.idle[0].pid == pid
             return status_bytes(pid, "VmHWM") - before + image.pixels.nbytes
 
