@@ -49,10 +49,10 @@ MEMORY_PER_FILE_BYTE = 4
 MAX_TEXT_BYTES = 10_000
 
 NICENESS = 5
-"""The niceness that a decoder adds to that of the server's threads, which start it."""
+"""The niceness that a decoder adds to the niceness of the server's thread that starts it."""
 
 AUTOGROUP_NICENESS = 10
-"""The niceness of the decoder's session against that of the server, which has 0."""
+"""The niceness of the decoder's session; the server's session has 0."""
 
 PR_SET_PDEATHSIG = 1
 """An option of prctl(2)."""

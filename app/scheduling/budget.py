@@ -66,7 +66,8 @@ class Budget:
         return self.limit // amount - 1
 
     def add(self, amount: int, *, own: int = 0) -> None:
-        """Add to the amount held, of which the share that calls this holds `own`, and the lock.
+        """Add to the amount held. The share that calls this has the lock, and holds `own`.
+
 
         Raises Overloaded if other requests hold something, and the amount is more than half of what
         is free.

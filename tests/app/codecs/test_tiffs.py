@@ -62,9 +62,7 @@ def test_the_two_tiffs_that_once_stopped_the_service_are_refused():
 def test_both_are_also_refused_for_their_cost():
     for compression in (2, 3, 4, 32771):
         attack = ccitt_strips(compression=compression, shared=False)
-        with pytest.raises(
-            TooCostly, match=r"may take \d\d\.\d s .* is 4\.0 s: 65.* strips"
-        ):
+        with pytest.raises(TooCostly, match=r"may take \d\d\.\d s .* is 4\.0 s: 65.* strips"):
             look_at(attack)
     with pytest.raises(TooCostly, match=r"may take \d+\.\d s"):
         look_at(jpeg_strips(shared=False, strips=2_000))
