@@ -69,7 +69,7 @@ class ClassList:
 VOC = ClassList()
 
 
-def classes_of(metadata: Metadata) -> ClassList:
+def make_class_list(metadata: Metadata) -> ClassList:
     """Read the classes of a weights file, with the colours and values of its training masks.
 
     Raises DatasetError.

@@ -75,10 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
         }
         with write_atomically(options.json) as file:
             file.write(json.dumps(report, indent=2).encode() + b"\n")
-    sys.exit(exit_status(differences[-1], require_better=options.require_better))
+    sys.exit(choose_exit_status(differences[-1], require_better=options.require_better))
 
 
-def exit_status(difference: Difference, *, require_better: bool) -> int:
+def choose_exit_status(difference: Difference, *, require_better: bool) -> int:
     if difference.verdict == "worse":
         return EXIT_WORSE
     return EXIT_NOT_BETTER if require_better and difference.verdict != "better" else 0

@@ -86,7 +86,7 @@ def check_gpu(driver: Driver | str) -> Finding:
         )
     if not driver.gpus:
         return Finding("note", "GPU", "NVIDIA's driver sees no GPU", "is CUDA_VISIBLE_DEVICES set?")
-    name = f"{driver.gpus} GPU{'s' * (driver.gpus > 1)}, driver for CUDA {_dotted(driver.cuda)}"
+    name = f"{driver.gpus} GPU{'s' * (driver.gpus > 1)}, driver for CUDA {_format(driver.cuda)}"
     return Finding("ok", "GPU", name)
 
 
@@ -118,7 +118,7 @@ def check_torch(driver: Driver | str) -> Iterator[Finding]:
     try:
         torch = import_module("torch")
     except (ImportError, OSError) as error:
-        yield Finding("wrong", "torch", f"does not import: {_line(error)}", "install it again")
+        yield Finding("wrong", "torch", f"does not import: {_explain(error)}", "install it again")
         return
     if isinstance(driver, Driver) and driver.gpus:
         yield check_cuda(torch, driver)
@@ -142,7 +142,7 @@ def check_cuda(torch: object, driver: Driver) -> Finding:
         "wrong",
         "torch",
         f"{release} cannot use the GPU: it is built for CUDA {built}, the driver is for "
-        f"{_dotted(driver.cuda)}",
+        f"{_format(driver.cuda)}",
         "update NVIDIA's driver, or install a torch that is built for the driver's CUDA",
     )
 
@@ -157,10 +157,10 @@ def check_torchvision(torch_release: str) -> Finding:
         return Finding(
             "wrong",
             "torchvision",
-            f"{_release('torchvision')} does not fit torch {torch_release}: {_line(error)}",
+            f"{_read_release('torchvision')} does not fit torch {torch_release}: {_explain(error)}",
             "install the pair together: pip install --force-reinstall torch torchvision",
         )
-    return Finding("ok", "torchvision", _release("torchvision"))
+    return Finding("ok", "torchvision", _read_release("torchvision"))
 
 
 def check_predictor(
@@ -178,18 +178,18 @@ def check_predictor(
     return Finding("ok", "weights and engine", found)
 
 
-def _release(package: str) -> str:
+def _read_release(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
 
 
-def _line(error: BaseException) -> str:
+def _explain(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _dotted(numbers: tuple[int, int]) -> str:
+def _format(numbers: tuple[int, int]) -> str:
     return ".".join(map(str, numbers))
 
 

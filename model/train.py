@@ -16,7 +16,7 @@ from io import TextIOWrapper
 
 import torch
 
-from model.class_list import classes_of
+from model.class_list import make_class_list
 from model.engines.base import Array
 from model.engines.torch_engine import use_exact_float32
 from model.errors import DatasetError, ModelError
@@ -142,7 +142,7 @@ def train(
                 training.end_epoch(measured.validation if measured else Validation())
             )
             if measured:
-                recorder.record_validation(measured, first_pairs(val_images))
+                recorder.record_validation(measured, read_first_pairs(val_images))
             recorder.save_checkpoint()
     return 0
 
@@ -176,7 +176,7 @@ def open_data(
         group.wait()
     min_size = recipe.crop if recipe.drop_small_images else None
     images, val_images = open_training_images(
-        options, classes_of(metadata), min_size=min_size, say=say
+        options, make_class_list(metadata), min_size=min_size, say=say
     )
     if val_images is not None and recipe.validate_crops:
         val_images.require(recipe.batch_size)
@@ -214,7 +214,7 @@ def should_validate(training: Training, val_every: int) -> bool:
     return ended == training.recipe.epochs or (val_every > 0 and ended % val_every == 0)
 
 
-def first_pairs(images: SegmentationDataset | None) -> list[tuple[Array, Array]]:
+def read_first_pairs(images: SegmentationDataset | None) -> list[tuple[Array, Array]]:
     """Read the pairs that figures show."""
     return [images.read(index) for index in range(min(4, len(images)))] if images else []
 
@@ -231,7 +231,7 @@ def finish(
     if val_images is not None:
         measured = measure(training, val_images, half=half)
         weights = measured.weights
-        figures.draw_samples(files.samples, measured.predictor, first_pairs(val_images))
+        figures.draw_samples(files.samples, measured.predictor, read_first_pairs(val_images))
         print(measured.scores)
     written = write_weights(files.weights, weights.tensors, weights.metadata)
     print(f"wrote {files.weights}, digest {written.digest}")

@@ -20,12 +20,12 @@ def start_engine(
     threads: int = 0,
     precision: Precision = "float32",
 ) -> Engine:
-    """An engine for the weights, ready to segment.
+    """Start an engine for the weights.
 
-    "auto" takes PyTorch on a GPU where there is one; on the CPU the native engine where it is built
-    or can be, or else ncnn, or else PyTorch. `threads`: of one forward pass on the CPU, 0 for one
-    per core. `precision`: on the CPU only the native engine has another than float32, and only on
-    processors with AMX: bfloat16. Raises EngineError.
+    "auto" chooses PyTorch if there is a GPU. On the CPU it chooses the native engine if that is
+    built or can be built, or else ncnn, or else PyTorch. `threads` are those of one forward pass on
+    the CPU; 0 takes one per core. `precision`: on the CPU, only the native engine has bfloat16, on
+    processors with AMX. Raises EngineError.
     """
     name = choose(engine, device)
     if name == "torch":
@@ -80,7 +80,7 @@ def _require_installed(name: str) -> None:
 
 
 def choose(engine: EngineName, device: str) -> EngineName:
-    """The engine that runs, never "auto". Raises EngineError where engine and device disagree."""
+    """Choose the engine, never "auto". Raises EngineError if it does not run on the device."""
     if engine in ("native", "ncnn") and device not in ("auto", "cpu"):
         raise EngineError(f"engine {engine!r} runs on the CPU only, not on device {device!r}")
     if engine != "auto":
@@ -95,7 +95,7 @@ def choose(engine: EngineName, device: str) -> EngineName:
 
 
 def has_cuda_gpu() -> bool:
-    """Asks NVIDIA's driver: much quicker than importing torch to ask it."""
+    """Ask NVIDIA's driver, which is much faster than importing torch."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -1,4 +1,4 @@
-"""The engine for GPUs: half precision, CUDA graphs, and copies beside kernels.
+"""The engine for GPUs: half precision, CUDA graphs, and copies that overlap with kernels.
 
 It has not run on a GPU yet. The same class runs on the CPU, without graphs and streams, so that
 its arithmetic is tested everywhere; `TorchEngine` is faster there. Knows nothing of files or HTTP.
@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 CALLERS_AT_ONCE = 3
-"""One batch on its way to the GPU, one in it and one on its way back."""
+"""One batch is copied to the GPU, one is computed, and one is copied back."""
 
 TRITONS_CAPABILITY = (8, 0)
-"""For older GPUs Triton has no products of tensor cores."""
+"""Triton does not use the tensor cores of older GPUs."""
 
 
 class Head(Protocol):
-    """Coarse logits to masks, or to confidences: `TritonHead` or `TorchHead`."""
+    """Turns coarse logits into masks or confidences: `TritonHead` or `TorchHead`."""
 
     def segment_canvases(
         self, coarse: Tensor, masks: Tensor, *, confidence: bool = False
@@ -50,14 +50,14 @@ class Head(Protocol):
 
 
 class CudaEngine:
-    """The folded network in PyTorch, and a head in Triton where it is installed."""
+    """The folded network in PyTorch, and a head in Triton if that is installed."""
 
     images_per_call = BATCH_SIZES[-1]
 
     def __init__(
         self, weights: Weights, *, device: str = "cuda", precision: str = "float16"
     ) -> None:
-        """Raises EngineError for a device that is not there, WeightsError as `fold`."""
+        """Raises EngineError for a device that does not exist, and WeightsError as `fold`."""
         self._device = choose_device(device)
         self.device = str(self._device)
         use_exact_float32()
@@ -108,7 +108,7 @@ class CudaEngine:
         except torch.OutOfMemoryError:
             if len(canvases) == 1:
                 raise
-        # Not in the handler: there the error's traceback still holds what the batch had allocated.
+        # Outside the handler, where the error's traceback would keep the batch's memory.
         self._limit.halve(len(canvases) * height * width)
         return self._run(canvases, regions, confidence=confidence)
 
@@ -125,28 +125,28 @@ class CudaEngine:
         try:
             logits = self._run_network(images)
         except torch.OutOfMemoryError:
-            if self._graphs is not None:  # they are not needed, only faster
+            if self._graphs is not None:  # the network also runs without graphs
                 self._graphs.forget()
             raise
         masks = layout.view_canvases(run)
-        if masks is not None:  # the images behind the last region only fill the batch up
+        if masks is not None:  # images after the last region are padding
             self._head.segment_canvases(logits[: len(regions)], masks, confidence=confidence)
         for image, mask in layout.iterate_scaled(run):
             self._head.segment_scaled(logits[image], regions[image], mask, confidence=confidence)
 
 
 def create_head(network: FoldedNetwork, device: torch.device, dtype: torch.dtype) -> Head:
-    """The Triton head if it works here, or else PyTorch's, which is slower."""
+    """Create the Triton head if it works here, or else PyTorch's, which is slower."""
     if device.type == "cuda" and find_spec("triton"):
         try:
             return create_triton_head(network, device, dtype)
-        except Exception as error:  # it needs much: a C compiler, a folder to write in, ...
-            log.warning("PyTorch makes the masks, for Triton does not work here: %s", error)
+        except Exception as error:  # it needs a C compiler, a writable folder and more
+            log.warning("PyTorch makes the masks, because Triton does not work here: %s", error)
     return TorchHead(network, device)
 
 
 def create_triton_head(network: FoldedNetwork, device: torch.device, dtype: torch.dtype) -> Head:
-    """Raises EngineError for a GPU or network that it is not for, and what Triton raises."""
+    """Raises EngineError for an unsupported GPU or network, and the errors of Triton."""
     from model.engines.triton_head import TritonHead
 
     capability = torch.cuda.get_device_capability(device)
@@ -158,5 +158,5 @@ def create_triton_head(network: FoldedNetwork, device: torch.device, dtype: torc
 
 
 def run_one_by_one(compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """On the CPU oneDNN sums in an order that depends on the batch size."""
+    """Compute each image alone, because oneDNN's order of sums depends on the batch size."""
     return torch.cat([compute(image[None]) for image in images])

@@ -1,7 +1,7 @@
-"""CUDA graphs of a function: its kernels recorded once for a shape, then started by one call.
+"""CUDA graphs of a function: its kernels are recorded once for each shape and replayed by one call.
 
-Knows nothing of the function. All of it runs on one stream, the current one of the caller, who
-holds a lock: two graphs never run at the same time.
+Everything runs on the caller's current stream. The caller holds a lock, so that two graphs never
+run at the same time. Knows nothing of the function.
 """
 
 from collections import OrderedDict
@@ -14,14 +14,14 @@ from torch import Tensor
 Shape = tuple[int, ...]
 
 WORTH_RECORDING = 3
-"""A shape is recorded when it comes for this time: many come once, and recording takes a while."""
+"""The call of a shape that records it. Many shapes occur only once, and recording takes long."""
 
 MAX_GRAPHS = 64
-"""Graphs that are kept; the least recently used go first."""
+"""The number of graphs that are kept. The least recently used one is evicted."""
 
 MAX_COUNTED = 64
-"""Shapes without a graph whose calls are counted, those that came last. So where thousands of
-shapes come in any order, hardly one is recorded, only to be forgotten before it comes again."""
+"""The number of shapes without a graph whose calls are counted, the most recent ones. Of thousands
+of shapes in random order, hardly any is then recorded just to be evicted before it occurs again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +32,19 @@ class _Graph:
 
 
 class GraphedFunction:
-    """Images (N, H, W, 3) to logits, as the function, which reads no other memory that changes."""
+    """Turns images (N, H, W, 3) into logits with a function that depends on nothing else."""
 
     def __init__(self, compute: Callable[[Tensor], Tensor], stream: torch.cuda.Stream) -> None:
         self._compute = compute
         self._stream = stream
-        # One pool for all: what one graph computes in between may lie where another's did. No graph
-        # reads what another has left there, and each one's logits are kept, so any order is safe.
+        # All graphs share one pool for intermediate results. No graph reads those of another, and
+        # each keeps its own logits, so graphs may run in any order.
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: OrderedDict[Shape, _Graph] = OrderedDict()
         self._calls: OrderedDict[Shape, int] = OrderedDict()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits that the next call may overwrite: read them on the same stream, before it."""
+        """The next call may overwrite the logits: read them before it, on the same stream."""
         shape = tuple(images.shape)
         graph = self._graphs.get(shape)
         if graph is None:
@@ -53,13 +53,13 @@ class GraphedFunction:
             del self._calls[shape]
             graph = self._graphs[shape] = self._record(images)
         self._graphs.move_to_end(shape)
-        graph.images.copy_(images)  # on the device, and on this stream: behind the last replay
+        graph.images.copy_(images)  # on this stream, so after the last replay
         graph.graph.replay()
         return graph.logits
 
     def forget(self) -> None:
-        """Give the graphs' memory back."""
-        self._stream.synchronize()  # none of them is running any more
+        """Release the graphs' memory."""
+        self._stream.synchronize()  # no graph is running now
         self._graphs.clear()
         self._pool = torch.cuda.graph_pool_handle()  # a pool without graphs cannot be used again
 
@@ -74,11 +74,11 @@ class GraphedFunction:
         while len(self._graphs) >= MAX_GRAPHS:
             self._graphs.popitem(last=False)
         static = images.clone()
-        # cuDNN measures its algorithms for this shape, before the recording: in it, it must not.
+        # cuDNN measures its algorithms for a new shape, which it must not do while recording.
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
             self._compute(static)
             graph = torch.cuda.CUDAGraph()
-            # "thread_local": what other threads do meanwhile, such as copies, is not recorded.
+            # "thread_local": the copies of other threads are not recorded.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             ):

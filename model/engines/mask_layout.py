@@ -1,6 +1,6 @@
-"""Where the masks of a batch lie in one run of bytes, so that one copy brings them all.
+"""The places of a batch's masks in one run of bytes, so that a single copy transfers all of them.
 
-Serves arrays and tensors alike, which slice and reshape in the same way. Knows no engine.
+Works for arrays and for tensors, which slice and reshape alike. Knows no engine.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,9 +11,9 @@ from model.engines.base import Array, Region, Size
 
 
 class MaskLayout:
-    """First the masks of whole canvases, (N, H, W), if any image needs one; then the scaled ones.
+    """Whole canvases' masks come first, (N, H, W), if an image needs one, and then scaled masks.
 
-    A mask that is not scaled is the top left part of its canvas' one.
+    A mask that is not scaled is the top left part of its canvas' mask.
     """
 
     def __init__(self, canvas: Size, regions: Sequence[Region]) -> None:
@@ -34,13 +34,13 @@ class MaskLayout:
         return run[: self._whole_bytes].reshape(self._shape) if self._whole_bytes else None
 
     def iterate_scaled(self, run: Any) -> Iterator[tuple[int, Any]]:
-        """Each image with a scaled mask, and its part of the run, (height, width)."""
+        """Iterate over the images with a scaled mask and their part of the run, (height, width)."""
         for number, image in enumerate(self._scaled):
             part = run[self._ends[number] : self._ends[number + 1]]
             yield image, part.reshape(self._regions[image].output)
 
     def copy_masks(self, run: Array) -> list[Array]:
-        """The masks of a full run, in the order of the regions and in memory of their own."""
+        """Copy the masks out of a filled run, in the order of the regions."""
         scaled = dict(self.iterate_scaled(run))
         canvases = self.view_canvases(run)
         return [

@@ -24,7 +24,7 @@ class TorchEngine:
     device = "cpu"
 
     def __init__(self, weights: Weights, *, threads: int = 0) -> None:
-        """`threads`: 0 leaves PyTorch's own number. Raises WeightsError as `fold`."""
+        """`threads`: 0 keeps PyTorch's own number. Raises WeightsError as `fold`."""
         if threads:
             torch.set_num_threads(threads)
         self.description = f"torch {torch.__version__} on cpu, {torch.get_num_threads()} threads"
@@ -49,9 +49,9 @@ class TorchEngine:
         regions: Sequence[Region],
         head: Callable[[Tensor, Region], Tensor],
     ) -> list[Array]:
-        # One image after another: oneDNN sums in an order that depends on the batch size, so an
-        # image's logits would depend on its company (by 1e-5, for canvases under 224 x 224); and a
-        # batch is no faster: 43 ms an image at 320 x 480 either way on two cores.
+        # One image after another: oneDNN's order of sums depends on the batch size, so an image's
+        # logits would depend on the others (by 1e-5, for canvases under 224 x 224). A batch would
+        # not be faster: an image of 320 x 480 takes 43 ms either way on two cores.
         images = torch.from_numpy(np.stack(canvases))[:, None]
         logits = [coarse for image in images for coarse in self._network.coarse_logits(image)]
         return [
@@ -60,7 +60,7 @@ class TorchEngine:
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Images (N, H, W, 3) uint8 RGB to the network's input, (N, 3, H, W) float32, channels last.
+    """Turn images (N, H, W, 3) uint8 RGB into the input (N, 3, H, W) float32, channels last.
 
     RGB / 255, then minus `mean` and divided by `std`, each per channel.
     """
@@ -71,13 +71,13 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def use_exact_float32() -> None:
-    """No TensorFloat-32: 10 bits of mantissa are too few for masks that equal float32's."""
+    """Turn TensorFloat-32 off: its 10 bits of mantissa are too few for exact masks."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first GPU, or else the CPU. Raises EngineError."""
+    """Choose the device. "auto" is the first GPU, or else the CPU. Raises EngineError."""
     available = torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda:0" if available else "cpu")

@@ -1,7 +1,7 @@
-"""Coarse logits to a mask or its confidence with PyTorch, at any output size (see `tiles`).
+"""Turns coarse logits into a mask or its confidence with PyTorch, at any output size (see `tiles`).
 
-The argmax is written as `max(dim).indices`: the same index, and on the CPU 18 times faster. Knows
-nothing of the backbone.
+The argmax is `max(dim).indices`, which gives the same index and is 18 times faster on the CPU.
+Knows nothing of the backbone.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from model.engines.tiles import Neighbours
 PIXELS_PER_BLOCK_CUDA = 2**22
 """The pixels whose logits are held at once on a GPU, so that they fill its processors."""
 
-# The rows of a scaled mask that are made at once, at least.
+# At least this many rows of a scaled mask are computed at once.
 ROWS_AT_ONCE = 32
 
 
@@ -41,11 +41,11 @@ class TorchHead:
         )
 
     def __call__(self, coarse: Tensor, region: Region) -> Tensor:
-        """Coarse logits (C, h, w) of one canvas to its mask, uint8 of shape `region.output`."""
+        """Turn the coarse logits (C, h, w) of a canvas into its mask, of shape `region.output`."""
         return self._reduce(coarse, region, argmax)
 
     def measure_confidence(self, coarse: Tensor, region: Region) -> Tensor:
-        """Coarse logits (C, h, w) of one canvas to its confidence, of shape `region.output`."""
+        """Turn coarse logits (C, h, w) into the confidence, uint8 of shape `region.output`."""
         return self._reduce(coarse, region, measure_softmax)
 
     def segment_canvases(self, coarse: Tensor, masks: Tensor, *, confidence: bool = False) -> None:
@@ -114,7 +114,7 @@ class TorchHead:
             kept_from = int(rows.first[done])
 
     def _iterate_blocks(self, coarse: Tensor) -> Iterator[Tensor]:
-        """Scores of some rows of tiles after another: (rows, columns, C, side, side)."""
+        """Yield the scores of a few rows of tiles at a time: (rows, columns, C, side, side)."""
         side = self._side
         framed = F.pad(coarse, (1, 1, 1, 1))
         corners = [framed[:, :-1, :-1], framed[:, :-1, 1:], framed[:, 1:, :-1], framed[:, 1:, 1:]]
@@ -128,12 +128,12 @@ class TorchHead:
 
 
 def argmax(scores: Tensor, dim: int) -> Tensor:
-    """The index of the largest along `dim`."""
+    """The index of the largest value along `dim`."""
     return scores.max(dim=dim).indices
 
 
 def measure_softmax(scores: Tensor, dim: int) -> Tensor:
-    """The softmax of the largest along `dim`, times 255 and rounded."""
+    """The softmax of the largest value along `dim`, times 255 and rounded."""
     return scores.softmax(dim).amax(dim).mul_(255).round_()
 
 

@@ -12,13 +12,13 @@ from model.engines.folding import Convolution, FoldedNetwork
 from model.weights import Metadata
 
 MIDDLE = 128
-"""It is subtracted from RGB levels: then they are near 0, and exact in 16 bits."""
+"""It is subtracted from RGB levels, which makes them exact in 16 bits."""
 
 
 class TorchNetwork:
-    """Batch norms and normalisation are folded into the convolutions; channels last.
+    """The network with batch norms and normalisation folded into its convolutions; channels last.
 
-    The classifiers and what follows them, a thousandth of the work, compute in float32.
+    The classifiers and later layers, a thousandth of the work, compute in float32.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class TorchNetwork:
         }
 
     def coarse_logits(self, images: Tensor) -> Tensor:
-        """Images (N, H, W, 3) uint8 to float32 logits of every `stride`th pixel, (N, C, h, w)."""
+        """Turn images (N, H, W, 3) uint8 into float32 logits of every `stride`th pixel."""
         x = self._convolve_relu(self._center(images), self._stem)
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         finer = []
@@ -63,7 +63,7 @@ class TorchNetwork:
         return coarse
 
     def _center(self, images: Tensor) -> Tensor:
-        """RGB minus MIDDLE and a channel of ones, (N, 4, H, W) in channels-last memory."""
+        """Return RGB minus MIDDLE and a channel of ones, (N, 4, H, W) in channels-last memory."""
         n, height, width, _ = images.shape
         centered = torch.empty(n, height, width, 4, dtype=self._dtype, device=images.device)
         torch.sub(images, float(MIDDLE), out=centered[..., :3])
@@ -110,10 +110,10 @@ class _Convolution:
 
 
 def fold_normalisation(stem: Convolution, metadata: Metadata) -> Convolution:
-    """The stem for levels minus MIDDLE and a channel of ones, instead of normalised RGB.
+    """Change the stem's input from normalised RGB to levels minus MIDDLE and a channel of ones.
 
-    The ones carry what normalisation adds to a level. Around the image they are 0, as everything
-    there: so a border pixel gets the sum that padding of the normalised image would give it.
+    The weights of the ones are what normalisation adds to a level. Padding is 0 in all channels,
+    so a border pixel has the same sum as with padding of the normalised image.
     """
     std = np.array(metadata.std, np.float64)[:, None, None]
     mean = np.array(metadata.mean, np.float64)[:, None, None]

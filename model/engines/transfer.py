@@ -1,4 +1,4 @@
-"""The way of a batch to the device and back: CPU memory, or a GPU's with streams of their own.
+"""Transfers a batch to the device and back: within the CPU, or to a GPU on streams of their own.
 
 Knows nothing of what is computed there.
 """
@@ -17,17 +17,17 @@ from model.engines.base import Array
 from model.errors import DeviceLost
 
 Compute = Callable[[Tensor, Tensor], None]
-"""Images (N, H, W, 3) uint8 to a run of bytes, both on the device; it only has to be started."""
+"""Turns images (N, H, W, 3) uint8 into a run of bytes, both on the device. It may return early."""
 
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-"""The sizes of a GPU's batches: others are filled up, so that few shapes occur."""
+"""The sizes of a GPU's batches. Others are padded, so that there are few shapes."""
 
 
 class Transfer(Protocol):
     def run(
         self, canvases: Sequence[Array], result_bytes: int, compute: Compute
     ) -> AbstractContextManager[Array]:
-        """The bytes that `compute` made of the canvases, only for the block."""
+        """Yield the bytes that `compute` made of the canvases. They are valid within the block."""
         ...
 
 
@@ -42,10 +42,10 @@ class CpuTransfer:
 
 
 class CudaTransfer:
-    """Three streams, one for each direction and one for kernels, shared by several callers.
+    """Three streams that callers share: one for each direction, and one for kernels.
 
-    While one caller's batch is computed, the next one's is copied to the device, and the last one's
-    result back. Each caller has buffers of its own, a slot.
+    While one caller's batch is computed, the next batch is copied to the device, and the previous
+    result is copied back. Each caller has its own buffers, a slot.
     """
 
     def __init__(self, device: torch.device, slots: int) -> None:
@@ -75,8 +75,8 @@ class CudaTransfer:
         try:
             images = self._send(slot, canvases)
             result, on_device = slot.results.take(result_bytes)
-            # Kernels of different callers must not mix, for they share the graphs' memory; the lock
-            # is held only until they are started.
+            # Kernels of different callers share the graphs' memory, so they must not mix. The lock
+            # is only held until they are started.
             with self._lock, torch.cuda.stream(self.computing):
                 self.computing.wait_event(slot.has_arrived)
                 compute(images, on_device)
@@ -93,8 +93,8 @@ class CudaTransfer:
         return array
 
     def _send(self, slot: "_Slot", canvases: Sequence[Array]) -> Tensor:
-        """Start the copy to the device, into the first of the images (N, H, W, 3), filled up."""
-        # The slot's last call has ended: nothing reads its buffers any more.
+        """Start the copy to the device. Returns the images (N, H, W, 3), padded at the end."""
+        # The slot's last call has ended, so nothing reads its buffers now.
         count, each = len(canvases), canvases[0].size
         filled_up = next((size for size in BATCH_SIZES if size >= count), count)
         images, on_device = slot.images.take(filled_up * each)
@@ -106,9 +106,9 @@ class CudaTransfer:
         return on_device.view(shape)
 
     def _require_device(self) -> None:
-        """After an error: wait for what was started. Raises DeviceLost if nothing works any more.
+        """After an error, wait for the started kernels. Raises DeviceLost if the device is lost.
 
-        An error in a kernel, such as a wrong address, makes every later call of the process fail.
+        After an error in a kernel, such as a wrong address, every later call of the process fails.
         """
         try:
             torch.cuda.synchronize(self._device)
@@ -120,9 +120,9 @@ class _Slot:
     """The buffers of one call, and the events that its steps wait for."""
 
     def __init__(self, sending: torch.cuda.Stream, computing: torch.cuda.Stream) -> None:
-        # Of a buffer's memory, the stream that first writes to it: see _Buffer.
+        # The stream that first writes to each buffer: see _Buffer.
         self.images, self.results = _Buffer(sending), _Buffer(computing)
-        # Blocking: a thread that waits leaves its core to the codecs.
+        # A blocking wait leaves the core to the codecs.
         self.has_arrived, self.is_computed, self.has_returned = (
             torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             for _ in range(3)
@@ -130,12 +130,12 @@ class _Slot:
 
 
 class _Buffer:
-    """Pinned memory and as much of the device's; it grows to the largest call's and stays."""
+    """Pinned memory and as much device memory. It grows to the largest call and never shrinks."""
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
-        """PyTorch may give freed memory to the same stream at once, while kernels still use it.
+        """PyTorch may reuse freed memory at once, while kernels of the same stream still use it.
 
-        That is safe for work on that `stream`, and for no other.
+        So the memory is safe on that `stream` only.
         """
         self._stream = stream
         self._pinned = self._on_device = torch.empty(0, dtype=torch.uint8)

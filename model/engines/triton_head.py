@@ -1,6 +1,6 @@
-"""Coarse logits to masks or confidences with Triton, a kernel for each call.
+"""Turns coarse logits into masks or confidences with Triton, one kernel for each call.
 
-For GPUs; under Triton's interpreter also on the CPU, for tests. Knows nothing of the backbone.
+It runs on GPUs, and for tests in Triton's interpreter on the CPU. Knows nothing of the backbone.
 """
 
 import numpy as np
@@ -17,22 +17,22 @@ MAX_CLASSES = 64
 """The packed kernel grows with the square of the classes: 67 MB of float32 for 64."""
 
 MIN_PADDED = 16
-"""A product of tensor cores has at least 16 rows and columns."""
+"""A product on tensor cores has at least 16 rows and columns."""
 
 TILES = 64
 TARGETS = 128
-"""Of a dense product, the tiles, and the pixels of a tile times their padded classes."""
+"""The size of a dense product: tiles, and pixels of a tile times padded classes."""
 
 PIXELS = 128
-"""The pixels of a program of the bilinear kernel."""
+"""The pixels that a program of the bilinear kernel computes."""
 
 WINDOW = (8, 16)
 BLOCK = 8
-"""Of a scaled mask: the canvas' pixels whose logits a program holds, and the side of the blocks of
-output pixels that it makes of them."""
+"""For a scaled mask: the window of canvas pixels whose logits a program holds, and the side of the
+blocks of output pixels that it computes from them."""
 
 WARPS = 8
-"""With these sizes and 8 warps the compiler keeps everything in registers (`ptxas` for sm_90)."""
+"""With these sizes and 8 warps, the compiler keeps everything in registers (`ptxas` for sm_90)."""
 
 
 class TritonHead:
@@ -41,7 +41,7 @@ class TritonHead:
     def __init__(
         self, network: FoldedNetwork, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> None:
-        """`dtype`: of a dense kernel's products; their sums are float32. Raises EngineError."""
+        """`dtype` is that of a dense kernel's products. Sums are float32. Raises EngineError."""
         self._classes, self._side = len(network.upsampling_bias), network.stride
         if self._classes > MAX_CLASSES:
             raise EngineError(f"{self._classes} classes, the Triton head has {MAX_CLASSES} at most")
@@ -54,7 +54,7 @@ class TritonHead:
             self._packed = torch.from_numpy(self._pack(network)).to(device, dtype)
 
     def try_out(self) -> None:
-        """Have each kernel compiled and run, so that none is compiled later. Raises what fails."""
+        """Compile and run each kernel, so that none is compiled later. Raises Triton's errors."""
         device = self._bias.device
         coarse = torch.zeros(1, self._classes, 1, 1, device=device)
         masks = torch.empty(1, self._side, self._side, dtype=torch.uint8, device=device)
@@ -66,7 +66,7 @@ class TritonHead:
             torch.cuda.synchronize()
 
     def _pack(self, network: FoldedNetwork) -> Floats:
-        """The tile matrix as (side * side, 4, padded, padded): of a pixel and corner, (C, C)."""
+        """Pack the tile matrix as (side * side, 4, padded, padded): (C, C) per pixel and corner."""
         classes, side, padded = self._classes, self._side, self._padded
         matrix = tiles.build_tile_matrix(network.upsampling_kernel)
         packed = np.zeros((side * side, 4, padded, padded), np.float32)

@@ -1,7 +1,7 @@
-"""The kernels of `triton_head`: coarse logits to one byte for each pixel, and nothing between.
+"""The kernels of `triton_head`: coarse logits to one byte for each pixel.
 
-The full logits exist only in registers, those of some pixels at a time. Names and geometry are of
-`tiles`: a pixel is made of the four coarse cells around its tile, the corners. `coarse` is
+The full logits exist only in registers, for some pixels at a time. Names and geometry are those of
+`tiles`: a pixel is computed from the four coarse cells around its tile, the corners. `coarse` is
 (images, rows, columns, classes), `packed` (side * side, 4, padded, padded), where `padded` is the
 number of classes rounded up to a power of two. Knows nothing of PyTorch.
 """
@@ -16,7 +16,7 @@ ANY_ADDRESS = ("masks", "mask", "coarse")
 
 @triton.jit
 def choose_byte(scores, classes: tl.constexpr, padded: tl.constexpr, confidence: tl.constexpr):
-    """Logits (P, padded) to bytes (P,): the class, of equal ones the first; or its softmax."""
+    """Logits (P, padded) to bytes (P,): the first largest class, or its softmax."""
     scores = tl.where(tl.arange(0, padded)[None, :] < classes, scores, float("-inf"))
     if confidence:
         total = tl.sum(tl.exp(scores - tl.max(scores, axis=1)[:, None]), axis=1)
@@ -30,7 +30,7 @@ def choose_byte(scores, classes: tl.constexpr, padded: tl.constexpr, confidence:
 def load_cells(
     coarse, image, row, column, rows, columns, classes: tl.constexpr, padded: tl.constexpr
 ):
-    """The logits of coarse cells (P,), as (P, padded): zeros outside of the canvas."""
+    """Load the logits of coarse cells (P,), as (P, padded). They are zero outside the canvas."""
     channel = tl.arange(0, padded)
     is_inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
     first = ((image * rows + row) * columns + column) * classes
@@ -50,20 +50,20 @@ def segment_dense(
     tiles: tl.constexpr, pixels: tl.constexpr,
     confidence: tl.constexpr,
 ):  # fmt: skip
-    """Whole canvases, of any kernel: the pixels (y, x), (y, x + 1), ... of `tiles` tiles.
+    """Fill whole canvases, for any kernel: the pixels (y, x), (y, x + 1), ... of `tiles` tiles.
 
-    These pixels have the same place in each tile, so the same part of the kernel: one product
-    (tiles, 4 padded) x (4 padded, pixels * padded). Grid: tiles, rows and columns of a tile.
+    These pixels have the same place in each tile and so the same part of the kernel. They are one
+    product (tiles, 4 padded) x (4 padded, pixels * padded). Grid: tiles, a tile's rows and columns.
     """
     tile = tl.program_id(0) * tiles + tl.arange(0, tiles)
     down, right = tl.program_id(1), tl.program_id(2) * pixels
     per_image = (rows + 1) * (columns + 1)
     image, within = tile // per_image, tile % per_image
-    # A tile behind the last image's lies above the canvas.
+    # Tiles after the last image get a row above the canvas.
     tile_row = tl.where(image < images, within // (columns + 1), -1)
     tile_column = within % (columns + 1)
     channel, target = tl.arange(0, padded), tl.arange(0, pixels * padded)
-    # Of a target, a pixel and its class: where its part of the kernel begins.
+    # The start of the kernel's part for each target, which is a pixel and its class.
     place = down * side + right + target // padded
     scores = tl.zeros((tiles, pixels * padded), tl.float32)
     for corner in tl.static_range(4):
@@ -88,7 +88,7 @@ def compute_logits(
     coarse, packed, bias, image, y, x, rows, columns,
     side: tl.constexpr, classes: tl.constexpr, padded: tl.constexpr, is_bilinear: tl.constexpr,
 ):  # fmt: skip
-    """The logits (P, padded) of the canvas pixels (y, x), each (P,), by the definition."""
+    """The logits (P, padded) of the canvas pixels (y, x), each (P,), by their definition."""
     channel = tl.arange(0, padded)
     tile_row, down = (y + side // 2) // side, (y + side // 2) % side
     tile_column, right = (x + side // 2) // side, (x + side // 2) % side
@@ -119,7 +119,7 @@ def segment_bilinear(
     side: tl.constexpr, classes: tl.constexpr, padded: tl.constexpr,
     pixels: tl.constexpr, confidence: tl.constexpr,
 ):  # fmt: skip
-    """Whole canvases, of the bilinear kernel. Grid: runs of pixels, images."""
+    """Fill whole canvases, for the bilinear kernel. Grid: runs of pixels, images."""
     pixel, image = tl.program_id(0) * pixels + tl.arange(0, pixels), tl.program_id(1)
     height, width = rows * side, columns * side
     y, x = pixel // width, pixel % width
@@ -132,8 +132,8 @@ def segment_bilinear(
 
 @triton.jit
 def find_neighbours(position, source, output):
-    """`tiles.Neighbours`: of output pixels, both source pixels and the share of the second."""
-    # In 64 bits and in numpy's order, or a pixel between two would now and then take others.
+    """As `tiles.Neighbours`: both source pixels of output pixels, and the share of the second."""
+    # In 64 bits and numpy's order, or rounding would sometimes choose other source pixels.
     exact = tl.maximum((position.to(tl.float64) + 0.5) * source / output - 0.5, 0.0)
     first = tl.minimum(exact.to(tl.int32), source - 1)
     return first, tl.minimum(first + 1, source - 1), (exact - first).to(tl.float32)
@@ -141,18 +141,18 @@ def find_neighbours(position, source, output):
 
 @triton.jit
 def find_range(start, stop, source, output):
-    """Some more than the output pixels whose first source pixel is in start ... stop - 1."""
+    """A range that contains the output pixels whose first source pixel is in start ... stop - 1."""
     scale = output.to(tl.float32) / source.to(tl.float32)
     low = ((start + 0.5) * scale - 0.5).to(tl.int32) - 1
     high = ((stop + 0.5) * scale - 0.5).to(tl.int32) + 2
-    # Before the first source pixel lie output pixels of it, and behind the last one, too.
+    # Output pixels before the first source pixel and after the last one belong to these.
     low = tl.where(start == 0, 0, tl.maximum(low, 0))
     return low, tl.where(stop >= source, output, tl.minimum(high, output))
 
 
 @triton.jit
 def weigh(position, candidate, source, output):
-    """How much of each source pixel is in each output pixel, (outputs, sources); and its first."""
+    """The weight of each source pixel in each output pixel, (outputs, sources), and its first."""
     first, second, share = find_neighbours(position, source, output)
     weights = tl.where(first[:, None] == candidate[None, :], 1 - share[:, None], 0.0)
     weights += tl.where(second[:, None] == candidate[None, :], share[:, None], 0.0)
@@ -172,11 +172,11 @@ def segment_scaled(
     window_height: tl.constexpr, window_width: tl.constexpr, block: tl.constexpr,
     confidence: tl.constexpr, is_bilinear: tl.constexpr,
 ):  # fmt: skip
-    """One image's mask at another size than its content. Grid: windows down and to the right.
+    """Fill one image's mask, whose size differs from its content. Grid: windows down and right.
 
-    A window of the canvas has its logits once; they make all output pixels whose first source pixel
-    is in the window and not in its last row or column, which the next window begins with. These go
-    in blocks of block x block: weights (block * block, window) x logits (window, padded).
+    The logits of a window are computed once. They give all output pixels whose first source pixel
+    is in the window, except in its last row or column, with which the next window begins. Output
+    pixels are computed in blocks: weights (block * block, window) x logits (window, padded).
     """
     top, left = tl.program_id(0) * (window_height - 1), tl.program_id(1) * (window_width - 1)
     within = tl.arange(0, window_height * window_width)
@@ -194,7 +194,7 @@ def segment_scaled(
             y, x = first_y + pixel // block, first_x + pixel % block
             down, row = weigh(y, source_y, content_height, output_height)
             right, column = weigh(x, source_x, content_width, output_width)
-            # Not in TensorFloat-32 alone: the weights would no longer add up to 1.
+            # In TensorFloat-32, the weights would no longer add up to 1.
             scores = tl.dot(down * right, logits, input_precision="tf32x3")
             chosen = choose_byte(scores, classes, padded, confidence)
             is_here = (row >= top) & (row < bottom) & (column >= left) & (column < end)

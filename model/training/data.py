@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.class_list import ClassList, classes_of, read_classes
+from model.class_list import ClassList, make_class_list, read_classes
 from model.engines.base import Size
 from model.errors import DatasetError
 from model.training.dataset import SegmentationDataset, open_images
@@ -97,7 +97,7 @@ def open_training_images(
 def choose_classes(options: argparse.Namespace, metadata: Metadata) -> ClassList:
     """The classes of the weights; --classes may change how masks are read. Raises DatasetError."""
     if not options.classes:
-        return classes_of(metadata)
+        return make_class_list(metadata)
     classes = read_classes(options.classes)
     if classes.names != metadata.classes:
         raise DatasetError(

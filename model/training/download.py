@@ -1,4 +1,4 @@
-"""Fetch the archive of a data set, and show the progress. Knows nothing of what is in it."""
+"""Fetch the archive of a data set, and show the progress. Knows nothing of its content."""
 
 import hashlib
 import os
@@ -42,7 +42,7 @@ def fetch_archive(folder: Path, content: Path, *, url: str, md5: str) -> None:
 
 
 def _fetch(url: str, file: IO[bytes]) -> str:
-    """Write what is at `url`; returns its MD5. The bar counts bytes."""
+    """Download `url` into the file and return its MD5. The progress bar counts bytes."""
     digest = hashlib.md5(usedforsecurity=False)
     with httpx.stream(
         "GET",
@@ -62,8 +62,8 @@ def _fetch(url: str, file: IO[bytes]) -> str:
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    """The bar counts the archive's files; how many there are is not known before its end."""
-    # Python before 3.11.4 has no filters; the MD5 says already that it is the archive we know.
+    """Unpack the archive. The bar counts its files, whose number is unknown before the end."""
+    # Python before 3.11.4 has no filters. The MD5 has proved that this is the expected archive.
     options: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     with tarfile.open(path) as archive:
         members: Iterable[tarfile.TarInfo] = tqdm(archive, desc="unpack", unit="file")

@@ -76,14 +76,14 @@ def _read_orientation(image: Image.Image) -> int:
 def _convert_to_rgb(image: Image.Image) -> Array:
     """16-bit samples keep their upper eight bits; transparency is dropped."""
     if image.mode.startswith("I;16"):
-        return _grey(np.asarray(image) >> 8)
+        return _repeat_channels(np.asarray(image) >> 8)
     if image.mode == "I":  # 32-bit integers, in which files store 16-bit samples
-        return _grey(np.clip(np.asarray(image), 0, 65535) >> 8)
+        return _repeat_channels(np.clip(np.asarray(image), 0, 65535) >> 8)
     if image.mode == "F":
         samples = np.nan_to_num(np.asarray(image))
-        return _grey(np.clip(samples * 255 if samples.max() <= 1 else samples, 0, 255))
+        return _repeat_channels(np.clip(samples * 255 if samples.max() <= 1 else samples, 0, 255))
     return np.asarray(image.convert("RGB"))
 
 
-def _grey(samples: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Array:
+def _repeat_channels(samples: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Array:
     return np.repeat(samples.astype(np.uint8)[..., None], 3, axis=2)

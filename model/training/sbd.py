@@ -1,7 +1,7 @@
 """The Semantic Boundaries Dataset, whose masks turn VOC2012's `train` into `train_aug`.
 
 B. Hariharan et al., "Semantic contours from inverse detectors", 2011. It has masks of 11,355 images
-of VOC2012, most of which VOC itself has none of. Its masks have no void border.
+of VOC2012; VOC itself has no masks of most of them. Its masks have no void border.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ TRAIN_AUG = "train_aug"
 
 
 def download_sbd(folder: Path) -> None:
-    """SBD into `folder`, beside VOC2012, unless its list is there already. Raises DatasetError."""
+    """Fetch SBD into `folder`, next to VOC2012, unless its list exists. Raises DatasetError."""
     if list_path(folder, TRAIN_AUG).exists():
         return
     if not (folder / SBD_FOLDER).is_dir():
@@ -32,9 +32,9 @@ def download_sbd(folder: Path) -> None:
 
 
 def add_sbd(folder: Path) -> None:
-    """Write SBD's masks beside VOC's, as PNG, and then the list `train_aug`.
+    """Write SBD's masks next to VOC's, as PNG, and then the list `train_aug`.
 
-    Where VOC has a mask of its own, it is kept. Raises DatasetError.
+    Masks of VOC itself are kept. Raises DatasetError.
     """
     sbd = folder / SBD_FOLDER
     names = {
@@ -47,7 +47,7 @@ def add_sbd(folder: Path) -> None:
     for name in tqdm(missing, desc="masks of SBD", unit="mask", disable=None):
         with write_atomically(masks / f"{name}.png") as file:
             _read_mask(sbd / "cls" / f"{name}.mat").save(file, "PNG")
-    # Last: the list says that all masks are there.
+    # Written last, because the list says that all masks are there.
     with write_atomically(list_path(folder, TRAIN_AUG)) as file:
         file.write("".join(f"{name}\n" for name in sorted(names)).encode())
 
@@ -60,7 +60,7 @@ def _read_names(path: Path) -> list[str]:
 
 
 def _read_mask(path: Path) -> Image.Image:
-    """The class indices of one image, in mode L."""
+    """Read the class indices of one image, in mode L."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from model.class_list import VOC, ClassList, classes_of, read_classes
+from model.class_list import VOC, ClassList, make_class_list, read_classes
 from model.classes import CLASSES
 from model.errors import DatasetError
 from model.metadata import Metadata
@@ -85,8 +85,8 @@ def test_yaml_without_its_package_says_what_to_do(tmp_path, monkeypatch):
 
 
 def test_weights_remember_how_their_masks_are_read():
-    assert classes_of(COINS.as_metadata()) == COINS
-    assert classes_of(Metadata()) == VOC
+    assert make_class_list(COINS.as_metadata()) == COINS
+    assert make_class_list(Metadata()) == VOC
     assert VOC.as_metadata() == Metadata(classes=CLASSES)
 
 
@@ -94,4 +94,4 @@ def test_weights_remember_how_their_masks_are_read():
 def test_weights_with_invalid_mask_values_are_refused(masks):
     metadata = Metadata(classes=("a", "b"), data={"masks": masks})
     with pytest.raises(DatasetError, match="give --classes FILE"):
-        classes_of(metadata)
+        make_class_list(metadata)

@@ -26,7 +26,7 @@ needs_compiler = pytest.mark.skipif(
 def nowhere(monkeypatch, tmp_path):
     """No library can be written: files have the names of both folders."""
     (tmp_path / "file").touch()
-    monkeypatch.setattr(library, "library_path", lambda kind: tmp_path / "file" / f"{kind}.so")
+    monkeypatch.setattr(library, "locate_library", lambda kind: tmp_path / "file" / f"{kind}.so")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     return tmp_path / "file"
 
@@ -91,7 +91,7 @@ def test_beside_sources_that_cannot_be_written_to_the_users_cache_has_it(only_th
 def test_a_cache_that_others_can_write_to_is_not_used(only_the_cache):
     only_the_cache.mkdir(parents=True)
     only_the_cache.chmod(0o777)
-    path = library.cached_path(library.list_kinds()[0])
+    path = library.locate_cached_library(library.list_kinds()[0])
     path.write_bytes(b"anything")
     with pytest.raises(EngineError, match="open, to another user"):
         library.prepare()
@@ -102,7 +102,7 @@ def test_a_user_without_a_home_has_no_cache(nowhere, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     with pytest.raises(EngineError, match="there is no home directory"):
-        library.build(library.KINDS[platform.machine()][0][0], library.cached_path("any"))
+        library.build(library.KINDS[platform.machine()][0][0], library.locate_cached_library("any"))
 
 
 @needs_compiler

@@ -80,7 +80,7 @@ def prepare() -> Path:
 
 def prepare_kind(kind: str) -> Path:
     """Return the library of one kind. Build it unless one of the two places has it."""
-    beside, cached = library_path(kind), cached_path(kind)
+    beside, cached = locate_library(kind), locate_cached_library(kind)
     if is_current(beside):
         return beside
     if cached.is_file() and _is_ours(cached.parent):
@@ -136,11 +136,11 @@ def _explain_absence() -> str:
     return f"no kind of it runs on this processor ({machine})"
 
 
-def library_path(kind: str) -> Path:
+def locate_library(kind: str) -> Path:
     return SOURCES / f"libsegment-{kind}.so"
 
 
-def cached_path(kind: str) -> Path:
+def locate_cached_library(kind: str) -> Path:
     """The path in the user's cache; its name identifies the sources and the flags."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     content = hashlib.sha256(repr((FLAGS, GCC_FLAGS, KINDS, os.environ.get("CC"))).encode())
@@ -224,10 +224,10 @@ def main() -> None:
     failed = False
     for kind in kinds:
         try:
-            if not is_current(library_path(kind)):
+            if not is_current(locate_library(kind)):
                 print(f"compiling the native engine for {kind}", flush=True)
-                build(kind, library_path(kind))
-            print(library_path(kind).name)
+                build(kind, locate_library(kind))
+            print(locate_library(kind).name)
         except EngineError as error:
             failed = True
             print(f"error: {kind}: {error}", file=sys.stderr)
