@@ -34,7 +34,7 @@ AGENTS = (
     "dashboard_agent_listen_port",
     "runtime_env_agent_port",
 )
-"""Where Ray does not choose these ports itself, it does not give its agents 15 s to tell them."""
+"""Ray would choose these ports for each node by itself; nodes on one machine may collide."""
 
 QUIET = {"enable_worker_prestart": False, "prestart_worker_first_driver": False}
 """Workers are started when they are needed, not one per core with each node."""
@@ -44,8 +44,18 @@ ONLY_WHAT_IS_NEEDED = {"include_dashboard": False, "include_log_monitor": False,
 """Neither a dashboard nor the scaling of machines; a node has 30 s to start, all of it together."""
 
 
+ATTEMPTS = 3
+"""Ray gives the agents of a node 15 s to start. On a busy machine they need more the first time."""
+
+
+class RayNotStarted(Exception):
+    """The machine is too busy for Ray."""
+
+
 @dataclass(frozen=True, slots=True)
 class RayCluster:
+    address: str
+    """Of the cluster itself, as RAY_ADDRESS has it."""
     port: int
     """Of Serve's proxy."""
     metrics: list[str]
@@ -58,7 +68,10 @@ class RayCluster:
 
 @contextmanager
 def start_ray_cluster(*cpus: int) -> Iterator[RayCluster]:
-    """A cluster with a node for each number of CPUs. This process is its driver."""
+    """A cluster with a node for each number of CPUs. This process is its driver.
+
+    Raises RayNotStarted.
+    """
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update(ENVIRONMENT)
     try:
@@ -75,23 +88,38 @@ def start_ray_cluster(*cpus: int) -> Iterator[RayCluster]:
 def _start(cpus: tuple[int, ...]) -> Iterator[RayCluster]:
     import ray
     from ray import serve
-    from ray.cluster_utils import Cluster
 
     (port,) = find_free_ports(1)
-    nodes = [make_node(count) for count in cpus]
-    nodes[0] |= ONLY_WHAT_IS_NEEDED | {"_system_config": QUIET}
-    cluster = Cluster(initialize_head=True, head_node_args=nodes[0])
+    cluster, nodes = _start_nodes(cpus)
     try:
-        for node in nodes[1:]:
-            cluster.add_node(**node)
         ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
         serve.start(proxy_location="HeadOnly", http_options={"host": HOST, "port": port})
         urls = [f"http://{HOST}:{node['metrics_export_port']}/metrics" for node in nodes]
-        yield RayCluster(port, urls)
+        yield RayCluster(cluster.address, port, urls)
     finally:
         serve.shutdown()
         ray.shutdown()
         cluster.shutdown()
+
+
+def _start_nodes(cpus: tuple[int, ...]) -> tuple[Any, list[dict[str, Any]]]:
+    """The nodes of Ray's `Cluster`, and the arguments of each."""
+    from ray.cluster_utils import Cluster
+
+    for _ in range(ATTEMPTS):
+        nodes = [make_node(count) for count in cpus]
+        nodes[0] |= ONLY_WHAT_IS_NEEDED | {"_system_config": QUIET}
+        cluster = Cluster()
+        try:
+            for node in nodes:
+                cluster.add_node(**node)
+        except Exception as error:  # Ray has no type of its own for it
+            cluster.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+        else:
+            return cluster, nodes
+    raise RayNotStarted(f"Ray's nodes have not started in {ATTEMPTS} attempts")
 
 
 def make_node(cpus: int) -> dict[str, Any]:
