@@ -1,5 +1,6 @@
 """The network up to its coarse logits with PyTorch, in one precision. Knows nothing of masks."""
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 from model.engines import folding
 from model.engines.folding import Convolution, FoldedNetwork
 from model.weights import Metadata
+
+log = logging.getLogger(__name__)
 
 MIDDLE = 128
 """It is subtracted from RGB levels, which makes them exact in 16 bits."""
@@ -29,8 +32,6 @@ class TorchNetwork:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._device, self._dtype = device, dtype
-        # PyTorch has cuDNN's convolution, sum and ReLU in one kernel, for GPUs only.
-        self._is_fused = device.type == "cuda"
         self._stem = self._place(fold_normalisation(network.stem, metadata), dtype)
         self._blocks = [
             (
@@ -45,6 +46,19 @@ class TorchNetwork:
             skip.block: (self._place(skip.classifier), self._convert(skip.doubling))
             for skip in network.skips
         }
+        self._is_fused = can_fuse(device, dtype)
+        if self._is_fused:
+            self._try_fused()
+
+    @torch.inference_mode()
+    def _try_fused(self) -> None:
+        """Not every cuDNN has every one of these kernels for every GPU."""
+        image = torch.zeros(1, 64, 64, 3, dtype=torch.uint8, device=self._device)
+        try:
+            self.coarse_logits(image)
+        except RuntimeError as error:
+            self._is_fused = False
+            log.warning("convolution, sum and ReLU are kernels of their own: %s", error)
 
     def coarse_logits(self, images: Tensor) -> Tensor:
         """Turn images (N, H, W, 3) uint8 into float32 logits of every `stride`th pixel."""
@@ -107,6 +121,11 @@ class _Convolution:
     @property
     def padding(self) -> int:
         return self.kernel.shape[-1] // 2
+
+
+def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether PyTorch may have cuDNN's convolution, sum and ReLU in one kernel: on GPUs."""
+    return device.type == "cuda" and dtype != torch.float32
 
 
 def fold_normalisation(stem: Convolution, metadata: Metadata) -> Convolution:
