@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from simpy import Environment, Event, Resource
 
-from app.scheduling.admission import PACE_SHARE
+from app.scheduling.admission import NEWEST_WEIGHT
 from app.settings import Settings
 from benchmarks.scale.cores import Cores
 
@@ -159,7 +159,7 @@ class Admission:
 
     def update_pace(self, seconds_per_place: float) -> None:
         before = self._seconds_per_place or seconds_per_place
-        self._seconds_per_place = before + PACE_SHARE * (seconds_per_place - before)
+        self._seconds_per_place = before + NEWEST_WEIGHT * (seconds_per_place - before)
 
 
 class Replica:
