@@ -1,8 +1,8 @@
 """A minimal HTTP/1.1 client that needs little processor time.
 
-It shares the cores with the server that it measures, so it must be cheap: a photo costs 0.08 ms of
-processor time, and with httpx 1.2 ms or more. httpx only encodes the requests, before the
-measurement. Supports keep-alive and Content-Length. Knows nothing of what is sent.
+It shares the cores with the server that it measures, so it must be cheap: a photo costs 0.1 ms of
+processor time, with aiohttp 4 to 6 times and with httpx 20 times as much. httpx only encodes the
+requests, before the measurement. Supports keep-alive and Content-Length.
 """
 
 import asyncio
