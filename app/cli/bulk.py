@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 
 from tqdm import tqdm
 
@@ -35,6 +36,9 @@ from app.cli.tables import RunTable
 from app.client import AsyncClient, ClientError
 from app.environment import load_env_file
 from app.observability.console import RED, paint
+from app.process.startup import load_settings
+from model.errors import ModelError
+from model.weights import read_metadata
 
 
 def main() -> None:
@@ -43,6 +47,8 @@ def main() -> None:
     parser = _build_parser()
     options = parser.parse_args()
     try:
+        if options.ray and find_spec("ray") is None:
+            parser.error("--ray needs the extra ray: pip install 'fcn-segmentation-service[ray]'")
         source, output = open_source(options.input), open_storage(options.output)
     except StorageError as error:
         parser.error(str(error))
@@ -94,6 +100,8 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="photos in a Parquet file, and between two records of progress (%(default)s)",
     )
+    add("--ray", type=parse_count, default=0, metavar="N",
+        help="share the parts among N processes of the cluster that RAY_ADDRESS names")  # fmt: skip
     add_request_options(parser)
     return parser
 
@@ -101,7 +109,10 @@ def _build_parser() -> argparse.ArgumentParser:
 def _run_with_server(
     source: Source, output: Storage, tally: Tally, options: argparse.Namespace
 ) -> None:
-    """Run against the server in the options, or against one in this process."""
+    """Run against the server in the options, one in this process, or on Ray."""
+    if options.ray:
+        _run_on_ray(source, output, tally, options)
+        return
     serving: AbstractContextManager[str] = nullcontext(options.url)
     if not options.url:
         from app.cli.local import serve_for_command
@@ -137,6 +148,37 @@ async def _run(
                 on_end=bar.update,
                 tally=tally,
             ).run()
+
+
+def _run_on_ray(source: Source, output: Storage, tally: Tally, options: argparse.Namespace) -> None:
+    from app.cli.bulk_ray import Job, run_on_ray
+
+    settings = load_settings()
+    try:
+        if options.url:
+            digest = asyncio.run(_ask_digest(open_client(options.url, options)))
+        else:
+            digest = read_metadata(settings.weights).digest
+    except (ClientError, ModelError) as error:
+        sys.exit(f"error: {error}")
+    plan = _open_plan(source, output, digest, options)
+    job = Job(
+        source=source,
+        output=output,
+        plan=plan,
+        open_part=_choose_part(output, plan.terms),
+        concurrency=options.concurrency,
+        open_client=partial(open_client, options=options),
+        url=options.url,
+        settings=settings,
+    )
+    with tqdm(total=plan.photos, unit="photo", disable=hides_progress(options)) as bar:
+        run_on_ray(job, processes=options.ray, on_end=bar.update, tally=tally)
+
+
+async def _ask_digest(client: AsyncClient) -> str:
+    async with client:
+        return (await client.model()).digest
 
 
 def _open_plan(source: Source, output: Storage, digest: str, options: argparse.Namespace) -> Plan:

@@ -55,8 +55,7 @@ class BulkRun:
 
     async def run(self) -> None:
         """Do the rest of the plan, and then list the failures of all runs."""
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(2 * self.concurrency))
+        self._start_threads()
         first = await asyncio.to_thread(self._find_first_part)
         before = min(first * self.plan.part_photos, self.plan.photos)
         self._skip(before)
@@ -64,7 +63,18 @@ class BulkRun:
             await self._do_part(number, may_be_begun=number == first)
             if self.tally.ended_by:
                 return
-        await asyncio.to_thread(self._list_failures)
+        await asyncio.to_thread(
+            list_failures, self.output, self.plan, self.open_part, tally=self.tally
+        )
+
+    async def run_part(self, number: int) -> None:
+        """Do one part, or the rest of it after an interruption."""
+        self._start_threads()
+        await self._do_part(number, may_be_begun=True)
+
+    def _start_threads(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(2 * self.concurrency))
 
     def _find_first_part(self) -> int:
         """Return the first part that is not recorded; parts are recorded in order."""
@@ -120,13 +130,25 @@ class BulkRun:
                 raise PhotoError(f"its result cannot be written: {error.strerror}") from error
             raise CannotContinue(f"{self.output.url}: {error or type(error).__name__}.") from error
 
-    def _list_failures(self) -> None:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="backslashreplace") as file:
-            for number in range(self.plan.parts):
-                for photo, reason in self.open_part(number).list_failures():
-                    self.tally.failed += 1
-                    file.write(f"{photo}\t{' '.join(reason.split())}\n")
-            file.flush()
-            if self.tally.failed:
-                self.output.write_file(FAILURES, Path(file.name))
-        self.output.remove_unfinished()
+
+def list_open_parts(plan: Plan, open_part: Callable[[int], Part], *, threads: int) -> list[int]:
+    """Return the parts that are not recorded, wherever they are in the plan."""
+    numbers = range(plan.parts)
+    with ThreadPoolExecutor(threads) as pool:
+        done = pool.map(lambda number: open_part(number).is_done(), numbers)
+        return [number for number, is_done in zip(numbers, done, strict=True) if not is_done]
+
+
+def list_failures(
+    output: Storage, plan: Plan, open_part: Callable[[int], Part], *, tally: Tally
+) -> None:
+    """Write the list of the photos without a result, of all runs together, and count them."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="backslashreplace") as file:
+        for number in range(plan.parts):
+            for photo, reason in open_part(number).list_failures():
+                tally.failed += 1
+                file.write(f"{photo}\t{' '.join(reason.split())}\n")
+        file.flush()
+        if tally.failed:
+            output.write_file(FAILURES, Path(file.name))
+    output.remove_unfinished()

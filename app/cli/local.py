@@ -13,14 +13,14 @@ from model.errors import ModelError
 
 
 @contextmanager
-def serve_locally() -> Iterator[str]:
-    """Run a server with the environment's settings on a free local port; yields its URL.
+def serve_locally(settings: Settings | None = None) -> Iterator[str]:
+    """Run a server with these or the environment's settings on a free local port; yields its URL.
 
     It refuses, decodes and computes like any server with these settings. Raises ModelError, or
     another error that prevents the start.
     """
     alone = {"host": "127.0.0.1", "port": 0, "operations_port": None, "workers": 1}
-    settings = Settings().model_copy(
+    settings = (settings or Settings()).model_copy(
         update=alone | {"keys_file": None, "rate_limit": "", "deadline_s": 3600}
     )
     server = Server(settings)

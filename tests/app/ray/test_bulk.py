@@ -1,0 +1,104 @@
+"""`fcn bulk --ray` on two nodes: every photo once, whatever ends a process or the whole run."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.ray_cluster import PATIENCE_S
+from model.predictor import open_predictor
+from tests.conftest import PHOTO, REPOSITORY
+
+pytest.importorskip("ray", reason="needs the extra ray")
+pytest.importorskip("pyarrow", reason="needs the extra bulk")
+
+NAMES = [f"{number:02}.png" for number in range(12)]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of twelve photos and a broken one."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, name in enumerate(NAMES):
+        Image.open(PHOTO).resize((96 + number, 64)).save(folder / name)
+    (folder / "broken.jpg").write_bytes(PHOTO.read_bytes()[:2000])
+    return folder
+
+
+@pytest.fixture
+def start(cluster, photos, tmp_path, weights_file):
+    """Starts the command, the same each time."""
+    variables = {"RAY_ADDRESS": cluster.address, "SEG_WEIGHTS": str(weights_file)}
+    variables |= {"SEG_DEVICE": "cpu", "SEG_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "app.cli", "bulk", photos, tmp_path / "out"]
+
+    def start():
+        return subprocess.Popen(
+            [*command, "--part", "2", "--ray", "2"],
+            cwd=REPOSITORY, env=os.environ | variables, text=True, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    return start
+
+
+def wait_for(find):
+    """Return what is found, asking ten times a second: a cluster has no event to wait for."""
+    pause, until = threading.Event(), time.monotonic() + PATIENCE_S
+    while not (found := find()):
+        assert time.monotonic() < until
+        pause.wait(0.1)
+    return found
+
+
+def find_workers():
+    """The ids of the processes that do parts."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"ray::" in (text := path.read_bytes()) and b"PartWorker" in text:
+                found.append(int(path.parent.name))
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_a_killed_process_and_a_killed_run_lose_nothing(start, photos, tmp_path, weights_file):
+    out = tmp_path / "out"
+    records = out / "_bulk" / "parts"
+
+    killed = start()
+    wait_for(lambda: records.is_dir() and any(records.iterdir()))
+    killed.kill()
+    killed.communicate()
+    wait_for(lambda: not find_workers())
+    before = {path: path.stat().st_mtime_ns for path in records.iterdir()}
+    assert len(before) < 7  # it was killed in the middle
+
+    run = start()
+    worker, *_ = wait_for(find_workers)
+    wait_for(lambda: len(list(records.iterdir())) > len(before) or run.poll() is not None)
+    if run.poll() is None:
+        os.kill(worker, signal.SIGKILL)
+    _, told = run.communicate(timeout=PATIENCE_S)
+    assert run.returncode == 1, told  # one photo is broken
+
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(list(records.iterdir())) == 7
+    predict = open_predictor(weights_file, device="cpu", max_side=1024)
+    for name in NAMES:
+        mask = np.asarray(Image.open(out / f"{name}.png"))
+        assert (mask == predict(np.asarray(Image.open(photos / name).convert("RGB")))).all()
+    assert (out / "failures.txt").read_text().startswith("broken.jpg\tThe image cannot be decoded")
+    assert not (out / "_bulk" / "unfinished").exists()
+
+    _, told = start().communicate(timeout=PATIENCE_S)
+    assert "0 written, 13 done before, 1 failed" in told
