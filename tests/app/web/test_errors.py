@@ -41,7 +41,7 @@ def test_a_problem_is_shown_in_the_servers_words(page, client):
 def test_a_file_above_the_limit_is_not_sent(page, shared):
     choose(page, make_file("huge.png", b"\x89PNG" + bytes(8 * 2**20)))
     page.locator("#problem").wait_for()
-    assert "8 MiB at most" in page.locator("#problem-detail").inner_text()
+    assert "at most 8 MiB" in page.locator("#problem-detail").inner_text()
     assert not [url for url in shared.urls if "/v1/segment" in url]
 
 
