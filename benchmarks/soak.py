@@ -59,12 +59,13 @@ class Plan(report.Plan):
     last_callers: int = 4
     last_s: float = 2
     large: bool = True
+    stuck_after_s: Annotated[float, "SEG_STUCK_AFTER_S; increase it on a busy machine"] = 10.0
 
 
 QUICK = {
     "minutes": 8 / 60, "reload_every_s": 1, "sample_every_s": 0.2, "slow_s": 1,
     "overload_every_s": 3, "overload_s": 1, "max_queue": 8, "capacity_callers": 4, "capacity_s": 1,
-    "last_s": 0.5, "large": False,
+    "last_s": 0.5, "large": False, "stuck_after_s": 120,
 }  # fmt: skip
 
 
@@ -212,7 +213,8 @@ def run_soak(plan: Plan) -> Soak:
         weights = write_two_weights(Path(folder))
         alone = ask_alone(weights, requests)
         served = shutil.copyfile(weights[0], Path(folder) / "served.safetensors")
-        with start_our_server(weights=served, max_queue=plan.max_queue, **SERVER) as server:
+        settings = {"max_queue": plan.max_queue, "stuck_after_s": plan.stuck_after_s}
+        with start_our_server(weights=served, **settings, **SERVER) as server:
             load = LoadGenerator(server.address, judge=make_judge(alone))
             watch = Watch(server.process.pid, count_ended=lambda: len(load.results))
             soak = Soak(plan, requests, weights, served, server, load, watch)
