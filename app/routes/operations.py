@@ -27,7 +27,7 @@ METRICS: dict[int | str, dict[str, Any]] = {
         "content": {
             "text/plain": {
                 "schema": {"type": "string"},
-                "example": "# TYPE seg_ready gauge\nsegmentation_ready 1.0\n",
+                "example": "# TYPE seg_ready gauge\nseg_ready 1.0\n",
             }
         },
     }

@@ -68,7 +68,6 @@ class Budget:
     def add(self, amount: int, *, own: int = 0) -> None:
         """Add to the amount held. The share that calls this has the lock, and holds `own`.
 
-
         Raises Overloaded if other requests hold something, and the amount is more than half of what
         is free.
         """

@@ -108,6 +108,13 @@ def test_the_stages_add_up_to_the_request(client):
     assert abs(stages - request) < 0.05 * request
 
 
+def test_the_example_of_the_metrics_has_metrics_that_exist(client):
+    described = client.get("/openapi.json").json()["paths"]["/metrics"]["get"]
+    example = described["responses"]["200"]["content"]["text/plain"]["example"]
+    lines = client.get("/metrics").text.splitlines()
+    assert set(example.splitlines()) <= set(lines)
+
+
 def test_a_request_id_is_kept_or_made(client):
     assert client.get("/health/live", headers={"X-Request-ID": "abc-1"}).headers[
         "x-request-id"
