@@ -4,6 +4,7 @@ Everything runs on the caller's current stream. The caller holds a lock, so that
 run at the same time. Knows nothing of the function.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ import torch
 from torch import Tensor
 
 Shape = tuple[int, ...]
+
+RECORDING = threading.Lock()
+"""Held while a graph is recorded, and by who waits for the whole device: that would end a recording
+with an error, also one of another engine of the process. A caller's own lock is taken first."""
 
 WORTH_RECORDING = 3
 """The call of a shape that records it. Many shapes occur only once, and recording takes long."""
@@ -79,8 +84,11 @@ class GraphedFunction:
             self._compute(static)
             graph = torch.cuda.CUDAGraph()
             # "thread_local": the copies of other threads are not recorded.
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            with (
+                RECORDING,
+                torch.cuda.graph(
+                    graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+                ),
             ):
                 logits = self._compute(static)
         return _Graph(graph, static, logits)

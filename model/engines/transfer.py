@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from model.engines.base import Array
+from model.engines.cuda_graphs import RECORDING
 from model.errors import DeviceLost
 
 Compute = Callable[[Tensor, Tensor], None]
@@ -74,10 +75,11 @@ class CudaTransfer:
     ) -> Array:
         try:
             images = self._send(slot, canvases)
-            result, on_device = slot.results.take(result_bytes)
             # Kernels of different callers share the graphs' memory, so they must not mix. The lock
-            # is only held until they are started.
+            # is only held until they are started. What is allocated on this stream while a graph is
+            # recorded belongs to the graphs, which write over it: so nothing is without the lock.
             with self._lock, torch.cuda.stream(self.computing):
+                result, on_device = slot.results.take(result_bytes)
                 self.computing.wait_event(slot.has_arrived)
                 compute(images, on_device)
                 slot.is_computed.record()
@@ -111,7 +113,8 @@ class CudaTransfer:
         After an error in a kernel, such as a wrong address, every later call of the process fails.
         """
         try:
-            torch.cuda.synchronize(self._device)
+            with self._lock, RECORDING:
+                torch.cuda.synchronize(self._device)
         except Exception as error:
             raise DeviceLost(f"the GPU's context is lost: {error}") from error
 

@@ -63,7 +63,8 @@ class TritonHead:
             for confidence in (False, True):
                 self.segment_canvases(coarse, masks, confidence=confidence)
                 self.segment_scaled(coarse[0], region, masks[0], confidence=confidence)
-            torch.cuda.synchronize()
+            # Not the whole device: another engine may be recording a graph.
+            torch.cuda.current_stream().synchronize()
 
     def _pack(self, network: FoldedNetwork) -> Floats:
         """Pack the tile matrix as (side * side, 4, padded, padded): (C, C) per pixel and corner."""

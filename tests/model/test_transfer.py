@@ -3,14 +3,15 @@
 Whether a GPU does what it is told is what the tests marked `gpu` ask.
 """
 
-from contextlib import contextmanager, nullcontext
+import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 
 from model.engines import cuda_graphs
-from model.engines.cuda_graphs import WORTH_RECORDING, GraphedFunction
+from model.engines.cuda_graphs import RECORDING, WORTH_RECORDING, GraphedFunction
 from model.engines.transfer import CudaTransfer
 from model.errors import DeviceLost
 
@@ -23,6 +24,7 @@ class StandIn:
     def __init__(self, patch):
         self.happened = []
         self.is_lost = False
+        self.allocated_on_computing = 0
         self._current = ""
         self._names = iter(["sending", "computing", "returning"])
         patch.setattr(torch.cuda, "Stream", lambda device: _Stream(self, next(self._names)))
@@ -31,11 +33,11 @@ class StandIn:
         patch.setattr(torch.cuda, "synchronize", self.synchronize)
         patch.setattr(torch.cuda, "graph_pool_handle", object)
         patch.setattr(torch.cuda, "CUDAGraph", lambda: _Graph(self))
-        patch.setattr(torch.cuda, "graph", lambda graph, **options: nullcontext())
-        empty = torch.empty  # without a GPU there is no pinned memory
-        patch.setattr(
-            torch, "empty", lambda *size, pin_memory=False, **options: empty(*size, **options)
-        )
+        patch.setattr(torch.cuda, "graph", self.record)
+        self._empty = torch.empty
+        patch.setattr(torch, "empty", self.allocate)
+        self._lock = threading.Lock()
+        patch.setattr(threading, "Lock", lambda: self._lock)
 
     def note(self, what):
         self.happened.append(f"{self._current}: {what}" if self._current else what)
@@ -48,7 +50,21 @@ class StandIn:
         finally:
             self._current = before
 
+    @contextmanager
+    def record(self, graph, **options):
+        assert RECORDING.locked()
+        yield
+
+    def allocate(self, *size, pin_memory=False, **options):
+        """Memory of the CPU; without a GPU none is pinned."""
+        if self._current == "computing":
+            assert self._lock.locked()
+            self.allocated_on_computing += 1
+        return self._empty(*size, **options)
+
     def synchronize(self, device):
+        assert self._lock.locked()
+        assert RECORDING.locked()
         if self.is_lost:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         self.note("all done")
@@ -118,6 +134,13 @@ def test_each_step_waits_for_the_one_before(cuda):
             "returning: record",
             "wait for returning",
         ]
+
+
+def test_nothing_is_allocated_among_the_kernels_without_their_lock(cuda):
+    transfer = CudaTransfer(CPU, slots=1)
+    with transfer.run(make_canvases(1), 7, lambda images, result: None) as result:
+        assert len(result) == 7
+    assert cuda.allocated_on_computing > 0  # the stand-in asserts the lock
 
 
 def test_a_call_that_fails_gives_its_buffers_back(cuda):
