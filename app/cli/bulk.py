@@ -29,7 +29,7 @@ from app.cli.options import (
     summarise,
 )
 from app.cli.parts import MaskFiles, Part
-from app.cli.plan import Plan, Terms, open_plan
+from app.cli.plan import Plan, Terms, has_plan, open_plan
 from app.cli.source import Source, open_source
 from app.cli.storage import Storage, StorageError, open_storage
 from app.cli.tables import RunTable
@@ -135,6 +135,7 @@ async def _run(
         except ClientError as error:
             tally.ended_by = error
             return
+        resumes = await asyncio.to_thread(has_plan, output)
         plan = await asyncio.to_thread(_open_plan, source, output, model.digest, options)
         with tqdm(total=plan.photos, unit="photo", disable=hides_progress(options)) as bar:
             await BulkRun(
@@ -143,6 +144,7 @@ async def _run(
                 output=output,
                 plan=plan,
                 open_part=_choose_part(output, plan.terms),
+                resumes=resumes,
                 concurrency=options.concurrency,
                 max_photo_bytes=model.limits.max_body_bytes,
                 on_end=bar.update,

@@ -21,7 +21,7 @@ from app.cli.local import serve_locally
 from app.cli.parts import Part
 from app.cli.plan import Plan
 from app.cli.source import Source
-from app.cli.storage import Storage
+from app.cli.storage import Storage, StorageError
 from app.client import AsyncClient, ClientError
 from app.observability.logs import configure_logging
 from app.settings import Settings
@@ -77,6 +77,7 @@ class PartWorker:
                 output=job.output,
                 plan=job.plan,
                 open_part=job.open_part,
+                resumes=True,  # another process may have begun the part
                 concurrency=job.concurrency,
                 max_photo_bytes=model.limits.max_body_bytes,
                 on_end=lambda _: None,
@@ -88,7 +89,11 @@ class PartWorker:
 
 def run_on_ray(job: Job, *, processes: int, on_end: Callable[[int], object], tally: Tally) -> None:
     """Do what is left of the plan, and then list the failures of all runs, as `tally` says."""
-    parts = list_open_parts(job.plan, job.open_part, threads=job.concurrency)
+    try:
+        parts = list_open_parts(job.output, job.plan, job.open_part)
+    except StorageError as error:
+        tally.ended_by = error
+        return
     before = job.plan.photos - sum(map(job.plan.count, parts))
     tally.skipped += before
     on_end(before)

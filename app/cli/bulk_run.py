@@ -1,10 +1,10 @@
 """A bulk run: computes its plan part by part, from where the last run was interrupted.
 
-Holds at most one part in memory, however many photos there are. Knows nothing of the command line.
+Holds the photos of at most one part in memory, however many there are. Knows nothing of the
+command line.
 """
 
 import asyncio
-import bisect
 import errno
 import tempfile
 from collections.abc import Callable
@@ -47,6 +47,8 @@ class BulkRun:
     output: Storage
     plan: Plan
     open_part: Callable[[int], Part]
+    resumes: bool
+    """Whether an earlier run may have begun parts: with Ray, any of them."""
     concurrency: int
     max_photo_bytes: int
     on_end: Callable[[int], object]
@@ -56,11 +58,14 @@ class BulkRun:
     async def run(self) -> None:
         """Do the rest of the plan, and then list the failures of all runs."""
         self._start_threads()
-        first = await asyncio.to_thread(self._find_first_part)
-        before = min(first * self.plan.part_photos, self.plan.photos)
-        self._skip(before)
-        for number in range(first, self.plan.parts):
-            await self._do_part(number, may_be_begun=number == first)
+        try:
+            parts = await asyncio.to_thread(list_open_parts, self.output, self.plan, self.open_part)
+        except StorageError as error:
+            self.tally.ended_by = error
+            return
+        self._skip(self.plan.photos - sum(map(self.plan.count, parts)))
+        for number in parts:
+            await self._do_part(number)
             if self.tally.ended_by:
                 return
         await asyncio.to_thread(
@@ -70,26 +75,21 @@ class BulkRun:
     async def run_part(self, number: int) -> None:
         """Do one part, or the rest of it after an interruption."""
         self._start_threads()
-        await self._do_part(number, may_be_begun=True)
+        await self._do_part(number)
 
     def _start_threads(self) -> None:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(2 * self.concurrency))
 
-    def _find_first_part(self) -> int:
-        """Return the first part that is not recorded; parts are recorded in order."""
-        numbers = range(self.plan.parts)
-        return bisect.bisect_left(numbers, True, key=lambda n: not self.open_part(n).is_done())
-
     def _skip(self, photos: int) -> None:
         self.tally.skipped += photos
         self.on_end(photos)
 
-    async def _do_part(self, number: int, *, may_be_begun: bool) -> None:
+    async def _do_part(self, number: int) -> None:
         photos = await asyncio.to_thread(read_part, self.output, number)
         report = Report[str]()
         with self.open_part(number) as part:
-            if may_be_begun:
+            if self.resumes:
                 held = await asyncio.gather(*(asyncio.to_thread(part.holds, p) for p in photos))
                 photos = [photo for photo, is_held in zip(photos, held, strict=True) if not is_held]
                 self._skip(sum(held))
@@ -131,12 +131,17 @@ class BulkRun:
             raise CannotContinue(f"{self.output.url}: {error or type(error).__name__}.") from error
 
 
-def list_open_parts(plan: Plan, open_part: Callable[[int], Part], *, threads: int) -> list[int]:
-    """Return the parts that are not recorded, wherever they are in the plan."""
-    numbers = range(plan.parts)
-    with ThreadPoolExecutor(threads) as pool:
-        done = pool.map(lambda number: open_part(number).is_done(), numbers)
-        return [number for number, is_done in zip(numbers, done, strict=True) if not is_done]
+def list_open_parts(output: Storage, plan: Plan, open_part: Callable[[int], Part]) -> list[int]:
+    """Return the parts that are not recorded, wherever they are in the plan. Raises StorageError.
+
+    Lists the records once, for a request for each part of a large plan would be slow.
+    """
+    folder = open_part(0).path.rpartition("/")[0]
+    try:
+        recorded = set(output.list_folder(folder))
+    except Exception as error:  # the filesystems have errors of their own
+        raise StorageError(f"{output.url}: {error or type(error).__name__}.") from error
+    return [number for number in range(plan.parts) if open_part(number).path not in recorded]
 
 
 def list_failures(

@@ -19,8 +19,9 @@ from app.client.segmentation import Segmentation
 class Part(Protocol):
     """The results of one part, written inside a `with`. Raises what the filesystem raises."""
 
-    def is_done(self) -> bool:
-        """Return whether the part is recorded."""
+    @property
+    def path(self) -> str:
+        """The file in the output that exists once the part is recorded."""
 
     def holds(self, photo: str) -> bool:
         """Return whether a photo already has its result in a part that is not recorded."""
@@ -44,10 +45,7 @@ class MaskFiles:
 
     def __init__(self, output: Storage, number: int) -> None:
         self._output = output
-        self._path = f"{FOLDER}/parts/{number:06}.json"
-
-    def is_done(self) -> bool:
-        return self._output.exists(self._path)
+        self.path = f"{FOLDER}/parts/{number:06}.json"
 
     def holds(self, photo: str) -> bool:
         with suppress(PhotoError):
@@ -58,10 +56,10 @@ class MaskFiles:
         self._output.write(name_results(photo) + ".png", result.png)
 
     def record(self, failures: Mapping[str, str]) -> None:
-        self._output.write(self._path, json.dumps(failures, indent=0).encode())
+        self._output.write(self.path, json.dumps(failures, indent=0).encode())
 
     def list_failures(self) -> list[tuple[str, str]]:
-        return list(json.loads(self._output.read(self._path)).items())
+        return list(json.loads(self._output.read(self.path)).items())
 
     def __enter__(self) -> Self:
         return self

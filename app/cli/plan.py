@@ -44,12 +44,17 @@ class Plan:
         return min(self.part_photos, self.photos - number * self.part_photos)
 
 
+def has_plan(output: Storage) -> bool:
+    """Return whether an earlier run has stored its plan in the output."""
+    return output.exists(PLAN)
+
+
 def open_plan(output: Storage, terms: Terms, *, photos: Iterable[str], part_photos: int) -> Plan:
     """Return the plan in the output, or make one of the photos. Raises StorageError.
 
     The plan itself is written last: if making the list was interrupted, it is made again.
     """
-    if output.exists(PLAN):
+    if has_plan(output):
         return _read_plan(output, terms)
     _require_empty(output)
     count, number = 0, 0

@@ -7,7 +7,7 @@ or not at all. Knows nothing of photos.
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,14 +76,31 @@ class Storage:
 
     def list_files(self) -> Iterator[str]:
         """Yield the path of each file in the folder and in its subfolders."""
-        if self._protocols & {"s3", "s3a"}:
-            return self._list_s3()
+        if self._is_s3:
+            return self._list_s3("")
         return self._list_local("") if self._is_local else self._walk()
+
+    def list_folder(self, folder: str) -> Iterator[str]:
+        """Yield the paths of the files in a folder, which need not exist, without its subfolders.
+
+        The subfolders themselves may be among them.
+        """
+        if self._is_s3:
+            yield from self._list_s3(folder, Delimiter="/")
+            return
+        with suppress(FileNotFoundError):
+            for name in self.filesystem.ls(self.locate(folder), detail=False):
+                base = name.rstrip("/").rpartition("/")[2]
+                yield f"{folder}/{base}" if folder else base
 
     @property
     def _protocols(self) -> set[str]:
         protocol = self.filesystem.protocol
         return {protocol} if isinstance(protocol, str) else set(protocol)
+
+    @property
+    def _is_s3(self) -> bool:
+        return bool(self._protocols & {"s3", "s3a"})
 
     @property
     def _is_object_store(self) -> bool:
@@ -128,16 +145,18 @@ class Storage:
                 elif entry.is_file():
                     yield path
 
-    def _list_s3(self) -> Iterator[str]:
-        """Yield the objects of a bucket. This holds one page of the list; fsspec holds all."""
+    def _list_s3(self, folder: str, **options: str) -> Iterator[str]:
+        """Yield the objects of a folder. This holds one page of the list; fsspec holds all.
+
+        `options` are S3's own.
+        """
         bucket, _, prefix = self.root.strip("/").partition("/")
         prefix = f"{prefix}/" if prefix else ""
+        options["Prefix"] = f"{prefix}{folder}/" if folder else prefix
         page: dict[str, Any] = {"IsTruncated": True}
         position: dict[str, str] = {}
         while page["IsTruncated"]:
-            page = self.filesystem.call_s3(
-                "list_objects_v2", Bucket=bucket, Prefix=prefix, **position
-            )
+            page = self.filesystem.call_s3("list_objects_v2", Bucket=bucket, **options, **position)
             for entry in page.get("Contents", ()):
                 if not entry["Key"].endswith("/"):
                     yield entry["Key"].removeprefix(prefix)

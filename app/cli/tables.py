@@ -47,7 +47,7 @@ class RunTable:
     def __init__(self, output: Storage, number: int, *, metadata: Mapping[str, str]) -> None:
         """`metadata` is kept in the file beside the schema."""
         self._output = output
-        self._path = f"part-{number:06}.parquet"
+        self.path = f"part-{number:06}.parquet"
         self._schema = SCHEMA.with_metadata(dict(metadata))
         self._lock = threading.Lock()
         self._rows: list[dict[str, Any]] = []
@@ -65,9 +65,6 @@ class RunTable:
 
     def __exit__(self, *_: object) -> None:
         self._resources.close()
-
-    def is_done(self) -> bool:
-        return self._output.exists(self._path)
 
     def holds(self, photo: str) -> bool:  # noqa: ARG002
         return False
@@ -99,11 +96,11 @@ class RunTable:
             self._flush()
         self._writer.close()
         assert self._file is not None
-        self._output.write_file(self._path, self._file)
+        self._output.write_file(self.path, self._file)
 
     def list_failures(self) -> list[tuple[str, str]]:
         found = []
-        with self._output.filesystem.open(self._output.locate(self._path), "rb") as file:
+        with self._output.filesystem.open(self._output.locate(self.path), "rb") as file:
             for batch in pq.ParquetFile(file).iter_batches(columns=["photo", "error"]):
                 found += [
                     (row["photo"], row["error"])

@@ -176,6 +176,33 @@ def test_a_killed_run_continues_and_writes_every_result_once_and_completely(
     assert sorted(results_in(out)) == sorted([*expected, "failures.txt"])
 
 
+@pytest.mark.parametrize("wanted", ["png", "rle"])
+def test_a_run_that_was_recorded_in_any_order_is_completed(wanted, server, photos, tmp_path, fcn):
+    """As one with `--ray` leaves it: parts 0, 1 and 3 of 6 are recorded, and part 4 was begun."""
+    shutil.copy(PHOTO, photos / "e.jpg")
+    names = [*NAMES, "e.jpg"]
+    (photos / "list.txt").write_text("\n".join(names))
+    command = ("bulk", photos / "list.txt", "out", "--part", 1, "--format", wanted)
+    assert fcn(*command, "--url", server.address).returncode == 0
+    out = tmp_path / "out"
+    complete = sorted(results_in(out))
+    for number in (2, 4, 5):
+        if wanted == "rle":
+            (out / f"part-{number:06}.parquet").unlink()
+            continue
+        (out / "_bulk" / "parts" / f"{number:06}.json").unlink()
+        if number != 4:
+            (out / f"{names[number]}.png").unlink()
+    before = {name: (out / name).stat().st_mtime_ns for name in results_in(out)}
+
+    ended = fcn(*command, "--url", server.address)
+    written, done = (2, 4) if wanted == "png" else (3, 3)
+    assert ended.stderr.startswith(f"{written} written, {done} done before in "), ended.stderr
+    assert ended.returncode == 0
+    assert sorted(results_in(out)) == complete
+    assert {name: (out / name).stat().st_mtime_ns for name in before} == before
+
+
 def test_an_unwritable_output_ends_the_run_without_failing_a_photo(server, photos, tmp_path):
     (photos / "broken.jpg").unlink()
     full = (
@@ -261,6 +288,17 @@ def test_an_interrupted_list_is_made_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         open_plan(output, terms, photos=interrupted(), part_photos=2)
     assert open_plan(output, terms, photos=["d.jpg"], part_photos=2).photos == 1
+
+
+@pytest.mark.parametrize("place", ["{tmp_path}", "memory://listed"])
+def test_a_folder_is_listed_without_its_subfolders_content(place, tmp_path):
+    output = open_storage(place.format(tmp_path=tmp_path))
+    assert list(output.list_folder("")) == []
+    for path in ("a.jpg", "b/c.jpg", "b/d/e.jpg"):
+        output.write(path, b"")
+    assert {"a.jpg"} == set(output.list_folder("")) - {"b", "_bulk"}
+    assert {"b/c.jpg"} == set(output.list_folder("b")) - {"b/d"}
+    assert list(output.list_folder("none")) == []
 
 
 def test_results_inside_the_input_folder_are_not_taken_for_photos(photos):

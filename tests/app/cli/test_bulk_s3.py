@@ -111,6 +111,11 @@ def test_a_list_of_a_bucket_has_more_than_one_page(bucket):
     bucket.pipe({f"photos/in/{number:04}.jpg": b"" for number in range(1001)})
     source = open_source("s3://photos/in")
     assert len(set(source.list_photos(open_storage("s3://photos/out")))) == 1001
+    bucket.pipe({"photos/index.jpg": b"", "photos/in/deeper/a.jpg": b""})
+    found = list(open_storage("s3://photos").list_folder("in"))
+    assert found == [f"in/{number:04}.jpg" for number in range(1001)]
+    assert list(open_storage("s3://photos/in/deeper").list_folder("")) == ["a.jpg"]
+    assert list(open_storage("s3://photos").list_folder("none")) == []
 
 
 def test_a_bucket_that_does_not_answer_ends_the_run(server, tmp_path, fcn, bucket):
