@@ -5,6 +5,12 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+EXIT_DEAD = 70
+"""The exit status of a process whose engine is stuck or dead (EX_SOFTWARE of sysexits.h)."""
+
+EXIT_DEVICE_LOST = 71
+"""The exit status of a process whose GPU fails every call (EX_OSERR): a new one may use it."""
+
 
 def end_process(status: int) -> NoReturn:
     """Write out buffered output, and exit at once with this status.

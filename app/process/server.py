@@ -26,18 +26,12 @@ from app.main import create_app, create_operations_app
 from app.observability import allocator
 from app.observability.peers import Peers
 from app.process.connections import ConnectionLimits, LimitedConnection
-from app.process.ending import end_process
+from app.process.ending import EXIT_DEAD, EXIT_DEVICE_LOST, end_process
 from app.process.file_limit import raise_file_limit
 from app.process.resets import ResetWatcher
 from app.process.sockets import bind, find_url
 from app.service import Service
 from app.settings import Settings
-
-EXIT_DEAD = 70
-"""The exit status of a process whose engine is stuck or dead (EX_SOFTWARE of sysexits.h)."""
-
-EXIT_DEVICE_LOST = 71
-"""The exit status of a process whose GPU fails every call (EX_OSERR): a new one may use it."""
 
 LAST_ANSWERS_S = 1
 """The seconds to send the last answers after the service has died."""

@@ -1,23 +1,26 @@
 """An engine replica: computes the masks of all ingress replicas' images, in batches.
 
-The batcher is the server's own: without a timer, only canvases of one size together, and a failed
-batch fails its own image only; `serve.batch` has none of these. Knows nothing of HTTP or files.
+The batcher is the server's own, not `serve.batch`, which waits for a timer, puts canvases of
+different sizes together, and fails all images of a batch because of one. Knows nothing of HTTP.
 """
 
 import asyncio
 from collections import OrderedDict
 from contextlib import AsyncExitStack
 
+from app.errors import InferenceFailed
 from app.loading import load
 from app.observability.gpus import find_gpus
 from app.observability.logs import configure_logging
 from app.observability.metrics import Metrics
 from app.observability.stages import Stages
+from app.process.ending import EXIT_DEAD, EXIT_DEVICE_LOST, end_process
 from app.ray.exporter import exporting
 from app.scheduling.batcher import Batcher
 from app.scheduling.watchdog import Watchdog
 from app.settings import Settings
 from model.engines.base import Array
+from model.errors import EngineError
 from model.predictor import Canvas, Predictor, start_predictor
 from model.weights import Weights
 
@@ -59,7 +62,8 @@ class EngineReplica:
     ) -> Array | None:
         """Return the mask or the confidence of a canvas, or None without the weights `digest`.
 
-        The caller then sends it again with the weights. Raises InferenceFailed, as RuntimeError.
+        The caller then sends it again with the weights. Raises ModelError: its one argument is its
+        text, so that Ray can send it to the caller, which it cannot do with InferenceFailed.
         """
         predictor = self._predictors.get(digest)
         if predictor is None:
@@ -67,7 +71,10 @@ class EngineReplica:
                 return None
             predictor = await self._learn(weights)
         predict = predictor.measure_confidence if confidence else predictor.predict
-        return await self._batcher.submit(predict, canvas, Stages())
+        try:
+            return await self._batcher.submit(predict, canvas, Stages())
+        except InferenceFailed as error:
+            raise EngineError(str(error)) from error
 
     async def check_health(self) -> None:
         """Raise if the engine is stuck; Serve then replaces the replica."""
@@ -90,7 +97,13 @@ class EngineReplica:
             self._predictors.popitem(last=False)
 
     def _give_up(self) -> None:
-        self._batcher.give_up()
+        """End the process, because its engine cannot be recovered.
+
+        Serve would let it live until the next health checks have failed. Meanwhile it would answer
+        every image with a failure, and get most of them, because its queue is always the shortest.
+        When it ends, the ingress replicas give the images that wait here to other replicas.
+        """
+        end_process(EXIT_DEVICE_LOST if self._batcher.has_lost_device else EXIT_DEAD)
 
 
 def _start(weights: Weights, settings: Settings) -> Predictor:
