@@ -64,7 +64,7 @@ class CudaEngine:
         network, dtype = folding.fold(weights), DTYPES[precision]
         run_network = TorchNetwork(network, weights.metadata, self._device, dtype).coarse_logits
         self._limit = BatchLimit()
-        self._graphs: GraphedFunction | None = None
+        self._free_memory: Callable[[], bool] = lambda: False
         self._transfer: Transfer = CpuTransfer()
         self._head = create_head(network, self._device, dtype)
         self.callers_at_once, where = 1, "cpu"
@@ -73,7 +73,8 @@ class CudaEngine:
             where = f"{self.device}, {torch.cuda.get_device_name(self._device)}"
             self.callers_at_once = CALLERS_AT_ONCE
             self._transfer = transfer = CudaTransfer(self._device, CALLERS_AT_ONCE)
-            self._run_network = self._graphs = GraphedFunction(run_network, transfer.computing)
+            self._run_network = graphs = GraphedFunction(run_network, transfer.computing)
+            self._free_memory = partial(transfer.run_alone, graphs.forget)
         head = type(self._head).__name__
         self.description = f"torch {torch.__version__} in {precision} with {head} on {where}"
 
@@ -91,10 +92,13 @@ class CudaEngine:
         self, canvases: Sequence[Array], regions: Sequence[Region], *, confidence: bool
     ) -> list[Array]:
         height, width, _ = canvases[0].shape
-        masks: list[Array] = []
-        for part in self._limit.split(len(canvases), pixels_each=height * width):
-            masks += self._run_part(canvases[part], regions[part], confidence=confidence)
-        return masks
+
+        def compute(part: slice) -> list[Array]:
+            return self._run_part(canvases[part], regions[part], confidence=confidence)
+
+        return self._limit.compute(
+            compute, len(canvases), pixels_each=height * width, free=self._free_memory
+        )
 
     def _run_part(
         self, canvases: Sequence[Array], regions: Sequence[Region], *, confidence: bool
@@ -102,15 +106,8 @@ class CudaEngine:
         height, width, _ = canvases[0].shape
         layout = MaskLayout((height, width), regions)
         compute = partial(self._compute, layout=layout, regions=regions, confidence=confidence)
-        try:
-            with self._transfer.run(canvases, layout.bytes, compute) as run:
-                return layout.copy_masks(run)
-        except torch.OutOfMemoryError:
-            if len(canvases) == 1:
-                raise
-        # Outside the handler, where the error's traceback would keep the batch's memory.
-        self._limit.halve(len(canvases) * height * width)
-        return self._run(canvases, regions, confidence=confidence)
+        with self._transfer.run(canvases, layout.bytes, compute) as run:
+            return layout.copy_masks(run)
 
     @torch.inference_mode()
     def _compute(
@@ -122,12 +119,7 @@ class CudaEngine:
         regions: Sequence[Region],
         confidence: bool,
     ) -> None:
-        try:
-            logits = self._run_network(images)
-        except torch.OutOfMemoryError:
-            if self._graphs is not None:  # the network also runs without graphs
-                self._graphs.forget()
-            raise
+        logits = self._run_network(images)
         masks = layout.view_canvases(run)
         if masks is not None:  # images after the last region are padding
             self._head.segment_canvases(logits[: len(regions)], masks, confidence=confidence)

@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from model.errors import DeviceLost
 
 Compute = Callable[[Tensor, Tensor], None]
 """Turns images (N, H, W, 3) uint8 into a run of bytes, both on the device. It may return early."""
+
+Result = TypeVar("Result")
 
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """The sizes of a GPU's batches. Others are padded, so that there are few shapes."""
@@ -69,6 +71,11 @@ class CudaTransfer:
             yield self._run(slot, canvases, result_bytes, compute)
         finally:
             self._free.put(slot)
+
+    def run_alone(self, function: Callable[[], Result]) -> Result:
+        """Run a function while no caller starts kernels."""
+        with self._lock:
+            return function()
 
     def _run(
         self, slot: "_Slot", canvases: Sequence[Array], result_bytes: int, compute: Compute

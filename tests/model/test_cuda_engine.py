@@ -8,7 +8,6 @@ import torch
 
 from model.engines import cuda_engine, cuda_graphs
 from model.engines.base import Region
-from model.engines.batch_limit import BatchLimit
 from model.engines.cuda_engine import CudaEngine
 from model.engines.mask_layout import MaskLayout
 from model.engines.torch_engine import TorchEngine
@@ -90,15 +89,6 @@ def test_one_image_too_large_for_the_memory_fails(weights, photo, monkeypatch):
     canvases, regions = make_batch(photo)
     with pytest.raises(torch.OutOfMemoryError):
         engine.segment(canvases, regions)
-
-
-def test_the_limit_counts_pixels_and_only_falls():
-    limit = BatchLimit()
-    assert list(limit.split(5, pixels_each=100)) == [slice(0, 5)]
-    limit.halve(800)
-    limit.halve(1600)  # refused at the same time, to another caller
-    assert list(limit.split(5, pixels_each=200)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
-    assert list(limit.split(2, pixels_each=1000)) == [slice(0, 1), slice(1, 2)]
 
 
 @pytest.mark.gpu

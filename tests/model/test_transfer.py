@@ -205,3 +205,48 @@ def test_many_shapes_that_come_in_turns_are_not_recorded(cuda):
     for _ in range(2 * WORTH_RECORDING):
         run_shapes(function, *sizes)
     assert cuda.happened == []
+
+
+def test_with_more_shapes_than_graphs_few_are_recorded(cuda):
+    """160 shapes in random order: each of the 64 least recent ones would soon come again."""
+    recorded = []
+    function = GraphedFunction(
+        lambda images: recorded.append(RECORDING.locked()) or images, torch.cuda.Stream(CPU)
+    )
+    order = np.random.RandomState(0).randint(1, 161, 3000)
+    run_shapes(function, *order[:2000])
+    recorded.clear()
+    run_shapes(function, *order[2000:])
+    assert 0 < sum(recorded) <= 1000 // cuda_graphs.CALLS_PER_EVICTION
+
+
+def test_without_a_recording_the_network_runs_all_the_same(cuda, caplog):
+    def compute(images):
+        if RECORDING.locked():
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return images
+
+    function = GraphedFunction(compute, torch.cuda.Stream(CPU))
+    answers = run_shapes(function, *[32] * 3 * WORTH_RECORDING)
+    assert all(answer.shape[1] == 32 for answer in answers)
+    assert cuda.happened == []
+    assert caplog.text.count("without CUDA graphs") == 1
+    assert not function.forget()
+
+
+def test_a_recording_without_memory_is_tried_later(cuda):
+    room = [False, True]
+
+    def compute(images):
+        if RECORDING.locked() and not room.pop(0):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images
+
+    function = GraphedFunction(compute, torch.cuda.Stream(CPU))
+    with pytest.raises(torch.OutOfMemoryError):
+        run_shapes(function, *[32] * WORTH_RECORDING)
+    run_shapes(function, *[32] * (WORTH_RECORDING - 1))
+    assert cuda.happened == []
+    run_shapes(function, 32)
+    assert cuda.happened == ["replay"]
+    assert function.forget()
