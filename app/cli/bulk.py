@@ -76,8 +76,8 @@ def _build_parser() -> argparse.ArgumentParser:
         "After an interruption, the same command resumes: no photo is computed twice, and no "
         "result is incomplete.",
         epilog="Exit status: 0 every photo has its result, 1 some photos have none, 2 a wrong "
-        "command line, 3 the run cannot continue, because no server answers or the output cannot "
-        "be written, 130 interrupted.",
+        "command line, 3 the run cannot continue, because no server answers, this machine cannot "
+        "compute or the output cannot be written, 130 interrupted.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -154,6 +154,7 @@ async def _run(
 
 def _run_on_ray(source: Source, output: Storage, tally: Tally, options: argparse.Namespace) -> None:
     from app.cli.bulk_ray import Job, run_on_ray
+    from app.cli.local import end_unable
 
     settings = load_settings()
     try:
@@ -161,8 +162,11 @@ def _run_on_ray(source: Source, output: Storage, tally: Tally, options: argparse
             digest = asyncio.run(_ask_digest(open_client(options.url, options)))
         else:
             digest = read_metadata(settings.weights).digest
-    except (ClientError, ModelError) as error:
-        sys.exit(f"error: {error}")
+    except ClientError as error:
+        tally.ended_by = error
+        return
+    except ModelError as error:
+        end_unable(error)
     plan = _open_plan(source, output, digest, options)
     job = Job(
         source=source,

@@ -102,9 +102,15 @@ def run_on_ray(job: Job, *, processes: int, on_end: Callable[[int], object], tal
             ray.init(log_to_driver=False, configure_logging=False)
             _do_parts(job, parts, min(processes, len(parts)), on_end=on_end, tally=tally)
     except (RayError, ConnectionError) as error:
-        tally.ended_by = CannotContinue(f"Ray: {str(error).strip().splitlines()[-1]}")
+        tally.ended_by = CannotContinue(f"Ray: {tell_reason(error)}")
     if not tally.ended_by:
         list_failures(job.output, job.plan, job.open_part, tally=tally)
+
+
+def tell_reason(error: Exception) -> str:
+    """Return the last line of an error of Ray, below its traceback, or its name if it is empty."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 def _do_parts(

@@ -5,7 +5,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
+from app.cli.options import EXIT_NO_SERVER
 from app.process.server import Server
 from app.process.startup import load_settings
 from app.settings import Settings
@@ -43,4 +45,10 @@ def serve_for_command() -> Iterator[str]:
         with serve_locally() as url:
             yield url
     except ModelError as error:
-        sys.exit(f"error: cannot compute here: {error}")
+        end_unable(error)
+
+
+def end_unable(error: ModelError) -> NoReturn:
+    """End the process, because this machine cannot compute with these settings."""
+    print(f"error: cannot compute here: {error}", file=sys.stderr)
+    sys.exit(EXIT_NO_SERVER)

@@ -63,7 +63,8 @@ def _build_parser() -> argparse.ArgumentParser:
         "values are class indices and whose palette has the classes' colours. Photos whose results "
         "already exist, are complete and are no older than the photo are skipped.",
         epilog="Exit status: 0 every photo has its mask, 1 some photos have none, 2 a wrong "
-        "command line, 3 no server answers or it refuses every photo, 130 interrupted.",
+        "command line, 3 no server answers, it refuses every photo, or with --local this "
+        "machine cannot compute, 130 interrupted.",
         allow_abbrev=False,
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="a file or a folder")

@@ -115,7 +115,7 @@ def test_it_computes_locally_without_a_server(photos, fcn, weights_file, tmp_pat
     answer = client.post("/v1/segment", content=PHOTO.read_bytes()).content
     assert (tmp_path / "masks" / "a.png").read_bytes() == answer
     wrong = fcn("segment", photos, "--local", "--overwrite", SEG_WEIGHTS="no such file")
-    assert wrong.returncode == 1
+    assert wrong.returncode == 3
     assert wrong.stderr.splitlines()[-1].startswith("error: cannot compute here: no such file")
 
 

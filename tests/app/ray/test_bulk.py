@@ -14,6 +14,8 @@ from PIL import Image
 
 from benchmarks.ray_cluster import PATIENCE_S
 from model.predictor import open_predictor
+from tests.app.cli.conftest import run_fcn
+from tests.app.client.scripted import scripted
 from tests.conftest import PHOTO, REPOSITORY
 
 pytest.importorskip("ray", reason="needs the extra ray")
@@ -47,6 +49,29 @@ def start(cluster, photos, tmp_path, weights_file):
         )  # fmt: skip
 
     return start
+
+
+def test_a_server_that_refuses_ends_the_run_before_ray_is_asked(photos, tmp_path):
+    with scripted((403, {}, b"")) as server:
+        ended = run_fcn("bulk", photos, tmp_path / "out", "--ray", 1, "--url", server.address)
+    assert ended.returncode == 3, ended.stderr
+    assert ended.stderr.splitlines()[-1].endswith("The same command resumes from here.")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_missing_end_the_run_before_ray_is_asked(photos, tmp_path):
+    ended = run_fcn("bulk", photos, tmp_path / "out", "--ray", 1, SEG_WEIGHTS="no such file")
+    assert ended.returncode == 3, ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("error: cannot compute here: no such file")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("Traceback:\n  ...\nit is full\n", "it is full"), ("", "ConnectionError")]
+)
+def test_an_error_of_ray_is_told_in_one_line(text, reason):
+    from app.cli.bulk_ray import tell_reason
+
+    assert tell_reason(ConnectionError(text)) == reason
 
 
 def wait_for(find):
