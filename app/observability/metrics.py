@@ -25,6 +25,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from app.observability.gpus import LatestMetrics
 from app.observability.peers import Peers
 from app.observability.processes import ProcessesCollector
 
@@ -45,7 +46,7 @@ GaugeMode = Literal["livesum", "livemin", "livemax"]
 class Metrics:
     """The metrics of the server, or those of all workers if there are `peers`."""
 
-    def __init__(self, peers: Peers | None = None, *, gpus: Collector | None = None) -> None:
+    def __init__(self, peers: Peers | None = None, *, gpus: LatestMetrics | None = None) -> None:
         """`gpus` are of the machine: each process exports them as they are."""
         self._peers = peers
         _choose_storage(peers)
@@ -144,6 +145,11 @@ class Metrics:
             self.model_info.clear()
         self._shown.add((digest, engine))
         self.model_info.labels(digest, engine).set(1)
+
+    async def refresh(self) -> None:
+        """Ask the GPUs, without blocking the event loop; `export` has their last answer."""
+        if self._gpus is not None:
+            await self._gpus.refresh()
 
     def export(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

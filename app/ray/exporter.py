@@ -28,6 +28,7 @@ async def exporting(metrics: Metrics) -> AsyncIterator[None]:
 
     async def export() -> None:
         while True:
+            await metrics.refresh()
             export_samples(metrics, gauges)
             await asyncio.sleep(INTERVAL_S)
 

@@ -58,4 +58,5 @@ async def ready(request: Request, response: Response) -> Health:
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     service: Service = request.app.state.service
+    await service.metrics.refresh()
     return Response(service.metrics.export(), media_type=CONTENT_TYPE_LATEST)
