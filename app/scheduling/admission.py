@@ -95,7 +95,10 @@ class Admission:
         """Add to the exponential moving average of the seconds per place.
 
         With n admitted requests, each takes about n times these seconds, whichever stage is the
-        slowest and however many requests run at the same time.
+        slowest and however many requests run at the same time. The first of a burst may take longer
+        because it shares the engine with those behind it, and then its seconds are too long; its
+        end does not tell. Dividing them by more places would be too short where those behind it
+        wait, and admit requests that expire.
         """
         before = self._seconds_per_place or seconds_per_place
         self._seconds_per_place = before + NEWEST_WEIGHT * (seconds_per_place - before)
