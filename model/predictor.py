@@ -4,8 +4,10 @@ The service, the evaluation and the figures all predict with it. Imports no torc
 `model.engines.choice` decides which engine runs.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,9 +16,12 @@ from PIL import Image
 
 from model.engines.base import Array, Engine, EngineName, Precision, Region, Size
 from model.engines.choice import start_engine
+from model.errors import DeviceLost, EngineError
 from model.golden import require_golden_mask
 from model.scaling import content_size, scale_down
 from model.weights import Metadata, Weights, read_weights
+
+log = logging.getLogger(__name__)
 
 CANVAS_MULTIPLE = 32
 """The network's stride: a canvas' sides are multiples of it."""
@@ -135,11 +140,23 @@ def start_predictor(
     precision: Precision = "float32",
     max_side: int = 0,
 ) -> Predictor:
-    """As `open_predictor`, for weights that are in memory."""
-    started = start_engine(
-        weights, engine=engine, device=device, threads=threads, precision=precision
-    )
-    return use_engine(started, weights, max_side=max_side)
+    """As `open_predictor`, for weights that are in memory.
+
+    "auto" falls back to float32 for weights whose values are too large for float16.
+    """
+    start = partial(start_engine, weights, engine=engine, device=device, threads=threads)
+    started = start(precision=precision)
+    try:
+        return use_engine(started, weights, max_side=max_side)
+    except DeviceLost:
+        raise
+    except EngineError as error:
+        if precision == "float32" or (precision == "auto" and started.device == "cpu"):
+            raise
+        if precision != "auto":
+            raise EngineError(f"{error}. SEG_PRECISION=float32 is exact") from error
+        log.warning("%s. SEG_PRECISION=float32 is used instead, which is slower", error)
+    return use_engine(start(precision="float32"), weights, max_side=max_side)
 
 
 def use_engine(engine: Engine, weights: Weights, *, max_side: int = 0) -> Predictor:

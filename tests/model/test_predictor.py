@@ -4,6 +4,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from model.engines.choice import start_engine
+from model.errors import EngineError
 from model.predictor import canvas_size, open_predictor
 from model.scaling import content_size, scale_down
 from tests.model.test_engines import reference_logits
@@ -66,3 +68,29 @@ def test_content_and_canvas_sizes_follow_from_the_image_size():
     assert content_size((1, 10000), 100) == (1, 100)
     assert canvas_size((1, 33)) == (32, 64)
     assert canvas_size((320, 480)) == (320, 480)
+
+
+class OverflowingEngine:
+    """Like a GPU on which these weights exceed the range of float16."""
+
+    description, device = "an engine in float16", "cuda:0"
+
+    def segment(self, canvases, regions):
+        return [np.full(region.output, 255, np.uint8) for region in regions]
+
+
+def start_overflowing(weights, *, precision, **options):
+    if precision in ("auto", "float16"):
+        return OverflowingEngine()
+    return start_engine(weights, engine="torch", device="cpu", precision=precision)
+
+
+def test_auto_falls_back_to_float32_where_the_masks_are_wrong(
+    predictor, weights_file, photo, monkeypatch, caplog
+):
+    monkeypatch.setattr("model.predictor.start_engine", start_overflowing)
+    exact = open_predictor(weights_file, precision="auto")
+    assert np.mean(exact(photo) == predictor(photo)) >= 0.999
+    assert "an engine in float16 does not compute the network" in caplog.text
+    with pytest.raises(EngineError, match="SEG_PRECISION=float32 is exact"):
+        open_predictor(weights_file, precision="float16")
