@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from model.engines import folding
 from model.engines.folding import Convolution, FoldedNetwork
+from model.engines.out_of_memory import is_out_of_memory
 from model.weights import Metadata
 
 log = logging.getLogger(__name__)
@@ -46,19 +47,15 @@ class TorchNetwork:
             skip.block: (self._place(skip.classifier), self._convert(skip.doubling))
             for skip in network.skips
         }
+        self._unfused: set[_Convolution] = set()
         self._is_fused = can_fuse(device, dtype)
         if self._is_fused:
-            self._try_fused()
+            self._try_out()
 
     @torch.inference_mode()
-    def _try_fused(self) -> None:
-        """Not every cuDNN has every one of these kernels for every GPU."""
-        image = torch.zeros(1, 64, 64, 3, dtype=torch.uint8, device=self._device)
-        try:
-            self.coarse_logits(image)
-        except RuntimeError as error:
-            self._is_fused = False
-            log.warning("convolution, sum and ReLU are kernels of their own: %s", error)
+    def _try_out(self) -> None:
+        """Find out now which fused kernels cuDNN lacks. Raises the errors of the unfused ones."""
+        self.coarse_logits(torch.zeros(1, 64, 64, 3, dtype=torch.uint8, device=self._device))
 
     def coarse_logits(self, images: Tensor) -> Tensor:
         """Turn images (N, H, W, 3) uint8 into float32 logits of every `stride`th pixel."""
@@ -85,15 +82,19 @@ class TorchNetwork:
         return centered.permute(0, 3, 1, 2)
 
     def _convolve_relu(self, x: Tensor, by: "_Convolution", added: Tensor | None = None) -> Tensor:
-        if not self._is_fused:
-            y = by(x)
-            return (y if added is None else y.add_(added)).relu_()
-        stride, padding, once = [by.stride] * 2, [by.padding] * 2, [1, 1]
-        if added is None:
-            return torch.cudnn_convolution_relu(x, by.kernel, by.bias, stride, padding, once, 1)
-        return torch.cudnn_convolution_add_relu(
-            x, by.kernel, added, 1, by.bias, stride, padding, once, 1
-        )
+        if self._is_fused and by not in self._unfused:
+            try:
+                return by.fuse_relu(x, added)
+            except RuntimeError as error:
+                # Full memory or a failed recording do not say that the kernel is missing.
+                is_recorded = x.is_cuda and torch.cuda.is_current_stream_capturing()
+                if is_out_of_memory(error) or is_recorded:
+                    raise
+                # Not every cuDNN has every one of them for every GPU and size.
+                self._unfused.add(by)
+                log.warning("convolution, sum and ReLU are kernels of their own: %s", error)
+        y = by(x)
+        return (y if added is None else y.add_(added)).relu_()
 
     def _place(
         self, convolution: Convolution, dtype: torch.dtype = torch.float32
@@ -109,7 +110,7 @@ class TorchNetwork:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # the same only if it is the same object
 class _Convolution:
     kernel: Tensor
     bias: Tensor
@@ -117,6 +118,14 @@ class _Convolution:
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.kernel, self.bias, stride=self.stride, padding=self.padding)
+
+    def fuse_relu(self, x: Tensor, added: Tensor | None) -> Tensor:
+        stride, padding, once = [self.stride] * 2, [self.padding] * 2, [1, 1]
+        if added is None:
+            return torch.cudnn_convolution_relu(x, self.kernel, self.bias, stride, padding, once, 1)
+        return torch.cudnn_convolution_add_relu(
+            x, self.kernel, added, 1, self.bias, stride, padding, once, 1
+        )
 
     @property
     def padding(self) -> int:

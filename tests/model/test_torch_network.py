@@ -65,3 +65,41 @@ def test_without_the_fused_kernels_it_computes_the_same(weights, images, monkeyp
     monkeypatch.setattr(torch_network, "can_fuse", lambda device, dtype: True)
     assert np.array_equal(compute(weights, images), expected)
     assert "kernels of their own" in caplog.text
+
+
+def refuse(kernel_side, error):
+    """A stand-in for cuDNN that lacks the kernels of one size."""
+
+    def convolve(x, kernel, bias, stride, padding, dilation, groups):
+        if kernel.shape[-1] == kernel_side:
+            raise error
+        return F.conv2d(x, kernel, bias, stride, padding, dilation, groups).relu()
+
+    return convolve
+
+
+def add_relu(x, kernel, added, alpha, bias, *options):
+    return (F.conv2d(x, kernel, bias, *options) + alpha * added).relu()
+
+
+@pytest.fixture
+def fused(monkeypatch):
+    monkeypatch.setattr(torch_network, "can_fuse", lambda device, dtype: True)
+    monkeypatch.setattr(torch, "cudnn_convolution_add_relu", add_relu)
+    return monkeypatch
+
+
+def test_one_missing_kernel_leaves_the_others(weights, images, fused, caplog):
+    fused.setattr(torch, "cudnn_convolution_relu", refuse(0, None))
+    expected = compute(weights, images)
+    fused.setattr(torch, "cudnn_convolution_relu", refuse(7, RuntimeError("no engine")))
+    found = compute(weights, images)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert caplog.text.count("no engine") == 1  # that of the stem, when they are tried out
+
+
+def test_full_memory_does_not_mean_that_a_kernel_is_missing(weights, images, fused):
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    fused.setattr(torch, "cudnn_convolution_relu", refuse(3, error))
+    with pytest.raises(torch.OutOfMemoryError):
+        compute(weights, images)
