@@ -152,10 +152,18 @@ class _Buffer:
 
     def take(self, count: int) -> tuple[Tensor, Tensor]:
         if count > len(self._on_device):
-            room = 1 << (count - 1).bit_length()
+            room = round_up(count)
+            self._pinned = self._on_device = torch.empty(0, dtype=torch.uint8)  # frees the old ones
             pinned = torch.empty(room, dtype=torch.uint8, pin_memory=True)
             with torch.cuda.stream(self._stream):
                 device = self._stream.device
                 self._on_device = torch.empty(room, dtype=torch.uint8, device=device)
             self._pinned = pinned
         return self._pinned[:count], self._on_device[:count]
+
+
+def round_up(count: int) -> int:
+    """The bytes of a buffer: a power of two, or above 64 MiB a multiple of 16 MiB."""
+    if count <= 64 << 20:
+        return 1 << (count - 1).bit_length()
+    return -(-count // (16 << 20)) * (16 << 20)

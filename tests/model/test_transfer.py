@@ -12,7 +12,7 @@ import torch
 
 from model.engines import cuda_graphs
 from model.engines.cuda_graphs import RECORDING, WORTH_RECORDING, GraphedFunction
-from model.engines.transfer import CudaTransfer
+from model.engines.transfer import CudaTransfer, round_up
 from model.errors import DeviceLost
 
 CPU = torch.device("cpu")
@@ -141,6 +141,13 @@ def test_nothing_is_allocated_among_the_kernels_without_their_lock(cuda):
     with transfer.run(make_canvases(1), 7, lambda images, result: None) as result:
         assert len(result) == 7
     assert cuda.allocated_on_computing > 0  # the stand-in asserts the lock
+
+
+def test_large_buffers_have_little_room_to_spare():
+    assert [round_up(count) for count in (1, 2, 3, 1000)] == [1, 2, 4, 1024]
+    assert round_up(64 << 20) == 64 << 20
+    assert round_up((64 << 20) + 1) == 80 << 20
+    assert round_up(96 << 20) == 96 << 20
 
 
 def test_a_call_that_fails_gives_its_buffers_back(cuda):
