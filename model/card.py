@@ -5,7 +5,9 @@ Run as `python -m model.card FILE > CARD.md`. Reads only the file's metadata.
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from model.errors import ModelError
 from model.extras import name_program
@@ -25,7 +27,7 @@ def describe_weights(name: str, metadata: Metadata) -> str:
     if scores:
         facts |= {
             "measured on": f"{scores['images']} images, list `{scores['image_set']}`, "
-            "whole images at their original size",
+            f"{_describe_size(scores)}",
             "mean IoU": f"**{100 * scores['mean_iou']:.1f} %**",
             "pixel accuracy": f"{100 * scores['pixel_accuracy']:.1f} %",
         }
@@ -38,6 +40,14 @@ def describe_weights(name: str, metadata: Metadata) -> str:
             for name, iou in scores["iou"].items()
         ]
     return "\n".join([*lines, ""])
+
+
+def _describe_size(scores: Mapping[str, Any]) -> str:
+    if not scores.get("max_side"):
+        return "whole images at their original size"
+    return (
+        f"whole images, scaled to at most {scores['max_side']} pixels; masks at the original size"
+    )
 
 
 def _format_value(value: object) -> str:

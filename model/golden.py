@@ -16,8 +16,8 @@ from model.weights import Weights
 
 SIZE = (96, 128)
 
-SEEDS = (3031, 419, 2887, 199)
-"""Of 4000 seeds, those whose pictures the shipped weights divide most evenly among the classes."""
+SEEDS = (5390, 1802, 5125, 1884)
+"""Of 6000 seeds, those whose pictures the shipped weights divide most evenly among the classes."""
 
 MAX_SHARE = 0.9
 """The largest share of one class, because a mask of a single class would prove little."""

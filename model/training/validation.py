@@ -57,7 +57,7 @@ def measure(training: Training, images: SegmentationDataset, *, half: bool) -> M
     weights = export(training, half=half)
     predictor = start_predictor(training, weights)
     scores = score(predictor, images)
-    said = {"image_set": images.name} | scores.as_dict()
+    said = {"image_set": images.name, "max_side": SERVED_SIDE} | scores.as_dict()
     weights = replace(weights, metadata=replace(weights.metadata, scores=said))
     validation = Validation(accuracy=scores.pixel_accuracy, mean_iou=scores.mean_iou)
     return Measured(validation, weights, predictor, scores)
