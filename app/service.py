@@ -12,7 +12,7 @@ from enum import StrEnum
 import structlog
 
 from app.codecs.pool import CodecPool
-from app.errors import NotReady, ReloadFailed
+from app.errors import NotReady, Overloaded, ReloadFailed
 from app.http.drain import Drain
 from app.loading import Start, load, start_here
 from app.observability.gpus import find_gpus
@@ -144,8 +144,9 @@ class Service:
         """Load the weights file again, and use the new weights for new requests.
 
         Admitted requests keep the weights that they started with. Raises ReloadFailed if the new
-        weights do not work; the service then keeps the old ones. Raises NotReady during the start
-        and the drain. Calls during a reload share the next reload.
+        weights do not work, and Overloaded if they cannot be tried now; the service then keeps the
+        old ones. Raises NotReady during the start and the drain. Calls during a reload share the
+        next reload.
         """
         return await self._reloads.run()
 
@@ -155,6 +156,10 @@ class Service:
         before = self.predictor.metadata.digest
         try:
             predictor = await load(self.settings, start=self._start_predictor)
+        except Overloaded as error:  # says nothing of the weights: the caller may try again
+            self.metrics.reloads.labels("kept").inc()
+            log.warning("reload refused", weights=before, reason=str(error))
+            raise
         except Exception as error:
             self.metrics.reloads.labels("kept").inc()
             log.exception("reload failed", weights=before)

@@ -5,7 +5,6 @@ Knows nothing of routes: they are the server's.
 
 import asyncio
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,7 +16,7 @@ from app.main import create_app
 from app.observability import allocator
 from app.observability.logs import configure_logging
 from app.ray.exporter import exporting
-from app.ray.remote import start_remotely
+from app.ray.remote import RemoteStart
 from app.service import Service
 from app.settings import Settings
 
@@ -55,7 +54,7 @@ class IngressReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; Serve runs its lifespan."""
-        app = create_app(self._settings, start=partial(start_remotely, handle=self._engines))
+        app = create_app(self._settings, start=RemoteStart(self._engines))
         app.add_middleware(WithoutProxyHeaders)
         self._service: Service = app.state.service
         self._service.tell_others = self._tell_others

@@ -4,19 +4,29 @@ Each call is one image: the replicas form the batches, because only they see the
 ingress replicas. Knows nothing of HTTP, nor of how the replicas compute.
 """
 
+import math
+import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+import ray
 import structlog
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from app.scheduling.admission import make_overloaded
 from app.settings import Settings
 from model.engines.base import Array, Region
-from model.errors import EngineError
+from model.errors import EngineError, ModelError
 from model.predictor import Canvas, Predictor, use_engine
 from model.weights import Weights, read_weights
 
@@ -25,10 +35,17 @@ ATTEMPTS = 3
 engine must not end them all.
 """
 
+ENDED = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
+"""The errors of a call whose replica or machine has ended. ObjectLostError is raised if that
+happens after the replica has answered, before the answer is here.
+"""
+
 MAX_CALLERS = 256
 """The largest number of images that an ingress replica has at the engine replicas. Each has a
 thread that waits for it.
 """
+
+T = TypeVar("T")
 
 log = structlog.get_logger("segmentation")
 
@@ -45,65 +62,118 @@ class RemoteEngine:
         *,
         callers: int,
         timeout_s: float,
+        start_timeout_s: float = math.inf,
+        share: Callable[[Weights], Any] = ray.put,
     ) -> None:
-        """Ask a replica what it is; waits until there is one. Raises EngineError."""
+        """Ask a replica for its description; waits until there is one, at most `start_timeout_s`.
+
+        `share` puts the weights where all replicas can read them, and returns the reference. Raises
+        Overloaded and EngineError.
+        """
         self._handle = handle
         self._weights = weights
         self._timeout_s = timeout_s
+        self._share = share
+        self._shared: Any = None
+        self._sharing = threading.Lock()
         self.callers_at_once = min(callers, MAX_CALLERS)
-        try:
-            described = handle.describe.remote().result(timeout_s=timeout_s)
-        except (TimeoutError, RayActorError) as error:
-            raise EngineError(f"no engine replica has answered within {timeout_s:g} s") from error
-        self.description, self.device = described
+        until = time.monotonic() + start_timeout_s
+        self.description, self.device = try_replicas(lambda: call(handle.describe, until=until))
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
         """Raises Overloaded and EngineError."""
-        return [self._ask(*pair, False) for pair in zip(canvases, regions, strict=True)]
+        return [self._compute(*pair, False) for pair in zip(canvases, regions, strict=True)]
 
     def measure_confidence(
         self, canvases: Sequence[Array], regions: Sequence[Region]
     ) -> list[Array]:
         """Raises Overloaded and EngineError."""
-        return [self._ask(*pair, True) for pair in zip(canvases, regions, strict=True)]
+        return [self._compute(*pair, True) for pair in zip(canvases, regions, strict=True)]
 
-    def _ask(self, pixels: Array, region: Region, confidence: bool) -> Array:
-        """Return what a replica computes; another is asked if it ends before.
+    def _compute(self, pixels: Array, region: Region, confidence: bool) -> Array:
+        """Return what a replica computes.
 
         The weights go along only if the replica does not have them, after a reload.
         """
-        until, failures = time.monotonic() + self._timeout_s, 0
-        weights = None
-        while True:
-            response = self._handle.segment.remote(
-                self._weights.metadata.digest, Canvas(pixels, region), confidence, weights
-            )
-            try:
-                mask: Array | None = response.result(timeout_s=max(0, until - time.monotonic()))
-            except TimeoutError as error:
-                response.cancel()  # type: ignore[no-untyped-call]
-                raise make_overloaded("No engine replica was free.", "engine", 1) from error
-            except BackPressureError as error:
-                raise make_overloaded("All engine replicas are full.", "engine", 1) from error
-            except RayActorError as error:
-                failures += 1
-                log.warning("engine replica ended", attempt=failures)
-                if failures == ATTEMPTS:
-                    raise EngineError(f"{ATTEMPTS} engine replicas ended") from error
-                continue
-            if mask is not None:
-                return mask
-            assert weights is None, "a replica keeps the weights that come along"
-            weights = self._weights
+        until = time.monotonic() + self._timeout_s
+        image = self._weights.metadata.digest, Canvas(pixels, region), confidence
+
+        def compute() -> Array:
+            mask: Array | None = call(self._handle.segment, *image, None, until=until)
+            if mask is None:
+                mask = call(self._handle.segment, *image, self._share_weights(), until=until)
+            assert mask is not None, "a replica keeps the weights that come along"
+            return mask
+
+        return try_replicas(compute)
+
+    def _share_weights(self) -> Any:
+        """Return the reference of the weights: all images that wait for them share one copy."""
+        with self._sharing:
+            if self._shared is None:
+                self._shared = self._share(self._weights)
+            return self._shared
 
 
-def start_remotely(settings: Settings, handle: DeploymentHandle[Any]) -> Predictor:
-    """Return a predictor with the weights file whose masks the engine replicas compute.
+class RemoteStart:
+    """Starts predictors whose masks the engine replicas compute."""
 
-    Raises WeightsError, and EngineError if they do not compute this file's network.
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._handle = handle
+        self._has_started = False
+
+    def __call__(self, settings: Settings) -> Predictor:
+        """Return a predictor with the weights file.
+
+        The first call waits for as long as an engine replica needs to start: Serve itself reports
+        one that cannot. Later calls, which are reloads, wait for the deadline of a request.
+
+        Raises WeightsError, Overloaded, and EngineError if no replica computes this file's network.
+        """
+        weights = read_weights(settings.weights)
+        engine = RemoteEngine(
+            self._handle,
+            weights,
+            callers=settings.max_queue,
+            timeout_s=settings.deadline_s,
+            start_timeout_s=settings.deadline_s if self._has_started else math.inf,
+        )
+        self._has_started = True
+        return use_engine(engine, weights, max_side=settings.max_side)
+
+
+def try_replicas(compute: Callable[[], T]) -> T:
+    """Return what `compute` returns; call it again, for another replica, if the first has ended."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return compute()
+        except ENDED as error:
+            log.warning("engine replica ended", attempt=attempt, error=type(error).__name__)
+            last = error
+    raise EngineError(f"{ATTEMPTS} engine replicas ended") from last
+
+
+def call(method: Any, *arguments: object, until: float) -> Any:
+    """Return a replica's answer, which must be here at `until`, a reading of `time.monotonic`.
+
+    Raises those of ENDED, Overloaded if no replica is free, and EngineError if the replica fails.
+    Its message has none of the remote traceback, because callers of the service may see it.
     """
-    weights = read_weights(settings.weights)
-    engine = RemoteEngine(
-        handle, weights, callers=settings.max_queue, timeout_s=settings.deadline_s
-    )
-    return use_engine(engine, weights, max_side=settings.max_side)
+    response = method.remote(*arguments)
+    left_s = None if math.isinf(until) else max(0, until - time.monotonic())
+    try:
+        return response.result(timeout_s=left_s)
+    except ENDED:
+        raise
+    except BackPressureError as error:
+        raise make_overloaded("All engine replicas are full.", "engine", 1) from error
+    except DeploymentUnavailableError as error:
+        raise make_overloaded("There is no engine replica.", "engine", 1) from error
+    except RayTaskError as error:
+        cause = error.cause
+        log.error("engine replica failed", error=repr(cause))  # the traceback is in its own log
+        text = str(cause) if isinstance(cause, ModelError) else "an engine replica failed"
+        raise EngineError(text) from error
+    except TimeoutError as error:
+        response.cancel()
+        raise make_overloaded("No engine replica was free.", "engine", 1) from error

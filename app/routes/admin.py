@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends, Request
 
 from app.access.check import require_admin
-from app.errors import Forbidden, ReloadFailed
+from app.errors import Forbidden, Overloaded, ReloadFailed
 from app.http.description import LIMITED, describe_problems
 from app.schemas import Reloaded
 from app.service import Service
@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(req
 
 @router.post(
     "/reload",
-    responses=describe_problems((*LIMITED, Forbidden, ReloadFailed)),
+    responses=describe_problems((*LIMITED, Forbidden, Overloaded, ReloadFailed)),
 )
 async def reload(request: Request) -> Reloaded:
     """Load the weights file again, as SIGHUP does; requires an admin's key.

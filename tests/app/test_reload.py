@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from app.access.keys import format_line, make_key
-from app.errors import NotReady, ReloadFailed
+from app.errors import NotReady, Overloaded, ReloadFailed
+from app.scheduling.admission import make_overloaded
 from model.predictor import open_predictor
 from model.weights import read_weights, write_weights
 from tests.app.conftest import metric, serving
@@ -198,6 +199,26 @@ def test_a_draining_server_does_not_reload(settings, two):
         server.service.drain()
         with pytest.raises(NotReady):
             reload(server)
+
+
+def test_a_reload_for_which_there_is_no_place_may_be_tried_again(settings, two, monkeypatch):
+    """As when the engines are in other processes, and full: it says nothing of the weights."""
+    with serving_current(settings, two) as (client, server):
+        before = client.get("/v1/model").json()["digest"]
+        put(two, "second")
+
+        def refuse(*_, **__):
+            raise make_overloaded("All engines are full.", "engine", 3)
+
+        monkeypatch.setattr("app.loading.open_predictor", refuse)
+        with pytest.raises(Overloaded) as raised:
+            reload(server)
+        assert raised.value.retry_after_s == 3
+        assert client.get("/v1/model").json()["digest"] == before
+        assert metric(client.get("/metrics").text, 'seg_reloads_total{outcome="kept"}') == 1
+        monkeypatch.undo()
+        reload(server)
+        assert client.get("/v1/model").json()["digest"] != before
 
 
 def test_an_admin_may_reload_and_nobody_else(settings, two, expected, tmp_path):

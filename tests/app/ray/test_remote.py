@@ -6,59 +6,28 @@ import numpy as np
 import pytest
 
 from app.errors import Overloaded
+from app.settings import Settings
 from model.engines.base import Region
 from model.errors import EngineError
 from model.weights import read_weights
 
 pytest.importorskip("ray", reason="needs the extra ray")
 
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import ObjectLostError, OwnerDiedError, RayActorError, RayTaskError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from app.ray.remote import ATTEMPTS, RemoteEngine
+from app.ray.remote import ATTEMPTS, RemoteEngine, RemoteStart
+from tests.app.ray.handles import ComputingHandle, ScriptedHandle
 
 SIZE = (32, 32)
 MASK = np.ones(SIZE, np.uint8)
 
 
-class ScriptedHandle:
-    """Has the methods of a handle that are used; each call of `segment` gives the next answer."""
-
-    def __init__(self, *answers):
-        self.answers = list(answers)
-        self.calls = []
-        self.cancelled = 0
-
-    @property
-    def describe(self):
-        return ScriptedMethod(lambda: ("an engine", "cpu"))
-
-    @property
-    def segment(self):
-        return ScriptedMethod(self.answer, on_cancel=self.count_cancelled)
-
-    def answer(self, *arguments):
-        self.calls.append(arguments)
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def count_cancelled(self):
-        self.cancelled += 1
-
-
-class ScriptedMethod:
-    def __init__(self, call, on_cancel=None):
-        self.call, self.cancel = call, on_cancel
-
-    def remote(self, *arguments):
-        self.arguments = arguments
-        return self
-
-    def result(self, *, timeout_s):
-        assert timeout_s <= 60
-        return self.call(*self.arguments)
+def fail_remotely(cause):
+    """The error of a call that has raised `cause` in a replica."""
+    told = f"Traceback (most recent call last):\n  File /secret/path.py\n{cause!r}"
+    return RayTaskError("segment", told, cause, ip="10.1.2.3").as_instanceof_cause()
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +35,18 @@ def weights(weights_file):
     return read_weights(weights_file)
 
 
-def segment(handle, weights, callers=8):
-    engine = RemoteEngine(handle, weights, callers=callers, timeout_s=60)
+def segment(handle, weights, images=1):
+    """Segment images one after the other, and return the last one's mask."""
+    shared = []
+
+    def share(weights):
+        shared.append(weights)
+        return f"reference {len(shared)}"
+
+    engine = RemoteEngine(handle, weights, callers=8, timeout_s=60, share=share)
     assert (engine.description, engine.device) == ("an engine", "cpu")
-    (mask,) = engine.segment([np.zeros((*SIZE, 3), np.uint8)], [Region(SIZE, SIZE)])
+    for _ in range(images):
+        (mask,) = engine.segment([np.zeros((*SIZE, 3), np.uint8)], [Region(SIZE, SIZE)])
     return mask
 
 
@@ -78,11 +55,27 @@ def test_the_weights_go_along_only_to_a_replica_that_lacks_them(weights):
     assert segment(handle, weights) is MASK
     sent = [(digest, confidence, sent) for digest, _, confidence, sent in handle.calls]
     digest = weights.metadata.digest
-    assert sent == [(digest, False, None), (digest, False, weights)]
+    assert sent == [(digest, False, None), (digest, False, "reference 1")]
 
 
-def test_another_replica_computes_what_one_that_ended_has_lost(weights):
-    handle = ScriptedHandle(RayActorError(), MASK)
+def test_all_images_share_one_copy_of_the_weights(weights):
+    handle = ScriptedHandle(None, MASK, None, MASK)
+    segment(handle, weights, images=2)
+    assert [sent for *_, sent in handle.calls] == [None, "reference 1"] * 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RayActorError(),
+        ObjectLostError("00", None, ""),
+        OwnerDiedError("00", None, ""),
+        fail_remotely(ObjectLostError("00", None, "")),
+    ],
+    ids=["actor", "answer", "owner", "weights"],
+)
+def test_another_replica_computes_what_one_that_ended_has_lost(weights, error):
+    handle = ScriptedHandle(error, MASK)
     assert segment(handle, weights) is MASK
     assert len(handle.calls) == 2
 
@@ -96,8 +89,12 @@ def test_an_image_that_ends_every_replica_is_given_to_a_few_only(weights):
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(BackPressureError(8, 8), "are full"), (TimeoutError(), "was free")],
-    ids=["full", "late"],
+    [
+        (BackPressureError(8, 8), "are full"),
+        (TimeoutError(), "was free"),
+        (DeploymentUnavailableError(DeploymentID("Engine")), "There is no engine replica"),
+    ],
+    ids=["full", "late", "none"],
 )
 def test_a_full_cluster_is_an_overload_that_says_when_to_try_again(weights, error, text):
     handle = ScriptedHandle(error)
@@ -107,11 +104,30 @@ def test_a_full_cluster_is_an_overload_that_says_when_to_try_again(weights, erro
     assert handle.cancelled == (type(error) is TimeoutError)
 
 
-def test_no_replica_at_the_start_is_an_error_of_the_start(weights):
-    class Absent(ScriptedHandle):
-        @property
-        def describe(self):
-            return ScriptedMethod(self.answer)
+@pytest.mark.parametrize(
+    ("cause", "text"),
+    [
+        (EngineError("The engine failed on this image."), "The engine failed on this image."),
+        (RuntimeError("in /secret/path.py"), "an engine replica failed"),
+        (TimeoutError("in /secret/path.py"), "an engine replica failed"),
+    ],
+    ids=["told", "unexpected", "timeout"],
+)
+def test_a_failure_in_a_replica_shows_callers_no_paths_and_no_addresses(weights, cause, text):
+    with pytest.raises(EngineError) as raised:
+        segment(ScriptedHandle(fail_remotely(cause)), weights)
+    assert str(raised.value) == text
+    assert not isinstance(raised.value, RayTaskError)
 
-    with pytest.raises(EngineError, match="no engine replica has answered within 60 s"):
-        segment(Absent(TimeoutError()), weights)
+
+def test_the_start_waits_for_an_engine_and_a_reload_until_the_deadline(weights_file):
+    told = [RayActorError(), ("an engine", "cpu"), BackPressureError(8, 8)]
+    handle = ComputingHandle(weights_file, descriptions=told)
+    start = RemoteStart(handle)
+    settings = Settings(weights=weights_file, deadline_s=7)
+    start(settings)
+    with pytest.raises(Overloaded):
+        start(settings)
+    start(settings)
+    assert handle.limits_s[:2] == [None, None]  # the first replica has ended
+    assert [0 < limit_s <= 7 for limit_s in handle.limits_s[2:]] == [True, True]
