@@ -17,8 +17,8 @@ from app.ray.ingress import IngressReplica
 from app.settings import Settings
 
 INGRESS_QUEUE = 10_000
-"""Serve's limit of requests at an ingress replica: never reached, for the service refuses before,
-with `Retry-After`.
+"""Serve's limit of requests at an ingress replica. It is far above the service's own limits, which
+refuse requests with `Retry-After`.
 """
 
 ON_GPU, ON_CPU = 64, 8
@@ -100,7 +100,10 @@ def _settle_engine(settings: Settings, options: Options) -> Settings:
 
 
 def _scale(options: Options, smallest: int, largest: int, load: float) -> AutoscalingConfig:
-    """Return the scaling by the mean load of `upscale_delay_s`, Serve's own being of 30 s."""
+    """Return the scaling by the load, averaged over `upscale_delay_s`.
+
+    Serve averages over 30 s by default: a shorter delay would then have no effect.
+    """
     window_s = max(2, options.upscale_delay_s)
     return AutoscalingConfig(
         metrics_interval_s=window_s / 4,

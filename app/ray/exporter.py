@@ -5,8 +5,8 @@ counted.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import structlog
@@ -23,21 +23,35 @@ log = structlog.get_logger("segmentation")
 
 @asynccontextmanager
 async def exporting(metrics: Metrics) -> AsyncIterator[None]:
-    """Export the metrics during the block, and the last time at its end."""
+    """Export the metrics during the block, and once more at its end.
+
+    An export that fails is logged, and the next one is tried all the same.
+    """
     gauges: dict[str, Gauge] = {}
 
-    async def export() -> None:
+    async def export_again() -> None:
         while True:
-            await metrics.refresh()
-            export_samples(metrics, gauges)
+            with logging_failures():
+                await metrics.refresh()
+                export_samples(metrics, gauges)
             await asyncio.sleep(INTERVAL_S)
 
-    task = asyncio.create_task(export(), name="export")
+    task = asyncio.create_task(export_again(), name="export")
     try:
         yield
     finally:
         task.cancel()
         await asyncio.wait([task])
+        with logging_failures():
+            export_samples(metrics, gauges)
+
+
+@contextmanager
+def logging_failures() -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        log.exception("metrics not exported")
 
 
 def export_samples(metrics: Metrics, gauges: dict[str, Gauge]) -> None:
