@@ -47,8 +47,7 @@ class Plan(report.Plan):
     minutes: Annotated[float, "of mixed traffic"] = 30.0
     reload_every_s: Annotated[float, "seconds between two reloads, 0 for none"] = 45.0
     sample_every_s: float = 1
-    callers: int = 2
-    """The number of callers of each kind."""
+    callers: int = 2  # of each kind
     pause_s: float = 0.1
     slow_s: float = 5
     overload_every_s: float = 60
@@ -207,7 +206,6 @@ class Soak:
 
 
 def run_soak(plan: Plan) -> Soak:
-    """Run the whole soak, from making the requests to the end of the server."""
     requests = make_requests(large=plan.large)
     with tempfile.TemporaryDirectory() as folder:
         weights = write_two_weights(Path(folder))

@@ -101,7 +101,7 @@ def draw_best_and_worst(
 def describe(quality: Quality, *, curves: bool) -> str:
     """Format the sections in Markdown."""
     iou, boundary = quality.iou(), quality.boundary_f()
-    lines = ["", f"## Measured on {len(quality.images)} images, whole, at their original size", ""]
+    lines = ["", f"## Measured on {len(quality.images)} images of at most {SERVED_SIDE} pixels", ""]
     lines += ["| class | IoU, % | boundary F, % |", "|---|---|---|"]
     lines += [
         f"| {name} | {_format_percent(one)} | {_format_percent(other)} |"
