@@ -24,7 +24,7 @@ TRAINING = (REPOSITORY / "docs" / "training.md").read_text()
 
 def test_a_first_run_with_classes_of_ones_own(tmp_path):
     """Draw, train, measure and serve with the commands of the documentation."""
-    section = TRAINING.split("### A first run with classes of one's own\n")[1]
+    section = TRAINING.split("### A first run with your own classes\n")[1]
     bash = re.search(r"```bash\n(.*?)```", section, re.S)[1].replace("\\\n", "")
     *commands, serve = bash.strip().splitlines()
     for command in commands:
