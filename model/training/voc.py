@@ -60,7 +60,7 @@ def read_list(folder: Path, image_set: str) -> list[str]:
     if not path.is_file():
         present = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
         raise DatasetError(f"{path} is not there. Image sets in this folder: {present}")
-    names = path.read_text().split()
+    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     if not names:
         raise DatasetError(f"{path} is empty: it should name one image a line")
     return names
