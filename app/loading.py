@@ -10,7 +10,7 @@ from app.codecs.trial import try_out
 from app.observability import allocator
 from app.scheduling.threads import start_work_threads
 from app.settings import Settings
-from model.predictor import Predictor, open_predictor
+from model.predictor import EngineOptions, Predictor, open_predictor
 
 Start = Callable[[Settings], Predictor]
 """Starts a predictor with the weights file; may raise ModelError."""
@@ -18,13 +18,17 @@ Start = Callable[[Settings], Predictor]
 
 def start_here(settings: Settings) -> Predictor:
     """Start an engine in this process, as the settings say."""
-    return open_predictor(
-        settings.weights,
+    options = choose_engine_options(settings)
+    return open_predictor(settings.weights, max_side=settings.max_side, **options)
+
+
+def choose_engine_options(settings: Settings) -> EngineOptions:
+    """Return the settings that choose an engine, as the options of a predictor."""
+    return EngineOptions(
         engine=settings.engine,
         device=settings.device,
         threads=settings.threads,
         precision=settings.precision,
-        max_side=settings.max_side,
     )
 
 

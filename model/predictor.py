@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 import numpy as np
 from PIL import Image
@@ -108,27 +108,21 @@ def fill_colour(metadata: Metadata) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def open_predictor(
-    path: Path,
-    *,
-    engine: EngineName = "auto",
-    device: str = "auto",
-    threads: int = 0,
-    precision: Precision = "float32",
-    max_side: int = 0,
-) -> Predictor:
+class EngineOptions(TypedDict, total=False):
+    """The options of `start_predictor` that choose its engine, for functions that pass them on."""
+
+    engine: EngineName
+    device: str
+    threads: int
+    precision: Precision
+
+
+def open_predictor(path: Path, *, max_side: int = 0, **options: Unpack[EngineOptions]) -> Predictor:
     """Read a weights file, start an engine as `start_engine` chooses, and check its golden mask.
 
     Raises WeightsError for the file, and EngineError for engine and device.
     """
-    return start_predictor(
-        read_weights(path),
-        engine=engine,
-        device=device,
-        threads=threads,
-        precision=precision,
-        max_side=max_side,
-    )
+    return start_predictor(read_weights(path), max_side=max_side, **options)
 
 
 def start_predictor(

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from contextlib import AsyncExitStack
 
 from app.errors import InferenceFailed
-from app.loading import load
+from app.loading import choose_engine_options, load
 from app.observability.gpus import find_gpus
 from app.observability.logs import configure_logging
 from app.observability.metrics import Metrics
@@ -107,10 +107,4 @@ class EngineReplica:
 
 
 def _start(weights: Weights, settings: Settings) -> Predictor:
-    return start_predictor(
-        weights,
-        engine=settings.engine,
-        device=settings.device,
-        threads=settings.threads,
-        precision=settings.precision,
-    )
+    return start_predictor(weights, **choose_engine_options(settings))
