@@ -25,7 +25,7 @@ from benchmarks import report
 from benchmarks.attack_files import FIELDS, Choices, make, make_files_at_limits
 from benchmarks.report import Row, publish, read_plan
 from benchmarks.watch import MIB, ProcessTree
-from model.scaling import content_size
+from model.scaling import find_content_size
 from tests.app.corpus import corpus, picture, saved
 
 SIDES = (512, 0)
@@ -172,7 +172,7 @@ def measure(data: bytes, side: int) -> Cost:
     def choose_size(stored: tuple[int, int]) -> tuple[int, int]:
         nonlocal size
         size = stored
-        return content_size(stored, side)
+        return find_content_size(stored, side)
 
     received = 0
     with counting_lines() as count_lines:

@@ -24,8 +24,8 @@ from benchmarks.report import Row, median_ms, publish, read_plan, run_in_turns
 from benchmarks.watch import MIB
 from model.engines.base import Array, Size
 from model.predictor import Predictor, open_predictor
-from model.scaling import content_size
-from model.weights import SHIPPED_WEIGHTS, Metadata, colormap
+from model.scaling import find_content_size
+from model.weights import SHIPPED_WEIGHTS, Metadata, get_colormap
 
 TINY = (16, 16)
 MAX_PIXELS = 100_000_000
@@ -92,7 +92,7 @@ def _measure_peak_bytes(function: Callable[[Any], object], value: Any, tiny: Any
 def decode_usually(data: bytes, *, max_side: int) -> Array:
     with Image.open(io.BytesIO(data)) as file:
         image = file.convert("RGB")
-    content = content_size((image.height, image.width), max_side)
+    content = find_content_size((image.height, image.width), max_side)
     if content != (image.height, image.width):
         image = image.resize(content[::-1], Image.Resampling.BILINEAR)
     return np.asarray(image)
@@ -130,12 +130,12 @@ def measure_decoding(plan: Plan, predictor: Predictor) -> Iterator[Row]:
 
 def encode_colour_png(mask: Array, *, metadata: Metadata) -> bytes:
     """Encode a picture in colours, as masks are usually sent."""
-    return encode_image(Image.fromarray(colormap(metadata)[mask]), "PNG")
+    return encode_image(Image.fromarray(get_colormap(metadata)[mask]), "PNG")
 
 
 def encode_indexed_png(mask: Array, *, metadata: Metadata) -> bytes:
     image = Image.fromarray(mask)
-    image.putpalette(colormap(metadata).tobytes())
+    image.putpalette(get_colormap(metadata).tobytes())
     return encode_image(image, "PNG", compress_level=1)
 
 

@@ -22,7 +22,7 @@ from benchmarks import report
 from benchmarks.notebook import load_notebook_network
 from benchmarks.photos import decode_photo, make_photos
 from benchmarks.report import Cell, median_ms, publish, read_plan, run_in_turns
-from model.engines.base import Array, Engine, EngineName, Size, usable_cores
+from model.engines.base import Array, Engine, EngineName, Size, count_usable_cores
 from model.engines.choice import start_engine
 from model.errors import EngineError
 from model.predictor import Canvas, Predictor
@@ -40,7 +40,7 @@ MIN_EQUAL = 0.999
 
 @dataclass(frozen=True)
 class Plan(report.Plan):
-    threads: Annotated[int, "number of threads"] = usable_cores()
+    threads: Annotated[int, "number of threads"] = count_usable_cores()
     rounds: Annotated[int, "number of rounds"] = 15
     weights: Annotated[Path | None, "weights file, of any architecture"] = None
     sizes: Sequence[Size] = ((224, 224), (375, 500), (480, 640), (768, 1024))

@@ -32,7 +32,7 @@ from benchmarks.watch import MIB, ProcessTree
 from model.classes import CLASSES
 from model.engines.base import Size
 from model.network import FCN
-from model.predictor import fill_colour
+from model.predictor import find_fill_colour
 from model.state_dict import convert_notebook_state, network_from_state
 from model.training.dataset import SegmentationDataset
 from model.training.distributed import Group
@@ -90,7 +90,7 @@ class OurLoop:
     def __init__(self, network: FCN, samples: Sequence[Sample], recipe: Recipe, workers: int):
         metadata = Metadata(classes=CLASSES)
         images = SegmentationDataset(samples, name="train")
-        self.samples = TrainingSamples(images, recipe, seed=0, fill=fill_colour(metadata))
+        self.samples = TrainingSamples(images, recipe, seed=0, fill=find_fill_colour(metadata))
         group = Group(torch.device("cpu"))
         self.sampler = create_sampler(images, recipe, seed=0, group=group)
         self.loader = create_loader(

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from model.engines.base import Array, Size
 from model.engines.torch_engine import choose_device, normalise
-from model.predictor import canvas_size, fill_colour
-from model.scaling import content_size, scale_down
+from model.predictor import find_canvas_size, find_fill_colour
+from model.scaling import find_content_size, scale_down
 from model.state_dict import network_from_weights
 from model.weights import Weights
 
@@ -55,7 +55,7 @@ class AveragingPredictor:
     def probabilities(self, image: Array) -> Tensor:
         """The probability of each class, (C, H, W) float32: the mean of the views' softmax."""
         output = image.shape[0], image.shape[1]
-        base = content_size(output, self.max_side)
+        base = find_content_size(output, self.max_side)
         views = [
             self._predict_view(image, self._scale(base, scale), output, mirrored=mirrored)
             for scale in self.scales
@@ -71,8 +71,8 @@ class AveragingPredictor:
     def _predict_view(self, image: Array, content: Size, output: Size, *, mirrored: bool) -> Tensor:
         if content != output:
             image = np.asarray(scale_down(Image.fromarray(image), content))
-        pixels = np.empty((*canvas_size(content), 3), np.uint8)
-        pixels[:] = fill_colour(self.metadata)
+        pixels = np.empty((*find_canvas_size(content), 3), np.uint8)
+        pixels[:] = find_fill_colour(self.metadata)
         pixels[: content[0], : content[1]] = image[:, ::-1] if mirrored else image
         batch = torch.from_numpy(pixels)[None].to(self._device)
         logits = self._network(normalise(batch, self.metadata.mean, self.metadata.std))

@@ -16,7 +16,7 @@ from model.errors import ModelError
 from model.extras import name_program
 from model.predictor import Predictor, open_predictor
 from model.scaling import SERVED_SIDE
-from model.weights import SHIPPED_WEIGHTS, colormap
+from model.weights import SHIPPED_WEIGHTS, get_colormap
 
 HEIGHT = 240
 """The height of each photo in the picture, in pixels."""
@@ -38,7 +38,7 @@ def draw_gallery(predictor: Predictor, photos: Sequence[Array]) -> Array:
 def draw_column(predictor: Predictor, photo: Array) -> Array:
     """Return the photo, its mask in the classes' colours, and the mask over the photo, stacked."""
     mask = predictor(photo)
-    colours = colormap(predictor.metadata)[mask]
+    colours = get_colormap(predictor.metadata)[mask]
     share = COLOUR_SHARE * (mask != 0)[..., None]
     both = (photo + share * (colours.astype(float) - photo)).round().astype(np.uint8)
     cells = [_scale(picture) for picture in (photo, colours, both)]

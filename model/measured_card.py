@@ -35,7 +35,7 @@ from model.training.data import (
 from model.training.dataset import SegmentationDataset
 from model.training.figures import draw_curves
 from model.training.history import EpochRow
-from model.weights import colormap, read_metadata, read_weights, write_atomically
+from model.weights import get_colormap, read_metadata, read_weights, write_atomically
 
 RANKED = 12
 """How many of the best and of the worst images are shown."""
@@ -87,7 +87,7 @@ def draw_best_and_worst(
     folder: Path, predictor: Predictor, images: SegmentationDataset, scores: list[float]
 ) -> None:
     ranked = np.argsort(scores)[::-1].tolist()
-    colours = colormap(predictor.metadata)
+    colours = get_colormap(predictor.metadata)
 
     def picture(index: int) -> tuple[str, list[Array]]:
         image, target = images.read(index)

@@ -18,7 +18,7 @@ from model.engines.base import Array, Engine, EngineName, Precision, Region, Siz
 from model.engines.choice import start_engine
 from model.errors import DeviceLost, EngineError
 from model.golden import require_golden_mask
-from model.scaling import content_size, scale_down
+from model.scaling import find_content_size, scale_down
 from model.weights import Metadata, Weights, read_weights
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Predictor:
         self.engine = engine
         self.metadata = metadata
         self.max_side = max_side
-        self._fill = fill_colour(metadata)
+        self._fill = find_fill_colour(metadata)
 
     def __call__(self, image: Array) -> Array:
         """One RGB image (H, W, 3) uint8 to its mask (H, W) uint8."""
@@ -70,10 +70,10 @@ class Predictor:
         with the mean colour to multiples of 32. `size`: the original size of a scaled image.
         """
         output = size or (image.shape[0], image.shape[1])
-        content = content_size(output, self.max_side if max_side is None else max_side)
+        content = find_content_size(output, self.max_side if max_side is None else max_side)
         if image.shape[:2] != content:
             image = np.asarray(scale_down(Image.fromarray(image), content))
-        height, width = canvas_size(content)
+        height, width = find_canvas_size(content)
         region = Region(content, output)
         if (height, width) == content:
             return Canvas(image, region)
@@ -96,13 +96,13 @@ def _split(canvases: Sequence[Canvas]) -> tuple[list[Array], list[Region]]:
     return [canvas.pixels for canvas in canvases], [canvas.region for canvas in canvases]
 
 
-def canvas_size(content: Size) -> Size:
+def find_canvas_size(content: Size) -> Size:
     """The smallest multiples of 32 that hold the content."""
     height, width = (-(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE for side in content)
     return height, width
 
 
-def fill_colour(metadata: Metadata) -> tuple[int, int, int]:
+def find_fill_colour(metadata: Metadata) -> tuple[int, int, int]:
     """The mean colour, which pads canvases: it normalises to about zero."""
     red, green, blue = (round(255 * value) for value in metadata.mean)
     return red, green, blue

@@ -20,7 +20,7 @@ pixel of a side.
 """
 
 
-def content_size(size: Size, max_side: int) -> Size:
+def find_content_size(size: Size, max_side: int) -> Size:
     """The size after scaling: `size` unless its longer side exceeds `max_side` (0: never)."""
     longer = max(size)
     if max_side == 0 or longer <= max_side:

@@ -23,8 +23,8 @@ from PIL import Image
 from model.engines.base import Array
 from model.engines.torch_engine import choose_device, normalise, use_exact_float32
 from model.errors import DatasetError, ModelError
-from model.predictor import canvas_size, fill_colour
-from model.scaling import SERVED_SIDE, content_size, scale_down
+from model.predictor import find_canvas_size, find_fill_colour
+from model.scaling import SERVED_SIDE, find_content_size, scale_down
 from model.state_dict import network_from_weights
 from model.training.data import add_data_options, list_images_of
 from model.training.pairs import list_images
@@ -47,9 +47,9 @@ class NetworkTeacher:
     @torch.inference_mode()
     def __call__(self, image: Array) -> NDArray[np.floating]:
         """RGB (H, W, 3) uint8 to logits (h, w, classes)."""
-        content = content_size((image.shape[0], image.shape[1]), self.max_side)
-        canvas = np.empty((*canvas_size(content), 3), np.uint8)
-        canvas[:] = fill_colour(self.metadata)
+        content = find_content_size((image.shape[0], image.shape[1]), self.max_side)
+        canvas = np.empty((*find_canvas_size(content), 3), np.uint8)
+        canvas[:] = find_fill_colour(self.metadata)
         canvas[: content[0], : content[1]] = np.asarray(scale_down(Image.fromarray(image), content))
         batch = torch.from_numpy(canvas).to(self.device)[None]
         logits = self.network(normalise(batch, self.metadata.mean, self.metadata.std))[0]

@@ -21,7 +21,7 @@ from model.engines.base import Array
 from model.engines.torch_engine import use_exact_float32
 from model.errors import DatasetError, ModelError
 from model.extras import require_packages
-from model.predictor import fill_colour
+from model.predictor import find_fill_colour
 from model.training import figures
 from model.training.checkpoint import read_checkpoint
 from model.training.data import open_training_images
@@ -192,7 +192,7 @@ def open_samples(
         classes = len(metadata.classes)
         soft_labels = SoftLabels(options.soft_labels, images.sizes, num_classes=classes)
     return TrainingSamples(
-        images, recipe, seed=options.seed, fill=fill_colour(metadata), soft_labels=soft_labels
+        images, recipe, seed=options.seed, fill=find_fill_colour(metadata), soft_labels=soft_labels
     )
 
 

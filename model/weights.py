@@ -35,7 +35,7 @@ __all__ = [
     "SHIPPED_WEIGHTS",
     "Metadata",
     "Weights",
-    "colormap",
+    "get_colormap",
     "read_metadata",
     "read_weights",
     "widen",
@@ -192,7 +192,7 @@ def _compute_digest(tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> 
     return sha256.hexdigest()
 
 
-def colormap(metadata: Metadata) -> NDArray[np.uint8]:
+def get_colormap(metadata: Metadata) -> NDArray[np.uint8]:
     """The colour of each pixel value, shape (256, 3): the classes' own, VOC's for the rest."""
     colours = PALETTE.copy()
     colours[: len(metadata.palette)] = np.array(metadata.palette, np.uint8)

@@ -12,7 +12,7 @@ from torchvision.models import resnet18
 
 from model.classes import PALETTE
 from model.convert import convert
-from model.engines.base import usable_cores
+from model.engines.base import count_usable_cores
 from model.network import bilinear_kernel
 
 REPOSITORY = Path(__file__).parent.parent
@@ -21,7 +21,7 @@ PHOTO = REPOSITORY / "docs" / "images" / "cat.jpg"
 
 
 def pytest_configure() -> None:
-    torch.set_num_threads(min(2, usable_cores()))  # two on one core wait for each other
+    torch.set_num_threads(min(2, count_usable_cores()))  # two on one core wait for each other
     # The same examples in every run; `make fuzz` is what looks for new ones.
     hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
     hypothesis.settings.load_profile("repeatable")

@@ -15,7 +15,7 @@ from app.codecs.pictures import Picture, Upload, open_upload
 from app.codecs.stripping import strip_file
 from model.engines.base import Array, Size
 from model.pictures import UPRIGHT
-from model.scaling import content_size
+from model.scaling import find_content_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def decode_image(
         height, width = upload.size
         reserve(height * width)
         require_modest(upload.image, upload.data, max_pixels=max_pixels)
-        content = content_size(upload.size, max_side)
+        content = find_content_size(upload.size, max_side)
         pixels = decode_jpeg(upload) if content == upload.size else None
         if pixels is not None:
             return Decoded(pixels, upload.size)

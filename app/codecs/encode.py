@@ -15,7 +15,7 @@ from app.codecs.overlay import blend, encode_jpeg
 from app.codecs.png import make_indexed_png, make_rgb_png
 from app.formats import JPEG, AnswerFormat, AnswerOptions
 from model.engines.base import Array
-from model.weights import Metadata, colormap
+from model.weights import Metadata, get_colormap
 
 
 def encode_mask(mask: Array, answer: AnswerFormat, metadata: Metadata) -> bytes:
@@ -44,7 +44,7 @@ def encode_overlay(photo: Array, mask: Array, options: AnswerOptions, metadata: 
 
     Raises InvalidParameter for a JPEG with too long a side.
     """
-    pixels = blend(photo, mask, colormap(metadata), options.alpha)
+    pixels = blend(photo, mask, get_colormap(metadata), options.alpha)
     return encode_jpeg(pixels) if options.media_type == JPEG else make_rgb_png(pixels)
 
 
@@ -60,7 +60,7 @@ def keep_classes(mask: Array, kept: Sequence[int]) -> Array:
 
 def encode_png(mask: Array, metadata: Metadata) -> bytes:
     """Return an indexed PNG: the pixels are class indices, the palette has the classes' colours."""
-    return make_indexed_png(mask, colormap(metadata))
+    return make_indexed_png(mask, get_colormap(metadata))
 
 
 def encode_npy(mask: Array) -> bytes:

@@ -20,7 +20,7 @@ from app.scheduling.budget import Share
 from app.scheduling.codec_threads import CodecThreads
 from app.scheduling.threads import end_threads
 from model.engines.base import Size
-from model.scaling import content_size
+from model.scaling import find_content_size
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class CodecPool:
 
         def choose_size(size: Size) -> Size:
             reserve(size[0] * size[1])
-            return content_size(size, max_side)
+            return find_content_size(size, max_side)
 
         return await self.decoders.decode(
             data, max_pixels=self._max_pixels, choose_size=choose_size, finish=finish, held=held

@@ -24,7 +24,7 @@ from app.observability.metrics import Metrics
 from app.observability.peers import Peers
 from app.process import sockets
 from app.settings import PREFIX, Settings
-from model.engines.base import usable_cores
+from model.engines.base import count_usable_cores
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
@@ -107,7 +107,7 @@ class Supervisor:
 
     def _start(self, number: int) -> None:
         descriptors = [bound.fileno() for bound in self._sockets]
-        threads = self._settings.threads or max(1, usable_cores() // self._settings.workers)
+        threads = self._settings.threads or max(1, count_usable_cores() // self._settings.workers)
         arguments = [self._peers.folder, number, *descriptors]
         worker = subprocess.Popen(  # noqa: S603, nothing in it comes from a client
             [sys.executable, "-m", WORKER, *map(str, arguments)],

@@ -72,7 +72,7 @@ class Engine(Protocol):
         ...
 
 
-def usable_cores() -> int:
+def count_usable_cores() -> int:
     """Count the cores that this process may use. A container's share is rounded down."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from model.engines import folding, tiles
-from model.engines.base import Array, Precision, Region, usable_cores
+from model.engines.base import Array, Precision, Region, count_usable_cores
 from model.engines.folding import Floats, FoldedNetwork
 from model.engines.native import library
 from model.engines.native.binding import (
@@ -59,7 +59,7 @@ class NativeEngine:
         self._library = declare(library.load(path))
         if precision == "bfloat16" and not self._library.engine_has_bfloat16():
             raise EngineError("precision 'bfloat16' needs a processor with AMX: choose float32")
-        threads = threads or usable_cores()
+        threads = threads or count_usable_cores()
         levels = folding.normalise_levels(weights.metadata)
         self._engine = self._start(network, levels, threads=threads, precision=precision)
         weakref.finalize(self, _stop, self._library, self._engine, os.getpid())

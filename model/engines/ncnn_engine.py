@@ -15,7 +15,7 @@ import ncnn
 import numpy as np
 
 from model.engines import folding
-from model.engines.base import Array, Region, usable_cores
+from model.engines.base import Array, Region, count_usable_cores
 from model.engines.numpy_head import NumpyHead
 from model.weights import Weights
 
@@ -35,7 +35,7 @@ class NcnnEngine:
     def __init__(self, weights: Weights, *, threads: int = 0) -> None:
         """`threads`: 0 takes one per core. Raises WeightsError for tensors that do not fit."""
         network = folding.fold(weights)
-        self._threads = threads or usable_cores()
+        self._threads = threads or count_usable_cores()
         self._net = _load(network, self._threads)
         self._head = NumpyHead(network)
         self._levels = folding.normalise_levels(weights.metadata)

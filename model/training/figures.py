@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from model.engines.base import Array
 from model.predictor import Segmenter
 from model.training.history import EpochRow
-from model.weights import colormap, write_atomically
+from model.weights import get_colormap, write_atomically
 
 matplotlib.use("Agg")
 
@@ -49,7 +49,7 @@ def draw_curves(path: Path, rows: Sequence[EpochRow]) -> None:
 def draw_samples(path: Path, predictor: Segmenter, pairs: Sequence[tuple[Array, Array]]) -> None:
     """Draw a row per pair: the image, its prediction and its target, in the classes' colours."""
     figure = Figure(figsize=(9, 2.6 * len(pairs)), layout="constrained")
-    colours = colormap(predictor.metadata)
+    colours = get_colormap(predictor.metadata)
     axes = figure.subplots(len(pairs), 3, squeeze=False)
     for row, (image, target) in zip(axes, pairs, strict=True):
         for axis, picture in zip(
@@ -64,7 +64,7 @@ def draw_samples(path: Path, predictor: Segmenter, pairs: Sequence[tuple[Array, 
 
 def join_sample(predictor: Segmenter, image: Array, target: Array) -> Array:
     """Put an image, its prediction and its target side by side, (H, 3 W, 3)."""
-    colours = colormap(predictor.metadata)
+    colours = get_colormap(predictor.metadata)
     return np.concatenate([image, colours[predictor(image)], colours[target]], axis=1)
 
 

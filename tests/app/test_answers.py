@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from model.predictor import open_predictor
-from model.weights import colormap
+from model.weights import get_colormap
 from tests.app.codecs.test_decode import saved
 from tests.app.codecs.test_polygons import fill
 from tests.conftest import PHOTO
@@ -47,7 +47,7 @@ def image(request, photo):
 
 def test_an_overlay_blends_the_colours_into_the_photo(client, predictor, image):
     mask = mask_of(client, png(image))
-    colours = colormap(predictor.metadata)[mask].astype(int)
+    colours = get_colormap(predictor.metadata)[mask].astype(int)
     for alpha in (0, 0.25, 1):
         answer = ask(client, png(image), format="overlay", alpha=alpha)
         mode, overlay = picture_of(answer)

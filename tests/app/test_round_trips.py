@@ -17,8 +17,8 @@ from app.codecs.pillow import prepare_pillow
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
 from app.formats import AnswerFormat
 from model.pictures import UPRIGHT
-from model.scaling import content_size
-from model.weights import Metadata, colormap
+from model.scaling import find_content_size
+from model.weights import Metadata, get_colormap
 from tests.app.corpus import damaged, ordinary, saved
 
 LIMIT = 100_000
@@ -68,7 +68,7 @@ def test_any_bytes_are_an_image_or_one_of_three_problems(data, max_side):
         return
     height, width = decoded.size
     assert 0 < height * width <= LIMIT
-    assert decoded.pixels.shape == (*content_size(decoded.size, max_side), 3)
+    assert decoded.pixels.shape == (*find_content_size(decoded.size, max_side), 3)
     assert decoded.pixels.dtype == np.uint8
 
 
@@ -114,7 +114,7 @@ def test_every_answer_reads_back_as_the_mask(mask, view):
     mask, metadata = view(mask), Metadata()
     with Image.open(io.BytesIO(encode_mask(mask, AnswerFormat.PNG, metadata))) as image:
         assert np.array_equal(np.asarray(image), mask)
-        assert np.array_equal(np.asarray(image.convert("RGB")), colormap(metadata)[mask])
+        assert np.array_equal(np.asarray(image.convert("RGB")), get_colormap(metadata)[mask])
     npy = io.BytesIO(encode_mask(mask, AnswerFormat.NPY, metadata))
     assert np.array_equal(np.load(npy, allow_pickle=False), mask)
     body = json.loads(encode_mask(mask, AnswerFormat.JSON, metadata))

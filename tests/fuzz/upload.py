@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["app", "PIL", "python_multipart", "mode
     from app.formats import MASK_FORMATS
     from app.http.forms import FormError, read_file
     from model.predictor import CANVAS_MULTIPLE, Predictor
-    from model.scaling import content_size
+    from model.scaling import find_content_size
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def upload(data: bytes) -> None:
         return
     height, width = decoded.size
     assert 0 < height * width <= MAX_PIXELS
-    assert decoded.pixels.shape == (*content_size(decoded.size, max_side), 3)
+    assert decoded.pixels.shape == (*find_content_size(decoded.size, max_side), 3)
     assert decoded.pixels.dtype == np.uint8
     canvas = PREDICTOR.prepare(decoded.pixels, max_side=max_side, size=decoded.size)
     assert not any(side % CANVAS_MULTIPLE for side in canvas.size)

@@ -248,7 +248,7 @@ def test_a_containers_processor_limit_is_respected(limit, cores, monkeypatch, tm
     (tmp_path / "cpu.max").write_text(limit)
     monkeypatch.setattr(base, "CPU_LIMIT", tmp_path / "cpu.max")
     monkeypatch.setattr(base.os, "sched_getaffinity", lambda _: set(range(8)))
-    assert base.usable_cores() == cores
+    assert base.count_usable_cores() == cores
 
 
 @pytest.mark.parametrize("kind", NATIVE[:1])

@@ -5,7 +5,7 @@ from PIL import Image
 from model.gallery import GAP, HEIGHT, main
 from model.predictor import open_predictor
 from model.scaling import SERVED_SIDE
-from model.weights import colormap
+from model.weights import get_colormap
 from tests.conftest import PHOTO
 
 
@@ -20,7 +20,7 @@ def test_each_photo_is_above_its_mask_and_both(weights_file, photo, tmp_path):
     rows = [picture[top : top + HEIGHT, :HEIGHT] for top in (0, HEIGHT + GAP, 2 * (HEIGHT + GAP))]
     predictor = open_predictor(weights_file, device="cpu", max_side=SERVED_SIDE)
     mask = predictor(square)
-    colours = colormap(predictor.metadata)[mask]
+    colours = get_colormap(predictor.metadata)[mask]
     assert np.array_equal(rows[0], square)
     assert np.array_equal(rows[1], colours)
     assert np.array_equal(rows[2][mask == 0], square[mask == 0])

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from model.engines.choice import start_engine
 from model.errors import EngineError
-from model.predictor import canvas_size, open_predictor
-from model.scaling import content_size, scale_down
+from model.predictor import find_canvas_size, open_predictor
+from model.scaling import find_content_size, scale_down
 from tests.model.test_engines import reference_logits
 
 
@@ -63,11 +63,11 @@ def test_an_image_may_be_scaled_in_part(predictor, photo):
 
 
 def test_content_and_canvas_sizes_follow_from_the_image_size():
-    assert content_size((3000, 4000), 1024) == (768, 1024)
-    assert content_size((3000, 4000), 0) == (3000, 4000)
-    assert content_size((1, 10000), 100) == (1, 100)
-    assert canvas_size((1, 33)) == (32, 64)
-    assert canvas_size((320, 480)) == (320, 480)
+    assert find_content_size((3000, 4000), 1024) == (768, 1024)
+    assert find_content_size((3000, 4000), 0) == (3000, 4000)
+    assert find_content_size((1, 10000), 100) == (1, 100)
+    assert find_canvas_size((1, 33)) == (32, 64)
+    assert find_canvas_size((320, 480)) == (320, 480)
 
 
 class OverflowingEngine:

@@ -12,7 +12,7 @@ from model.classes import PALETTE
 from model.errors import WeightsError
 from model.weights import (
     Metadata,
-    colormap,
+    get_colormap,
     read_metadata,
     read_weights,
     write_atomically,
@@ -119,7 +119,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 
 
 def test_the_colormap_of_own_classes_has_their_colours():
-    colours = colormap(Metadata(classes=("a", "b"), palette=((1, 2, 3), (4, 5, 6))))
+    colours = get_colormap(Metadata(classes=("a", "b"), palette=((1, 2, 3), (4, 5, 6))))
     assert colours.shape == (256, 3)
     assert colours[:2].tolist() == [[1, 2, 3], [4, 5, 6]]
 

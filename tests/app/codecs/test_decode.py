@@ -22,8 +22,8 @@ from app.codecs.webp import read_webp_size
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
 from app.formats import AnswerFormat
 from model.pictures import FORMATS, UPRIGHT
-from model.scaling import content_size, scale_down
-from model.weights import Metadata, colormap
+from model.scaling import find_content_size, scale_down
+from model.weights import Metadata, get_colormap
 from tests.app.corpus import blocks, bmp, more_scans, taller, tiff, webp_canvas
 
 LIMIT = 1_000_000
@@ -331,7 +331,7 @@ def test_pillows_warnings_are_off():
 def test_a_scaled_photo_is_upright_and_has_its_original_size(photo, orientation, kind, max_side):
     data = oriented(Image.fromarray(photo), orientation, format=kind)
     decoded = decode_image(data, max_pixels=LIMIT, max_side=max_side)
-    content = content_size((300, 451), max_side)
+    content = find_content_size((300, 451), max_side)
     assert decoded.size == (300, 451)
     assert decoded.pixels.shape == (*content, 3)
     expected = np.asarray(scale_down(Image.fromarray(photo), content))
@@ -356,7 +356,7 @@ def test_the_scaled_size_depends_on_the_upload_alone(size, max_side, orientation
         oriented(image, orientation, format=kind), max_pixels=LIMIT, max_side=max_side
     )
     assert decoded.size == size
-    assert decoded.pixels.shape == (*content_size(size, max_side), 3)
+    assert decoded.pixels.shape == (*find_content_size(size, max_side), 3)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1601, 1203), (1600, 1200), (1607, 97)])
@@ -364,7 +364,7 @@ def test_scaling_in_the_jpeg_decoder_changes_little(photo, width, height):
     large = Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS)
     data = saved(large, format="JPEG", quality=90)
     for max_side in (64, 100, 200, 333, 400):
-        content = content_size((height, width), max_side)
+        content = find_content_size((height, width), max_side)
         full = Image.fromarray(pillows(data))
         expected = np.asarray(scale_down(full, content)).astype(int)
         decoded = decode_image(data, max_pixels=10 * LIMIT, max_side=max_side)
@@ -372,7 +372,7 @@ def test_scaling_in_the_jpeg_decoder_changes_little(photo, width, height):
         assert decoded.pixels.shape == expected.shape
         assert np.abs(decoded.pixels - expected).mean() < 1.5
     for max_side in (width // (2 * DRAFT_MARGIN) + 2, width // 2, width - 1, width):
-        content = content_size((height, width), max_side)
+        content = find_content_size((height, width), max_side)
         decoded = decode_image(data, max_pixels=10 * LIMIT, max_side=max_side)
         assert np.array_equal(decoded.pixels, scale_down(Image.fromarray(pillows(data)), content))
 
@@ -487,7 +487,7 @@ def test_a_png_is_both_the_indices_and_the_colours(mask):
     with Image.open(io.BytesIO(encode_png(mask, metadata))) as image:
         assert image.mode == "P"
         assert np.array_equal(np.asarray(image), mask)
-        assert np.array_equal(np.asarray(image.convert("RGB")), colormap(metadata)[mask])
+        assert np.array_equal(np.asarray(image.convert("RGB")), get_colormap(metadata)[mask])
 
 
 @settings(deadline=None)
