@@ -1,8 +1,8 @@
 """Goodput and latency of one server against the offered load, and how long its stages take.
 
-The stage times are from closed loops, the curves from open loops with Poisson arrivals, so that a
-simulation fed with the ones can be compared with the others (see benchmarks.scale). Of what happens
-inside a server it knows only the Server-Timing header and the processor time.
+The stage times come from closed loops, the curves from open loops with Poisson arrivals. So a
+simulation that is fed with the stage times can be compared with the curves (benchmarks.scale).
+Knows of the inside of a server only its Server-Timing header and its processor time.
 """
 
 import asyncio
@@ -30,22 +30,24 @@ from benchmarks.server_figures import SETTLE_S
 from benchmarks.watch import ProcessTree
 
 STAGES = ("decode", "inference", "encode")
-"""The stages in which threads work; the rest of a lone request is the event loop and the caller."""
+"""The stages that threads execute; the event loop and the caller take the rest of a request."""
 
 
 @dataclass(frozen=True)
 class Plan(report.Plan):
     images: Annotated[Path | None, "folder of JPEG photos of 500 x 375 to send"] = None
     photos: Annotated[int, "number of different photos"] = 64
-    core: Annotated[int | None, "the server's only core, which the caller then avoids"] = None
+    core: Annotated[
+        int | None, "run the server on this core only, and the caller on the others"
+    ] = None
     rounds: Annotated[int, "number of rounds"] = 2
     calibration_s: Annotated[float, "seconds of each closed loop"] = 6.0
-    requests: Annotated[int, "of each load, if they take at least --least seconds"] = 240
-    least_s: Annotated[float, "seconds of the shortest load"] = 20.0
+    requests: Annotated[int, "number of requests of each load"] = 240
+    least_s: Annotated[float, "seconds that each load takes at least"] = 20.0
     loads: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.2, 1.5)
-    """The offered loads, in parts of the capacity."""
+    """The offered loads, as multiples of the capacity."""
     callers: Sequence[int] = (1, 16)
-    """Of the closed loops; the last gives the capacity."""
+    """The numbers of callers of the closed loops. The throughput of the last is the capacity."""
 
 
 QUICK = {
@@ -56,7 +58,10 @@ QUICK = {
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A load, and the processor seconds that the server and others used of the server's cores."""
+    """A load, and the processor seconds that the server and other processes used meanwhile.
+
+    Only the server's cores count.
+    """
 
     load: Load
     server_cpu_s: float
@@ -64,7 +69,10 @@ class Measured:
 
 
 def measure(server: Server, loop: Coroutine[Any, Any, Load]) -> Measured:
-    """Others are all but the server, and but the caller if it may use the server's cores."""
+    """Run the loop, and count processor time: the server's, and that of others on its cores.
+
+    The caller does not count as one of the others.
+    """
     time.sleep(SETTLE_S)
     pid = server.process.pid
     cores = os.sched_getaffinity(pid)
@@ -76,7 +84,7 @@ def measure(server: Server, loop: Coroutine[Any, Any, Load]) -> Measured:
 
 
 def read_busy_s(cores: Container[int]) -> float:
-    """Seconds since the start of the machine in which the cores were not idle, or were stolen."""
+    """Return the seconds since the machine's start in which these cores were busy or stolen."""
     ticks = 0
     for line in Path("/proc/stat").read_text().splitlines():
         name, *values = line.split()
@@ -88,7 +96,7 @@ def read_busy_s(cores: Container[int]) -> float:
 
 @contextmanager
 def start_server(core: int | None) -> Iterator[Server]:
-    """Our server on that core only, and this process on the others; None shares all of them."""
+    """Start our server on this core, and keep this process on the others; None: both use all."""
     cores = os.sched_getaffinity(0)
     with ExitStack() as stack:
         stack.callback(os.sched_setaffinity, 0, cores)
@@ -114,7 +122,7 @@ def describe(measured: Measured) -> Row:
 
 
 def describe_sample(result: Result) -> str:
-    """The milliseconds of each stage and of everything else, as text, to keep the file small."""
+    """Return the milliseconds of each stage and of the rest, as text: the file stays small."""
     stages = result.read_stages_ms()
     work = [stages[name] for name in STAGES]
     return " ".join(f"{ms:.2f}" for ms in (*work, 1000 * result.seconds - sum(work)))
@@ -122,7 +130,7 @@ def describe_sample(result: Result) -> str:
 
 @dataclass(slots=True)
 class Curves:
-    """The rows of both kinds of loads, and the lone requests' stages."""
+    """The rows of open and closed loops, and the stages of requests that were alone."""
 
     plan: Plan
     server: Server
@@ -133,7 +141,7 @@ class Curves:
     samples: list[str] = field(default_factory=list)
 
     def take_round(self, seed: int) -> None:
-        """The closed loops first: they give the capacity that the loads are parts of."""
+        """Run the closed loops, which give the capacity, and then the open loops."""
         for callers in self.plan.callers:
             measured = self.run_closed_loop(callers)
             self.closed.append({"callers": callers, **describe(measured)})

@@ -5,7 +5,7 @@ counted.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -27,13 +27,13 @@ async def exporting(metrics: Metrics) -> AsyncIterator[None]:
 
     An export that fails is logged, and the next one is tried all the same.
     """
-    gauges: dict[str, Gauge] = {}
+    gauges = Gauges()
 
     async def export_again() -> None:
         while True:
             with logging_failures():
                 await metrics.refresh()
-                export_samples(metrics, gauges)
+                gauges.export(metrics)
             await asyncio.sleep(INTERVAL_S)
 
     task = asyncio.create_task(export_again(), name="export")
@@ -43,7 +43,7 @@ async def exporting(metrics: Metrics) -> AsyncIterator[None]:
         task.cancel()
         await asyncio.wait([task])
         with logging_failures():
-            export_samples(metrics, gauges)
+            gauges.export(metrics)
 
 
 @contextmanager
@@ -54,13 +54,34 @@ def logging_failures() -> Iterator[None]:
         log.exception("metrics not exported")
 
 
-def export_samples(metrics: Metrics, gauges: dict[str, Gauge]) -> None:
-    """Set a gauge of Ray's for each sample of ours; `gauges` holds those that exist."""
-    for family in text_string_to_metric_families(metrics.export().decode()):
-        for sample in family.samples:
-            if not sample.name.startswith(PREFIX):
-                continue
-            if sample.name not in gauges:
-                labels: Any = tuple(sample.labels)  # of any number, whatever Ray's annotation says
-                gauges[sample.name] = Gauge(sample.name, family.documentation, tag_keys=labels)
-            gauges[sample.name].set(sample.value, tags=sample.labels)
+class Gauges:
+    """Ray's gauges with the samples of our metrics."""
+
+    def __init__(self, make_gauge: Callable[..., Gauge] = Gauge) -> None:
+        self._make_gauge = make_gauge
+        self._gauges: dict[str, Gauge] = {}
+        self._series: dict[tuple[Any, ...], dict[str, str]] = {}
+        """The labels of each series that Ray has."""
+
+    def export(self, metrics: Metrics) -> None:
+        """Set a gauge for each sample.
+
+        Ray cannot remove a series. So one that our metrics no longer have becomes 0, such as that
+        of the old weights after a reload.
+        """
+        current = {}
+        for family in text_string_to_metric_families(metrics.export().decode()):
+            for name, labels, value, *_ in family.samples:
+                if name.startswith(PREFIX):
+                    self._find(name, family.documentation, labels).set(value, tags=labels)
+                    current[name, *labels.items()] = labels
+        for series in self._series.keys() - current.keys():
+            self._gauges[series[0]].set(0, tags=self._series[series])
+        self._series |= current
+
+    def _find(self, name: str, documentation: str, labels: Mapping[str, str]) -> Gauge:
+        """Return the gauge of that name; make it the first time."""
+        if name not in self._gauges:
+            keys = tuple(labels)
+            self._gauges[name] = self._make_gauge(name, documentation, tag_keys=keys)
+        return self._gauges[name]

@@ -12,7 +12,8 @@ from tests.conftest import REPOSITORY
 
 pytest.importorskip("ray", reason="needs the extra ray")
 
-from app.ray.exporter import exporting
+from app.observability.metrics import Metrics
+from app.ray.exporter import Gauges, exporting
 from app.ray.ingress import log_failures
 
 
@@ -53,3 +54,27 @@ def test_a_failed_export_is_logged_and_tried_again_at_the_end():
         asyncio.run(export())
     assert metrics.exports == 2
     assert [line["event"] for line in logs] == ["metrics not exported"] * 2
+
+
+class RecordedGauge:
+    """Keeps the last value of each series, as Ray's gauge does."""
+
+    def __init__(self, name, documentation, tag_keys):
+        self.values = {}
+
+    def set(self, value, tags):
+        self.values[tuple(tags.values())] = value
+
+
+def test_after_a_reload_the_series_of_the_old_weights_is_zero():
+    made = {}
+
+    def make_gauge(name, *arguments, **options):
+        made[name] = RecordedGauge(name, *arguments, **options)
+        return made[name]
+
+    metrics, gauges = Metrics(), Gauges(make_gauge)
+    for digest in ("old", "new"):
+        metrics.show_weights(digest=digest, engine="native")
+        gauges.export(metrics)
+    assert made["seg_model_info"].values == {("old", "native"): 0, ("new", "native"): 1}
