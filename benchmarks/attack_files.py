@@ -3,19 +3,17 @@
 Knows what the header of a file can say. Knows nothing of decoding.
 """
 
-import io
-import random
 import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image, ImageFile
 
+from benchmarks import attack_tiffs
+from benchmarks.attack_tiffs import Choices
 from tests.app.corpus import (
     PNG_KINDS,
     PNG_SAMPLES,
-    TIFF_COMPRESSIONS,
-    blocks,
     bmp,
     jpeg_segment,
     more_scans,
@@ -23,10 +21,8 @@ from tests.app.corpus import (
     png,
     png_of,
     saved,
-    tiff,
 )
 
-Choices = dict[str, int]
 SHAPES = ((5000, 5000), (25_000_000, 1), (1, 25_000_000), (381, 65_500), (65_500, 381), (16, 16))
 """(height, width). A size that a format does not allow is reduced."""
 FIELDS: dict[str, dict[str, int]] = {
@@ -40,10 +36,7 @@ FIELDS: dict[str, dict[str, int]] = {
     "WEBP": {"shape": 6, "lossless": 2, "alpha": 2, "noise": 2, "side": 2},
     "GIF": {"shape": 6, "interlaced": 2, "noise": 2, "side": 2},
     "BMP": {"shape": 6, "bits": 6, "side": 2},
-    "TIFF": {
-        "shape": 6, "compression": 14, "strips": 5, "tiled": 2, "shared": 2, "bits": 5,
-        "samples": 4, "planar": 2, "predictor": 3, "junk": 3, "side": 2,
-    },
+    "TIFF": attack_tiffs.FIELDS,
 }  # fmt: skip
 """How many values the search tries for each field of a format."""
 
@@ -123,48 +116,13 @@ def make_bmp(choices: Choices, height: int, width: int) -> bytes:
     return bmp(width, height, bits=bits, compression=compression, pixels=bytes(size))
 
 
-def make_tiff(choices: Choices, height: int, width: int) -> bytes:
-    compression = TIFF_COMPRESSIONS[choices["compression"]]
-    count = min((1, 16, 1000, 30_000, 2**16)[choices["strips"]], height)
-    rows = -(-height // count)
-    bits, samples = (1, 8, 16, 32, 64)[choices["bits"]], choices["samples"] + 1
-    block = make_tiff_strip(
-        choices, compression, rows, width, (width * bits * samples + 7) // 8 * rows
-    )
-    count = -(-height // rows)
-    planes = samples if choices["planar"] else 1
-    shared = bool(choices["shared"]) or len(block) * count * planes > 32_000_000
-    offsets, lengths, pixels = blocks(block, count * planes, shared=shared)
-    tags: dict[int, int | list[int] | None] = {
-        256: width, 257: height, 258: [bits] * samples, 259: compression,
-        262: 2 if samples >= 3 else 1, 273: offsets, 277: samples, 278: rows, 279: lengths,
-        284: 1 + choices["planar"], 317: 1 + choices["predictor"],
-    }  # fmt: skip
-    if choices["tiled"]:
-        tags |= {273: None, 278: None, 279: None, 322: width, 323: rows, 324: offsets, 325: lengths}
-    return tiff(tags, pixels=pixels)
-
-
-def make_tiff_strip(choices: Choices, compression: int, rows: int, width: int, size: int) -> bytes:
-    """Valid compressed data where that is easy to make, else random bytes or zeros."""
-    if compression == 8 and choices["junk"] == 0:
-        return zlib.compress(bytes(min(size, 200_000_000)), 9)
-    if compression in (6, 7) and choices["junk"] == 0:
-        jpeg = Image.new("RGB", (min(width, 65_500), min(rows, 65_500)))
-        file = io.BytesIO()
-        jpeg.save(file, "JPEG", progressive=bool(choices["predictor"]))
-        return more_scans(file.getvalue(), 90) if choices["predictor"] else file.getvalue()
-    size = 4000 if choices["shared"] else max(8, min(4000, rows // 4))
-    return bytes(size) if choices["junk"] == 1 else random.Random(1).randbytes(size)
-
-
 MAKERS: dict[str, Callable[[Choices, int, int], bytes]] = {
     "JPEG": make_jpeg,
     "PNG": make_png,
     "WEBP": make_webp,
     "GIF": make_gif,
     "BMP": make_bmp,
-    "TIFF": make_tiff,
+    "TIFF": attack_tiffs.make_tiff,
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.codecs import decoder_process
-from benchmarks import attack_files, attacks
+from benchmarks import attack_files, attack_tiffs, attacks
 from tests.app.corpus import ccitt_strips, picture, saved
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
@@ -32,6 +32,19 @@ def test_a_thin_progressive_jpeg_of_many_bytes_a_pixel_is_made(monkeypatch):
     choices = dict.fromkeys(attacks.FIELDS["JPEG"], 0)
     data = attacks.make("JPEG", choices | {"mode": 2, "progressive": 1, "noise": 1, "restarts": 1})
     assert len(data) > 2 * 60_000
+
+
+def test_the_tiffs_of_every_mode_that_pillow_compresses_can_be_decoded(monkeypatch):
+    monkeypatch.setattr(attack_files, "SHAPES", ((40, 30),))
+    choices = dict.fromkeys(attacks.FIELDS["TIFF"], 0)
+    for mode in range(len(attack_tiffs.MODES) - 1):  # the last is unknown
+        for content in (0, 1):
+            data = attacks.make("TIFF", choices | {"mode": mode, "compression": 4, "strips": 1})
+            assert attacks.measure(data, 0).outcome == "40 x 30", (mode, content)
+    for compression in range(12):
+        mode = 0 if attack_tiffs.TIFF_COMPRESSIONS[compression] in attack_tiffs.FAXES else 3
+        data = attacks.make("TIFF", choices | {"mode": mode, "compression": compression})
+        assert attacks.measure(data, 0).outcome == "40 x 30", compression
 
 
 def test_files_at_the_limits_are_made_and_measured():
