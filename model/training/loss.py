@@ -12,9 +12,10 @@ from model.classes import IGNORE_INDEX
 from model.network import FCN, bilinear_kernel, upsample_bilinear
 from model.training.distributed import Group
 from model.training.frozen import count_frozen_start
+from model.training.pixel_weights import find_boundaries, keep_hardest, weigh_pixels
 from model.training.recipe import Recipe
 from model.training.region_loss import region_loss
-from model.training.tiled_loss import TiledCrossEntropy, keep_hardest, weigh_pixels
+from model.training.tiled_loss import TiledCrossEntropy
 from model.training.tiles import (
     build_bilinear_matrix,
     build_upsampling_matrix,
@@ -56,11 +57,12 @@ class PixelLoss(nn.Module):
         # Only the network computes in bfloat16. float64 stays float64.
         coarse = coarse.to(torch.promote_types(coarse.dtype, torch.float32))
         stride, whole_target = self.recipe.loss_stride, target
+        weights = self.weigh(whole_target)[:, stride // 2 :: stride, stride // 2 :: stride]
         target = target[:, stride // 2 :: stride, stride // 2 :: stride]
         known = (target != IGNORE_INDEX).sum()
         is_tiled = images.device.type == "cpu" and stride == 1
         measure = self.compute_tiled if is_tiled else self.compute_dense
-        total, mass, hits = measure(coarse, target)
+        total, mass, hits = measure(coarse, target, weights)
         # Void has no loss, but counts in an image's mean, as in the notebook.
         is_sum = self.recipe.loss_reduction == "image_sum"
         loss = total / target[0].numel() if is_sum else total / self._share(mass)
@@ -76,6 +78,13 @@ class PixelLoss(nn.Module):
             loss = loss * self.group.world_size
         return loss, torch.stack([hits, known])
 
+    def weigh(self, target: Tensor) -> Tensor:
+        """The weight of each pixel: that of its class, times the boundary's. Void has 0."""
+        weights = weigh_pixels(target, self.class_weights)
+        if self.recipe.boundary_weight == 1:
+            return weights
+        return weights * torch.where(find_boundaries(target), self.recipe.boundary_weight, 1.0)
+
     def _share(self, count: Tensor) -> Tensor:
         """The divisor of a process' sum: the batch's count divided by the number of processes.
 
@@ -87,7 +96,9 @@ class PixelLoss(nn.Module):
         everyone = self.group.sum(count.clone())
         return everyone.clamp(min=1) / self.group.world_size
 
-    def compute_dense(self, coarse: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def compute_dense(
+        self, coarse: Tensor, target: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The sum of all pixels' losses, the sum of their weights, and the correct pixels."""
         stride = self.recipe.loss_stride
         if self.interpolates:
@@ -102,17 +113,18 @@ class PixelLoss(nn.Module):
         with torch.no_grad():
             hits = (logits.max(dim=1).indices == target).sum()  # void is no class, so never correct
         losses = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none")
-        weight = weigh_pixels(target, self.class_weights)
         if self.recipe.hard_share < 1:
-            weight = torch.stack(
+            weights = torch.stack(
                 [
                     keep_hardest(own, loss, self.recipe.hard_share)
-                    for own, loss in zip(weight, losses.detach(), strict=True)
+                    for own, loss in zip(weights, losses.detach(), strict=True)
                 ]
             )
-        return (losses * weight).sum(), weight.sum().to(losses.dtype), hits
+        return (losses * weights).sum(), weights.sum().to(losses.dtype), hits
 
-    def compute_tiled(self, coarse: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def compute_tiled(
+        self, coarse: Tensor, target: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The same tile by tile (see `gather_cells`): 4 times faster on a CPU, with less memory."""
         up, side = self.network.transpose_conv, self.network.architecture.stride
         matrix = (
@@ -126,7 +138,7 @@ class PixelLoss(nn.Module):
             matrix,
             up.bias,
             labels,
-            self.class_weights,
+            cut_tiles(weights, side, outside=0),
             self.recipe.hard_share,
         )
         return total, mass, hits

@@ -69,6 +69,8 @@ class Recipe:
     logits are computed for the middle of each square alone."""
     class_weights: tuple[float, ...]
     """The weight of each class in the cross entropy and its mean; empty: all are equal."""
+    boundary_weight: float
+    """The weight of the pixels with another class at most 8 pixels away; others have 1."""
     hard_share: float
     """The share of each image's pixels that counts: those with the highest loss. 1 counts all."""
     region_loss: RegionLoss
@@ -117,8 +119,11 @@ class Recipe:
                 f"weight of {self.region_weight}: above 0 to 1, 0 to below 1, and 0 or more, "
                 "expected"
             )
-        if any(weight < 0 for weight in self.class_weights):
-            raise RecipeError(f"class weights {self.class_weights}: 0 or more expected")
+        if any(weight < 0 for weight in (*self.class_weights, self.boundary_weight)):
+            raise RecipeError(
+                f"class weights {self.class_weights} and a boundary weight of "
+                f"{self.boundary_weight}: 0 or more expected"
+            )
         if not 0 <= self.soft_weight <= 1 or self.temperature <= 0:
             raise RecipeError(
                 f"a soft weight of {self.soft_weight} and a temperature of {self.temperature}: "
@@ -174,6 +179,7 @@ PRESETS = {
         loss_reduction="image_sum",
         loss_stride=1,
         class_weights=(),
+        boundary_weight=1.0,
         hard_share=1.0,
         region_loss="none",
         region_weight=1.0,
@@ -213,6 +219,7 @@ PRESETS = {
         loss_reduction="pixel_mean",
         loss_stride=1,
         class_weights=(),
+        boundary_weight=1.0,
         hard_share=1.0,
         region_loss="none",
         region_weight=1.0,

@@ -1,37 +1,15 @@
-"""Cross entropy on a CPU, image by image over tiles, and the weight of each pixel in it.
+"""Cross entropy on a CPU, image by image over tiles.
 
 Forward and backward together, so that the logits of a batch never exist. Knows nothing of networks.
 """
 
-from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.classes import IGNORE_INDEX
-
-
-def weigh_pixels(target: Tensor, class_weights: Tensor | None) -> Tensor:
-    """Weigh each known pixel 1, or by its class, and void 0."""
-    known = target != IGNORE_INDEX
-    if class_weights is None:
-        return known
-    return class_weights[target.long().where(known, 0)] * known
-
-
-def keep_hardest(weight: Tensor, losses: Tensor, share: float) -> Tensor:
-    """Set the weights of one image's pixels to 0, except the `share` with the largest losses.
-
-    Online hard example mining (Shrivastava et al., 2016), of pixels.
-    """
-    known = weight > 0
-    number = ceil(share * int(known.sum()))
-    if number == 0:
-        return weight
-    ranked = losses.where(known, -torch.inf).flatten()
-    least = ranked.kthvalue(ranked.numel() - number + 1).values
-    return weight * (losses >= least)
+from model.training.pixel_weights import keep_hardest
 
 
 class TiledCrossEntropy(torch.autograd.Function):
@@ -49,13 +27,13 @@ class TiledCrossEntropy(torch.autograd.Function):
         matrix: Tensor,
         bias: Tensor | None,
         labels: Tensor,
-        class_weights: Tensor | None = None,
+        weights: Tensor,
         hard_share: float = 1.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The scores of tiles are `cells @ matrix + bias`: see `model.training.tiles`.
 
-        `cells` is (N, tiles, C, 4), `labels` (N, tiles, pixels), `bias` (C). The `matrix` is
-        (4 C, C * pixels), or (4, pixels) for every class alone.
+        `cells` is (N, tiles, C, 4), `labels` and `weights` (N, tiles, pixels), `bias` (C). The
+        `matrix` is (4 C, C * pixels), or (4, pixels) for every class alone.
         """
         number, tiles, classes, _ = cells.shape
         scores = cells.new_empty(tiles, classes, labels.shape[-1])
@@ -70,7 +48,7 @@ class TiledCrossEntropy(torch.autograd.Function):
                 scores.add_(bias[:, None])
             losses, norm, right = _measure(scores, labels[n])
             hits += right
-            weight = weigh_pixels(labels[n], class_weights)
+            weight = weights[n]
             if hard_share < 1:
                 weight = keep_hardest(weight, losses, hard_share)
             sums += torch.stack([(losses * weight).sum(), weight.sum()])

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from model.network import FCN
 from model.training.loss import PixelLoss
+from model.training.pixel_weights import find_boundaries, keep_hardest
 from model.training.recipe import PRESETS
 from model.training.region_loss import dice, lovasz, region_loss
-from model.training.tiled_loss import keep_hardest
 
 RECIPE = PRESETS["default"]
 
@@ -38,6 +38,29 @@ def test_class_weights_are_pytorchs(network, batch):
         network(images), target, weight=torch.tensor(weights), ignore_index=255
     )
     torch.testing.assert_close(loss, expected)
+
+
+def test_pixels_at_a_boundary_have_its_weight(network, batch):
+    images, target = batch
+    target = torch.zeros_like(target)
+    target[0, :, 40:], target[1] = 2, 255
+    recipe = replace(RECIPE, boundary_weight=5.0)
+    loss, _ = PixelLoss(network, recipe, autocast=False)(images, target)
+    every = F.cross_entropy(network(images), target, ignore_index=255, reduction="none")[0]
+    weights = torch.ones(64, 64)
+    weights[:, 32:48] = 5
+    torch.testing.assert_close(loss, (every * weights).sum() / weights.sum())
+
+
+def test_boundaries_are_between_known_classes_in_a_square_around_the_pixel():
+    target = torch.full((1, 40, 40), 255)
+    target[0, 20, 4:30] = torch.arange(26) // 13
+    target[0, 0, 0] = 2
+    boundaries = find_boundaries(target)[0]
+    for y, x in ((20, 9), (12, 17), (28, 17), (20, 24)):  # columns 16 and 17 differ
+        assert boundaries[y, x], (y, x)
+    for y, x in ((20, 8), (11, 17), (29, 17), (20, 25), (0, 0)):
+        assert not boundaries[y, x], (y, x)
 
 
 @pytest.mark.parametrize("stride", [2, 8])

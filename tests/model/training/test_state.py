@@ -100,7 +100,13 @@ def test_class_weights_of_other_classes_are_refused():
 
 @pytest.mark.parametrize(
     "options",
-    [{"hard_share": 0.0}, {"ema_decay": 1.0}, {"region_weight": -1.0}, {"class_weights": (-1.0,)}],
+    [
+        {"hard_share": 0.0},
+        {"ema_decay": 1.0},
+        {"region_weight": -1.0},
+        {"class_weights": (-1.0,)},
+        {"boundary_weight": -1.0},
+    ],
 )
 def test_values_out_of_bounds_are_refused(options):
     with pytest.raises(RecipeError, match="expected"):
