@@ -1,6 +1,7 @@
 """The rules of the code: which room may import which, and how long files and functions are."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -145,6 +146,18 @@ def test_every_module_says_what_it_is_for():
     for package in ("app", "model"):
         for path in (REPOSITORY / package).rglob("*.py"):
             assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_the_page_names_every_room_and_only_files_that_exist():
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`((?:app|model|tests|benchmarks|deploy|docs)/[^`]*)`", page))
+    assert [name for name in named if not (REPOSITORY / name).exists()] == []
+    folders = {
+        f"{path.parent.relative_to(REPOSITORY)}/"
+        for package in ("app", "model")
+        for path in (REPOSITORY / package).glob("*/__init__.py")
+    }
+    assert folders <= named
 
 
 MAX_FILE_LINES = 250
