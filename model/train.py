@@ -11,10 +11,11 @@ if __name__ == "__main__":  # before the imports that fail without them
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from io import TextIOWrapper
 
 import torch
+from torch import Tensor
 
 from model.class_list import make_class_list
 from model.engines.base import Array
@@ -23,13 +24,14 @@ from model.errors import DatasetError, ModelError
 from model.extras import require_packages
 from model.predictor import find_fill_colour
 from model.training import figures
+from model.training.batches import open_batches
 from model.training.checkpoint import read_checkpoint
 from model.training.data import open_training_images
 from model.training.dataset import SegmentationDataset
 from model.training.distributed import Group, join_group
 from model.training.features import open_feature_cache
-from model.training.history import Validation, count_worse, find_best
-from model.training.loader import TrainingSamples, create_loader, create_sampler, iterate_epoch
+from model.training.history import Validation, find_best
+from model.training.loader import TrainingSamples, create_sampler, iterate_epoch
 from model.training.memory import keep_freed_memory
 from model.training.options import build_parser, choose_recipe
 from model.training.precision import should_autocast
@@ -41,7 +43,7 @@ from model.training.signals import collect_signals, should_stop
 from model.training.soft_labels import SoftLabels
 from model.training.start import start_network
 from model.training.state import Training
-from model.training.validation import export, measure, validate
+from model.training.validation import export, has_converged, measure, validate
 from model.training.voc import download_voc
 from model.weights import Metadata, write_weights
 
@@ -100,7 +102,8 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
         samples.features = open_feature_cache(
             options.feature_cache, training, samples, workers=options.workers
         )
-    status = train(options, training, samples, sampler, files=files, val_images=val_images)
+    batches = open_batches(options, samples, sampler, group=group, say=say)
+    status = train(options, training, batches, sampler, files=files, val_images=val_images)
     if status == 0 and group.is_main:
         finish(training, files, val_images, half=options.half)
     group.wait()
@@ -110,7 +113,7 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
 def train(
     options: argparse.Namespace,
     training: Training,
-    samples: TrainingSamples,
+    batches: Iterable[tuple[Tensor, ...]],
     sampler: EpochSampler,
     *,
     files: Files,
@@ -118,13 +121,12 @@ def train(
 ) -> int:
     """Train the remaining epochs. Returns EXIT_INTERRUPTED after a signal, else 0."""
     group = training.group
-    loader = create_loader(samples, sampler, workers=options.workers, device=group.device)
     with (
         collect_signals() as received,
         Recorder(training, files, tensorboard=options.tensorboard) as recorder,
     ):
         while training.epoch < training.recipe.epochs and not has_converged(training):
-            for batch in iterate_epoch(training, sampler, loader):
+            for batch in iterate_epoch(training, sampler, batches):
                 recorder.record_step(training.train_step(*batch))
                 if should_stop(received, group):
                     recorder.save_checkpoint()
@@ -145,17 +147,6 @@ def train(
                 recorder.record_validation(measured, read_first_pairs(val_images))
             recorder.save_checkpoint()
     return 0
-
-
-def has_converged(training: Training) -> bool:
-    """Whether the recipe's patience is exhausted: so many validations without a better one.
-
-    Only the main process validates, so it decides for all processes.
-    """
-    patience, group = training.recipe.patience, training.group
-    waited = patience > 0 and count_worse(training.history) >= patience
-    decision = torch.tensor(int(waited and group.is_main), device=group.device)
-    return bool(group.sum(decision).item())
 
 
 def open_data(

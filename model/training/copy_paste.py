@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.classes import IGNORE_INDEX
+from model.training.transfer import send
 
 
 def paste_objects(
@@ -20,23 +21,25 @@ def paste_objects(
     pixels, (N, H / cell, W / cell, classes). An object is whatever is neither background nor void.
     A cell's soft labels are mixed in proportion to the pixels that it gives and keeps.
     """
-    images, targets, *soft_labels = (tensor.clone() for tensor in batch)
-    for place in range(len(targets)):
-        if rng.random() >= share:
-            continue
-        other = (place + 1) % len(targets)
-        objects = (batch[1][other] != 0) & (batch[1][other] != IGNORE_INDEX)
-        images[place] = torch.where(objects[..., None], batch[0][other], images[place])
-        targets[place] = torch.where(objects, batch[1][other], targets[place])
-        for soft, source in zip(soft_labels, batch[2:], strict=True):
-            pasted = _average_cells(objects, soft.shape[1:3])[..., None]
-            soft[place] = torch.lerp(soft[place], source[other], pasted)
-    return images, targets, *soft_labels
+    images, targets, *soft_labels = batch
+    drawn = torch.from_numpy(rng.random(len(targets)) < share)
+    chosen = send(drawn, targets.device)[:, None, None]
+    others = [tensor.roll(-1, dims=0) for tensor in batch]
+    objects = chosen & (others[1] != 0) & (others[1] != IGNORE_INDEX)
+    mixed = [
+        torch.lerp(own, other, _average_cells(objects, own.shape[1:3])[..., None])
+        for own, other in zip(soft_labels, others[2:], strict=True)
+    ]
+    return (
+        torch.where(objects[..., None], others[0], images),
+        torch.where(objects, others[1], targets),
+        *mixed,
+    )
 
 
 def _average_cells(pixels: Tensor, cells: torch.Size) -> Tensor:
-    """The share of set pixels in each cell: (H, W) boolean to (h, w) float32."""
+    """The share of set pixels in each cell: (N, H, W) boolean to (N, h, w) float32."""
     rows, columns = cells
-    height, width = pixels.shape
-    blocks = pixels.float().view(rows, height // rows, columns, width // columns)
-    return blocks.mean(dim=(1, 3))
+    number, height, width = pixels.shape
+    blocks = pixels.view(number, rows, height // rows, columns, width // columns)
+    return blocks.float().mean(dim=(2, 4))

@@ -4,10 +4,13 @@ Yun et al., "CutMix", 2019; for segmentation French et al., 2020. Knows nothing 
 """
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.architectures import BACKBONE_STRIDE
 from model.engines.base import Size
+from model.training.transfer import send
 
 SIDES = (0.3, 0.7)
 """Bounds of the window's sides, as shares of the crop's sides."""
@@ -23,21 +26,31 @@ def mix_batch(
     cut a cell.
     """
     rows, columns = crop[0] // BACKBONE_STRIDE, crop[1] // BACKBONE_STRIDE
-    mixed = tuple(tensor.clone() for tensor in batch)
-    for place in range(len(batch[0])):
-        if rng.random() >= share:
-            continue
-        top, bottom = _draw_span(rows, rng)
-        left, right = _draw_span(columns, rng)
-        other = (place + 1) % len(batch[0])
-        for target, source in zip(mixed, batch, strict=True):
-            high, wide = target.shape[1] // rows, target.shape[2] // columns
-            window = np.s_[top * high : bottom * high, left * wide : right * wide]
-            target[place][window] = source[other][window]
-    return mixed
+    drawn = draw_windows(len(batch[0]), (rows, columns), share=share, rng=rng)
+    windows = send(torch.from_numpy(drawn), batch[0].device)
+    return tuple(_mix(tensor, windows) for tensor in batch)
 
 
-def _draw_span(cells: int, rng: np.random.Generator) -> tuple[int, int]:
+def draw_windows(
+    number: int, cells: Size, *, share: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Draw the cells that each sample takes from the next one, (number, rows, columns)."""
+    windows = np.zeros((number, *cells), np.bool_)
+    for window in windows:
+        if rng.random() < share:
+            window[_draw_span(cells[0], rng), _draw_span(cells[1], rng)] = True
+    return windows
+
+
+def _draw_span(cells: int, rng: np.random.Generator) -> slice:
     length = max(1, round(cells * rng.uniform(*SIDES)))
     start = int(rng.integers(0, cells - length + 1))
-    return start, start + length
+    return slice(start, start + length)
+
+
+def _mix(tensor: Tensor, windows: Tensor) -> Tensor:
+    _, rows, columns = windows.shape
+    high, wide = tensor.shape[1] // rows, tensor.shape[2] // columns
+    own = tensor.view(len(tensor), rows, high, columns, wide, -1)
+    other = own.roll(-1, dims=0)
+    return torch.where(windows[:, :, None, :, None, None], other, own).view(tensor.shape)

@@ -84,6 +84,10 @@ class SegmentationDataset:
         """Height and width of each image, by its name."""
         return {sample.name: size for sample, size in zip(self.samples, self._sizes, strict=True)}
 
+    def size_of(self, index: int) -> Size:
+        """Height and width of an image."""
+        return self._sizes[index]
+
     def require(self, batch_size: int) -> None:
         """Raises DatasetError unless there is one whole batch."""
         if len(self) < batch_size:

@@ -4,7 +4,7 @@ Knows nothing of networks or of losses.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,8 @@ from model.training.recipe import Recipe
 from model.training.sampler import Draw, EpochSampler
 from model.training.soft_labels import CELL, SoftLabels
 from model.training.state import Training
+from model.training.transfer import send
+from model.training.transforms import Recolouring, View
 
 TrainingSample = tuple[NDArray[Any], Array] | tuple[NDArray[Any], Array, NDArray[np.float32]]
 
@@ -63,34 +65,50 @@ class TrainingSamples:
         With soft labels, their view is a third array, (h / 8, w / 8, C) float32. With `features`,
         the image's features replace it.
         """
-        rng = np.random.default_rng((self.seed, draw.epoch, draw.place))
-        if not self.recipe.views:
-            return self._make_view(draw.index, rng)
-        number = int(rng.integers(self.recipe.views))
-        features = self.features.read(draw.index, number) if self.features else None
-        return self._make_view(draw.index, self._start_view(draw.index, number), features)
+        number, rng = self._start(draw)
+        features = None
+        if number is not None and self.features:
+            features = self.features.read(draw.index, number)
+        return self._make_view(draw.index, rng, features)
+
+    def draw_view(self, draw: Draw) -> tuple[View, Recolouring]:
+        """The window and the colours of the sample, without its pixels."""
+        return self._draw_view(draw.index, self._start(draw)[1])
 
     def read_image(self, index: int, view: int) -> Array:
         """The image of one of the recipe's views, (h, w, 3) uint8."""
         return self._make_view(index, self._start_view(index, view))[0]
 
+    def _start(self, draw: Draw) -> tuple[int | None, np.random.Generator]:
+        """Create a sample's generator; if the recipe has views, choose one, which has its own."""
+        rng = np.random.default_rng((self.seed, draw.epoch, draw.place))
+        if not self.recipe.views:
+            return None, rng
+        number = int(rng.integers(self.recipe.views))
+        return number, self._start_view(draw.index, number)
+
     def _start_view(self, index: int, view: int) -> np.random.Generator:
         """Create the generator of a view, which depends on nothing but its image and its number."""
         return np.random.default_rng((self.seed, index, view))
+
+    def _draw_view(self, index: int, rng: np.random.Generator) -> tuple[View, Recolouring]:
+        source, recipe = self.images.size_of(index), self.recipe
+        if not recipe.augment:
+            return transforms.draw_crop(source, size=recipe.crop, rng=rng), ()
+        view = transforms.draw_view(source, size=recipe.crop, scale=recipe.scale, rng=rng)
+        return view, transforms.draw_recolouring(rng)
 
     def _make_view(
         self, index: int, rng: np.random.Generator, features: NDArray[Any] | None = None
     ) -> TrainingSample:
         image, target = self.images.read(index)
-        size = self.recipe.crop
         if self.recipe.void_is_background:
             target = transforms.void_to_background(target)
+        view, recolouring = self._draw_view(index, rng)
         if not self.recipe.augment:
-            image, target = transforms.random_crop(image, target, size=size, rng=rng)
-            return image if features is None else features, target
-        view = transforms.View(target.shape, size=size, scale=self.recipe.scale, rng=rng)
+            return view.cut(image) if features is None else features, view.cut(target)
         if features is None:
-            features = view.of_image(image, fill=self.fill, rng=rng)
+            features = view.of_image(image, fill=self.fill, recolouring=recolouring)
         if self.soft_labels is None:
             return features, view.of_target(target)
         probabilities = self.soft_labels.read(self.images.samples[index].name)
@@ -123,15 +141,22 @@ def create_sampler(
 
 
 def create_loader(
-    samples: TrainingSamples, sampler: EpochSampler, *, workers: int, device: torch.device
+    samples: Any,
+    sampler: EpochSampler,
+    *,
+    workers: int,
+    device: torch.device,
+    collate: Callable[..., Any] = collate,
 ) -> DataLoader[Any]:
     """Create the loader of a run's batches, which follows the sampler. Create it once in a run.
+
+    `samples[draw]` is a sample; `collate` makes a batch of some.
 
     Its processes start with the first epoch and stay. If they started again later, they would share
     the memory of the grown training process, and each page would be copied when it is next written.
     """
     return DataLoader(
-        samples,  # type: ignore[arg-type]  # its keys are draws, not integers
+        samples,
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=workers,
@@ -143,13 +168,17 @@ def create_loader(
 
 
 def iterate_epoch(
-    training: Training, sampler: EpochSampler, loader: DataLoader[Any]
+    training: Training, sampler: EpochSampler, batches: Iterable[tuple[Tensor, ...]]
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Iterate over the rest of the current epoch: images, targets and, if given, soft labels."""
-    recipe = training.recipe
+    """Iterate over the rest of the current epoch: images, targets and, if given, soft labels.
+
+    `batches` are those of the sampler. They are mixed on the device.
+    """
+    recipe, device = training.recipe, training.group.device
     sampler.epoch = training.epoch
     sampler.first_batch = training.step - training.epoch * training.steps_per_epoch
-    for place, batch in enumerate(loader, start=sampler.first_batch):
+    for place, batch in enumerate(batches, start=sampler.first_batch):
+        batch = tuple(send(tensor, device) for tensor in batch)
         rng = np.random.default_rng((training.seed, sampler.epoch, place, training.group.rank))
         if recipe.copy_paste:
             batch = paste_objects(batch, share=recipe.copy_paste, rng=rng)

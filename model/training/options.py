@@ -20,6 +20,7 @@ from model.training.data import (
     add_reading_options,
     add_validation_options,
 )
+from model.training.device_images import Choice
 from model.training.recipe import PRESETS, Recipe
 
 TRAINED = frozenset(Recipe.__slots__) - {"name"}
@@ -99,12 +100,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     workers = max(1, min(8, (os.cpu_count() or 1) // 2))
-    add(
-        "--workers",
-        type=int,
-        default=workers,
-        help="number of loader processes (here: %(default)s)",
-    )
+    add("--workers", type=int, default=workers, help="loader processes (here: %(default)s)")
+    where = "keep decoded images on the device and augment them there (auto: if it is a GPU)"
+    add("--device-data", choices=get_args(Choice), default="auto", help=where)
     add("--checkpoint-steps", type=int, default=0, help="also save a checkpoint every N steps")
     add(
         "--feature-cache",

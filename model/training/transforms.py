@@ -5,6 +5,7 @@ from the generator that is passed. Knows nothing of files or of networks.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,50 +25,55 @@ def void_to_background(target: Array) -> Array:
     return np.where(target == IGNORE_INDEX, np.uint8(0), target)
 
 
-def random_crop(
-    image: Array, target: Array, *, size: Size, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Cut the same random window from both, without scaling. Each side must hold the crop."""
-    height, width = target.shape
-    crop_height, crop_width = size
-    top = int(rng.integers(0, height - crop_height + 1))
-    left = int(rng.integers(0, width - crop_width + 1))
-    window = np.s_[top : top + crop_height, left : left + crop_width]
-    return image[window], target[window]
+def draw_crop(source: Size, *, size: Size, rng: np.random.Generator) -> "View":
+    """Draw a window without scaling. Each side of the source must hold the crop."""
+    sides = zip(source, size, strict=True)
+    starts = [int(rng.integers(0, whole - part + 1)) for whole, part in sides]
+    rows, columns = (VisibleSpan(0, n, s, s + n) for n, s in zip(size, starts, strict=True))
+    return View(size, rows, columns)
+
+
+def draw_view(
+    source: Size, *, size: Size, scale: tuple[float, float], rng: np.random.Generator
+) -> "View":
+    """Draw a window of `size` on a source: scaled, cropped or padded, flipped.
+
+    The scaled longer side is `scale` times the crop's, drawn log-uniformly. A scaled image that is
+    smaller than the crop is placed at random.
+    """
+    longer_side = max(size) * math.exp(rng.uniform(math.log(scale[0]), math.log(scale[1])))
+    factor = longer_side / max(source)
+    rows = _draw_span(size[0], source[0], factor, rng)
+    columns = _draw_span(size[1], source[1], factor, rng)
+    return View(size, rows, columns, is_flipped=rng.random() < 0.5)
 
 
 class View:
-    """A random window on an image and its maps: scaled, cropped or padded, flipped.
-
-    The scaled longer side is `scale` times the crop's, drawn log-uniformly. A scaled image that is
-    smaller than the crop is placed at random. Only the visible window is resampled.
-    """
+    """A window on an image and its maps. Only what is visible is resampled."""
 
     def __init__(
-        self,
-        source: Size,
-        *,
-        size: Size,
-        scale: tuple[float, float],
-        rng: np.random.Generator,
+        self, size: Size, rows: "VisibleSpan", columns: "VisibleSpan", *, is_flipped: bool = False
     ) -> None:
-        """`source` is the image's (height, width), `size` that of the crop."""
-        longer_side = max(size) * math.exp(rng.uniform(math.log(scale[0]), math.log(scale[1])))
-        factor = longer_side / max(source)
+        """`size` is the (height, width) of the crop."""
         self.size = size
-        self._rows = _VisibleSpan(size[0], source[0], factor, rng)
-        self._columns = _VisibleSpan(size[1], source[1], factor, rng)
-        self._is_flipped = rng.random() < 0.5
+        self.rows = rows
+        self.columns = columns
+        self.is_flipped = is_flipped
 
     def of_image(
-        self, image: Array, *, fill: tuple[int, int, int], rng: np.random.Generator
+        self, image: Array, *, fill: tuple[int, int, int], recolouring: "Recolouring"
     ) -> Array:
         """The window of an image (H, W, 3), recoloured; `fill` where there is no image."""
         view = np.empty((*self.size, 3), np.uint8)
         view[:] = fill
-        window = _recolour(self._resize(image, Image.Resampling.BILINEAR), rng)
+        window = recolour(self._resize(image, Image.Resampling.BILINEAR), recolouring)
         view[self._place] = np.asarray(window)
         return view
+
+    def cut(self, source: Array) -> Array:
+        """The window of an image or target, for a view that `draw_crop` drew."""
+        top, left = int(self.rows.start), int(self.columns.start)
+        return source[top : top + self.size[0], left : left + self.size[1]]
 
     def of_target(self, target: Array) -> Array:
         """The window of a target (H, W); void where there is no image."""
@@ -81,9 +87,9 @@ class View:
         It has an entry for each such cell of the crop, (H / cell, W / cell, C), interpolated
         bilinearly; zero where there is no image.
         """
-        rows = self._rows.interpolation(self.size[0] // cell, cells.shape[0], cell)
-        columns = self._columns.interpolation(
-            self.size[1] // cell, cells.shape[1], cell, is_flipped=self._is_flipped
+        rows = self.rows.interpolation(self.size[0] // cell, cells.shape[0], cell)
+        columns = self.columns.interpolation(
+            self.size[1] // cell, cells.shape[1], cell, is_flipped=self.is_flipped
         )
         # PyTorch has one thread in a loader process. NumPy's BLAS would use all cores for this
         # small product, and take up to a hundred times as long if they are busy.
@@ -95,30 +101,29 @@ class View:
 
     @property
     def _place(self) -> tuple[slice, slice]:
-        return self._rows.place, self._columns.place
+        return self.rows.place, self.columns.place
 
     def _resize(self, source: Array, resampling: Image.Resampling) -> Image.Image:
-        rows, columns = self._rows, self._columns
+        rows, columns = self.rows, self.columns
         window = Image.fromarray(source).resize(
             (columns.length, rows.length),
             resampling,
             box=(columns.start, rows.start, columns.stop, rows.stop),
             reducing_gap=None,
         )
-        return window.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self._is_flipped else window
+        return window.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.is_flipped else window
 
 
-class _VisibleSpan:
+@dataclass(frozen=True, slots=True)
+class VisibleSpan:
     """Along one side: the visible part of the source, and its place in the crop."""
 
-    def __init__(self, crop: int, source: int, factor: float, rng: np.random.Generator) -> None:
-        scaled = max(1, round(source * factor))
-        position = int(rng.integers(min(0, crop - scaled), max(0, crop - scaled) + 1))
-        self.offset = max(0, position)
-        self.length = min(crop, scaled)
-        first = max(0, -position)
-        self.start = first * source / scaled
-        self.stop = (first + self.length) * source / scaled
+    offset: int
+    length: int
+    """First pixel of the crop that shows the source, and how many do."""
+    start: float
+    stop: float
+    """The edges of the visible part, in pixels of the source."""
 
     @property
     def place(self) -> slice:
@@ -144,11 +149,30 @@ class _VisibleSpan:
         return shares
 
 
-def _recolour(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+def _draw_span(crop: int, source: int, factor: float, rng: np.random.Generator) -> VisibleSpan:
+    scaled = max(1, round(source * factor))
+    position = int(rng.integers(min(0, crop - scaled), max(0, crop - scaled) + 1))
+    length = min(crop, scaled)
+    first = max(0, -position)
+    start, stop = first * source / scaled, (first + length) * source / scaled
+    return VisibleSpan(max(0, position), length, start, stop)
+
+
+BRIGHTNESS, CONTRAST, SATURATION = range(3)
+_ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+
+Recolouring = tuple[tuple[int, float], ...]
+"""What is multiplied by how much, one after the other."""
+
+
+def draw_recolouring(rng: np.random.Generator) -> Recolouring:
     if rng.random() < GREYSCALE_SHARE:
-        return picture.convert("L").convert("RGB")
-    enhancers = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
-    for index in rng.permutation(len(enhancers)):
-        amount = rng.uniform(1 - COLOUR_JITTER, 1 + COLOUR_JITTER)
-        picture = enhancers[index](picture).enhance(amount)
+        return ((SATURATION, 0.0),)
+    order = [int(kind) for kind in rng.permutation(len(_ENHANCERS))]
+    return tuple((kind, rng.uniform(1 - COLOUR_JITTER, 1 + COLOUR_JITTER)) for kind in order)
+
+
+def recolour(picture: Image.Image, recolouring: Recolouring) -> Image.Image:
+    for kind, amount in recolouring:
+        picture = _ENHANCERS[kind](picture).enhance(amount)
     return picture

@@ -6,6 +6,7 @@ It never changes the network.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import torch
 from tqdm import tqdm
 
 from model.confusion import ConfusionMatrix, Scores
@@ -14,7 +15,7 @@ from model.predictor import Predictor, Segmenter, create_predictor
 from model.scaling import SERVED_SIDE
 from model.state_dict import list_tensors
 from model.training.dataset import SegmentationDataset
-from model.training.history import Validation
+from model.training.history import Validation, count_worse
 from model.training.loader import TrainingSamples, collate
 from model.training.sampler import EpochSampler
 from model.training.state import Training
@@ -50,6 +51,17 @@ def validate(
     weights = export(training, half=half)
     accuracy = measure_crop_accuracy(training, images)
     return Measured(Validation(accuracy=accuracy), weights, start_predictor(training, weights))
+
+
+def has_converged(training: Training) -> bool:
+    """Whether the recipe's patience is exhausted: so many validations without a better one.
+
+    Only the main process validates, so it decides for all processes.
+    """
+    patience, group = training.recipe.patience, training.group
+    waited = patience > 0 and count_worse(training.history) >= patience
+    decision = torch.tensor(int(waited and group.is_main), device=group.device)
+    return bool(group.sum(decision).item())
 
 
 def measure(training: Training, images: SegmentationDataset, *, half: bool) -> Measured:

@@ -3,7 +3,12 @@ import torch
 
 from model.classes import PALETTE
 from model.engines.torch_engine import normalise
-from model.training.transforms import View, random_crop, void_to_background
+from model.training.transforms import (
+    draw_crop,
+    draw_recolouring,
+    draw_view,
+    void_to_background,
+)
 
 
 def squares(height=90, width=120):
@@ -19,7 +24,8 @@ def test_a_crop_takes_the_same_window_of_image_and_target():
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(20):
-        crop, crop_target = random_crop(image, target, size=(40, 60), rng=rng)
+        view = draw_crop(target.shape, size=(40, 60), rng=rng)
+        crop, crop_target = view.cut(image), view.cut(target)
         assert crop_target.shape == (40, 60)
         assert np.array_equal(crop, PALETTE[crop_target])
         seen.add(crop_target.tobytes())
@@ -28,14 +34,15 @@ def test_a_crop_takes_the_same_window_of_image_and_target():
 
 def test_a_crop_of_the_whole_image_is_the_image():
     image, target = squares()
-    crop, _ = random_crop(image, target, size=target.shape, rng=np.random.default_rng(0))
-    assert np.array_equal(crop, image)
+    view = draw_crop(target.shape, size=target.shape, rng=np.random.default_rng(0))
+    assert np.array_equal(view.cut(image), image)
 
 
-def draw_view(image, target, *, size, fill, seed):
+def make_view(image, target, *, size, fill, seed):
     rng = np.random.default_rng(seed)
-    view = View(target.shape, size=size, scale=(0.5, 2.0), rng=rng)
-    return view.of_image(image, fill=fill, rng=rng), view.of_target(target)
+    view = draw_view(target.shape, size=size, scale=(0.5, 2.0), rng=rng)
+    recolouring = draw_recolouring(rng)
+    return view.of_image(image, fill=fill, recolouring=recolouring), view.of_target(target)
 
 
 def test_augmentation_moves_image_and_target_together(monkeypatch):
@@ -43,7 +50,7 @@ def test_augmentation_moves_image_and_target_together(monkeypatch):
     monkeypatch.setattr("model.training.transforms.GREYSCALE_SHARE", 0.0)
     image, target = squares()
     for seed in range(30):
-        view, view_target = draw_view(image, target, size=(64, 80), fill=(1, 2, 3), seed=seed)
+        view, view_target = make_view(image, target, size=(64, 80), fill=(1, 2, 3), seed=seed)
         assert view.shape == (64, 80, 3)
         assert view_target.shape == (64, 80)
         void = view_target == 255
@@ -61,7 +68,8 @@ def test_cells_move_with_the_image():
     target[16:64, 24:96] = 1
     cells = (np.arange(2) == target[::8, ::8, None]).astype(np.uint8) * 255
     for seed in range(30):
-        view = View(target.shape, size=(64, 96), scale=(0.5, 2.0), rng=np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        view = draw_view(target.shape, size=(64, 96), scale=(0.5, 2.0), rng=rng)
         seen = view.of_target(target)
         shares = view.of_cells(cells, cell=8) / 255
         assert shares.shape == (8, 12, 2)
@@ -75,7 +83,7 @@ def test_cells_move_with_the_image():
 def test_augmentation_depends_on_its_generator_alone():
     image, target = squares()
     views = [
-        draw_view(image, target, size=(64, 64), fill=(0, 0, 0), seed=seed) for seed in (1, 1, 2)
+        make_view(image, target, size=(64, 64), fill=(0, 0, 0), seed=seed) for seed in (1, 1, 2)
     ]
     assert np.array_equal(views[0][0], views[1][0])
     assert np.array_equal(views[0][1], views[1][1])
