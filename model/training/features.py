@@ -22,6 +22,7 @@ from model.engines.base import Array
 from model.engines.torch_engine import normalise
 from model.errors import RecipeError
 from model.training.frozen import count_frozen_start, take_frozen_start
+from model.training.identity import identify_content
 from model.training.loader import TrainingSamples, ignore_signals
 from model.training.state import Training
 from model.weights import write_atomically
@@ -50,14 +51,28 @@ class FeatureCache:
 
     def is_complete(self) -> bool:
         """Whether the finished file exists. Raises RecipeError if it belongs to another run."""
-        if not self.description_path.exists():
+        if not (self.path.exists() and self.description_path.exists()):
             return False
-        if json.loads(self.description_path.read_text()) != self.description:
+        if self._read_description() != self.description:
             raise RecipeError(
                 f"{self.path} was made of other images, views or weights: name another folder "
-                "with --feature-cache, or remove it"
+                "with --feature-cache, or remove this file"
             )
-        return True
+        return self._is_whole()
+
+    def _read_description(self) -> Any:
+        try:
+            return json.loads(self.description_path.read_text())
+        except ValueError:  # it describes nothing, so it belongs to no known run
+            return None
+
+    def _is_whole(self) -> bool:
+        """Whether the file has the size that its header and the description say."""
+        try:
+            file = np.load(self.path, mmap_mode="r")
+        except (OSError, ValueError):
+            return False
+        return bool(list(file.shape) == self.description["shape"])
 
     def write(self, batches: Iterator[Tensor]) -> None:
         """Fill the file from features (N, h, w, channels) in order. Raises RecipeError."""
@@ -70,6 +85,7 @@ class FeatureCache:
                 f"the features need {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB: "
                 "choose fewer --views or another folder"
             )
+        self.description_path.unlink(missing_ok=True)  # of a file that is no longer whole
         file = np.lib.format.open_memmap(self.path, mode="w+", dtype=dtype, shape=shape)
         row = 0
         for features in batches:
@@ -118,13 +134,12 @@ def open_feature_cache(
 def describe_features(training: Training, samples: TrainingSamples) -> dict[str, Any]:
     """Describe what features depend on: images, views, normalisation and the frozen layers."""
     recipe, metadata = training.recipe, training.metadata
-    names = hashlib.sha256("\n".join(s.name for s in samples.images.samples).encode())
     frozen = hashlib.sha256()
     for name, tensor in take_frozen_start(training.network, recipe).state_dict().items():
         frozen.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     probe = _compute(training, torch.zeros(1, *recipe.crop, 3, dtype=torch.uint8))
     return {
-        "images": names.hexdigest(),
+        "images": identify_content(samples.images),
         "weights": frozen.hexdigest(),
         "views": recipe.views,
         "crop": list(recipe.crop),

@@ -1,11 +1,13 @@
 """Training on the features of frozen layers, kept on disk: the same as running them each time."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from model import train
 from model.errors import RecipeError
@@ -109,10 +111,31 @@ def test_features_of_another_normalisation_are_refused(cached, voc_folder, tmp_p
     )
 
 
-def test_unfinished_features_are_made_anew(cached, voc_folder, tmp_path):
-    folder = tmp_path / "features"
-    folder.mkdir()
-    (folder / "features.npy").write_bytes(b"half a file")
+def test_features_of_other_images_with_the_same_names_are_refused(cached, voc_folder, tmp_path):
+    other = shutil.copytree(voc_folder, tmp_path / "other")
+    path = other / "VOCdevkit/VOC2012/JPEGImages/train_0003.jpg"
+    with Image.open(path) as image:
+        image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(path)
+    refuse(
+        "made of other images, views or weights",
+        *("--data", other, *SMALL, "--output", tmp_path / "w.safetensors"),
+        *("--feature-cache", cached / "features"),
+    )
+
+
+@pytest.mark.parametrize("damage", ["unfinished", "shortened", "removed"])
+def test_incomplete_features_are_made_anew(cached, voc_folder, tmp_path, damage):
+    """The error message says that removing the file of features is enough."""
+    folder = shutil.copytree(cached / "features", tmp_path / "features")
+    features = folder / "features.npy"
+    if damage == "unfinished":
+        (folder / "features.json").unlink()
+        features.write_bytes(b"half a file")
+    elif damage == "shortened":
+        features.write_bytes(features.read_bytes()[:-1000])
+    else:
+        (folder / "features.json").write_text("of another run")
+        features.unlink()
     run(
         *("--data", voc_folder, *SMALL, "--output", tmp_path / "w.safetensors"),
         *("--feature-cache", folder),
