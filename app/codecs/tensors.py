@@ -8,7 +8,7 @@ import base64
 import binascii
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ from model.engines.base import Array
 
 IMAGE, FILE, MASK = "image", "file", "mask"
 """The names of the tensors."""
+
+MAX_DIMENSIONS = 3
+"""The limit of a shape's length; the product of a million sides would take minutes to compute."""
 
 MAX_JSON_BYTES = 2**22
 """The limit of the JSON in a request, because it can take 30 times its size as Python objects."""
@@ -107,34 +110,50 @@ def write_response(
 
 def _read_input(tensor: Mapping[str, Any], data: bytes) -> tuple[Array | None, bytes | None]:
     """Return the pixels of an image tensor, or the bytes of a file."""
-    name, datatype, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape", ())
+    name, datatype, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape")
+    _require(isinstance(name, str) and isinstance(datatype, str), "name and datatype are strings")
     _require(
-        isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape),
-        "a shape is a list of positive integers",
+        isinstance(shape, list)
+        and len(shape) <= MAX_DIMENSIONS
+        and all(type(side) is int and side > 0 for side in shape),
+        f"a shape is a list of at most {MAX_DIMENSIONS} positive integers",
     )
+    assert isinstance(shape, list)
     size = _find_parameters(tensor).get("binary_data_size")
-    _require(size is None or size == len(data), f"binary_data_size is not {len(data)}")
     _require((size is None) == ("data" in tensor), "an input has either data or binary_data_size")
+    _require(
+        type(size) is int and size == len(data) if size is not None else not data,
+        f"{len(data)} bytes follow the JSON, but binary_data_size is not {len(data)}",
+    )
     if (name, datatype) == (IMAGE, "UINT8"):
         _require(len(shape) == 3 and shape[2] == 3, f"the shape of {IMAGE!r} is [height, width, 3]")
-        values = _read_numbers(tensor["data"]) if size is None else np.frombuffer(data, np.uint8)
+        values = (
+            np.frombuffer(data, np.uint8) if "data" not in tensor
+            else _read_numbers(tensor["data"], shape)
+        )  # fmt: skip
         _require(
             len(values) == math.prod(shape), f"the shape {shape} does not have {len(values)} values"
         )
         return values.reshape(shape), None
     if (name, datatype) == (FILE, "BYTES"):
-        _require(math.prod(shape) == 1, f"{FILE!r} has one element")
-        return None, _read_text(tensor["data"]) if size is None else _read_element(data)
+        _require(all(side == 1 for side in shape), f"{FILE!r} has one element")
+        return None, _read_text(tensor["data"]) if "data" in tensor else _read_element(data)
     raise _make_invalid(f"the input is {IMAGE!r} of UINT8 or {FILE!r} of BYTES, not {name!r:.50}")
 
 
-def _read_numbers(values: object) -> Array:
-    """Return the numbers of nested or flat lists."""
+def _read_numbers(values: object, shape: Sequence[int]) -> Array:
+    """Return the numbers of a flat list, or of lists that are nested as the shape says."""
     _require(isinstance(values, list), "the data is not a list")
     assert isinstance(values, list)
-    while values and isinstance(values[0], list):
-        _require(all(isinstance(row, list) for row in values), "the lists have different depths")
-        values = [value for row in values for value in row]
+    if values and isinstance(values[0], list):
+        rows = [values]
+        for side in shape:
+            _require(
+                all(isinstance(row, list) and len(row) == side for row in rows),
+                f"the nested lists do not have the shape {shape}",
+            )
+            rows = [value for row in rows for value in row]
+        values = rows
     numbers = np.empty(len(values), np.uint8)
     for first in range(0, len(values), PART_NUMBERS):
         part = values[first : first + PART_NUMBERS]

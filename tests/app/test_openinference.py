@@ -121,6 +121,17 @@ INVALID = {
     "floats": {"inputs": [GOOD | {"data": [0.5] * 18}]},
     "256": {"inputs": [GOOD | {"data": [256] * 18}]},
     "ragged": {"inputs": [GOOD | {"data": [[0] * 9, 0]}]},
+    "ragged inside": {"inputs": [GOOD | {"data": [[[0] * 9], [[0] * 3] * 3]}]},
+    "nested otherwise": {"inputs": [GOOD | {"data": [[0] * 18]}]},
+    "four sides": {"inputs": [GOOD | {"shape": [1, 2, 3, 3]}]},
+    "many sides": {
+        "inputs": [{"name": "file", "datatype": "BYTES", "shape": [9] * 10**6, "data": ["AA=="]}]
+    },
+    "many ones": {
+        "inputs": [{"name": "file", "datatype": "BYTES", "shape": [1] * 10**6, "data": ["AA=="]}]
+    },
+    "deep name": b'{"inputs":[{"name":' + b"[" * 1000 + b"]" * 1000 + b',"shape":[1],"data":[]}]}',
+    "deep type": b'{"inputs":[{"name":"file","datatype":' + b"[" * 1000 + b"]" * 1000 + b"}]}",
     "short": {"inputs": [GOOD | {"data": [0] * 17}]},
     "text": {"inputs": [GOOD | {"data": "0"}]},
     "unknown": {"inputs": [GOOD | {"name": "picture"}]},
@@ -158,6 +169,8 @@ def binary(document, data):
         {"content": b"{}", "headers": {LENGTH: "9" * 5000}},
         binary({"inputs": [image_input(PIXELS, parameters={"binary_data_size": 18})]}, b"x" * 17),
         binary({"inputs": [image_input(PIXELS, parameters={"binary_data_size": 17})]}, b"x" * 17),
+        binary({"inputs": [image_input(PIXELS, parameters={"binary_data_size": True})]}, b"x"),
+        binary({"inputs": [GOOD]}, b"not announced"),
         *(
             binary(
                 {
