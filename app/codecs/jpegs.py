@@ -36,6 +36,12 @@ thread cannot be interrupted, and other files wait for it. A baseline photo of 1
 million, a progressive one of 2 megapixels about 17 million.
 """
 
+MAX_BYTES_PER_SAMPLE = 2
+FREE_BYTES = 2**18
+"""An ordinary JPEG has at most as many bytes as these two allow: noise in the best quality has 1.4
+per sample. Bytes that are no samples, such as padding and markers, take up to 6 ns each.
+"""
+
 SAMPLE_S = 8e-9
 """The time per sample that a scan covers, in the slowest file found: noise, with the same scan
 twenty times.
@@ -75,7 +81,11 @@ def is_ordinary(data: bytes) -> bool:
     except (struct.error, ZeroDivisionError, IndexError):
         return False
     bits, count = frames[0][1][0], frames[0][1][5]
-    return bits == 8 and len(samples) == count and covered <= MAX_ORDINARY_SAMPLES
+    return (
+        (bits, len(samples)) == (8, count)
+        and covered <= MAX_ORDINARY_SAMPLES
+        and len(data) <= FREE_BYTES + MAX_BYTES_PER_SAMPLE * covered
+    )
 
 
 def estimate_scans_s(data: bytes, pixels: int) -> float:

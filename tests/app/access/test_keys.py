@@ -21,6 +21,7 @@ from app.access.keys import (
     make_key,
     parse_keys,
 )
+from app.http.paths import PUBLIC_PATHS
 from app.main import create_app
 from tests.app.conftest import serving
 from tests.app.test_program import logged, program
@@ -98,6 +99,12 @@ def test_a_key_in_the_query_string_is_ignored(guarded, name):
 def test_probes_metrics_and_the_description_need_no_key(guarded):
     for path in ("/health/live", "/health/ready", "/metrics", "/", "/docs", "/openapi.json"):
         assert guarded.get(path).status_code == 200, path
+
+
+def test_the_documentation_names_every_path_that_needs_no_key():
+    text = (REPOSITORY / "docs" / "security.md").read_text()
+    table = text.partition("| path | key |")[2].partition("\n\n")[0]
+    assert {path for path in PUBLIC_PATHS if f"`{path}`" not in table} == set()
 
 
 def test_the_401_comes_before_the_body(guarded):

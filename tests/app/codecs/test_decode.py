@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from app.codecs import jsonmask
 from app.codecs.costs import MAX_RUN_LENGTH_PIXELS
@@ -249,12 +250,34 @@ def test_a_jpeg_is_ordinary_by_its_coding_and_the_samples_of_its_scans():
         baseline[:frame] + baseline[frame + 19 :],  # none
     ):
         assert not is_ordinary(unusual)
+    for padding in (b"\xff", b"\0", b"\xff\xd0", b"\xff\xfe\0\2"):
+        assert is_ordinary(baseline[:-2] + 1000 * padding + baseline[-2:])
+        assert not is_ordinary(baseline[:-2] + 2**19 * padding + baseline[-2:])
+    noise = Image.effect_noise((800, 600), 255)
+    assert is_ordinary(saved(noise, format="JPEG", quality=100))
     camera = saved(Image.new("RGB", (4000, 3000)), format="JPEG")
     assert is_ordinary(camera)
     assert not is_ordinary(saved(Image.new("RGB", (4000, 3400)), format="JPEG"))
     many = saved(Image.new("RGB", (900, 900)), format="JPEG", progressive=True, subsampling=0)
     assert is_ordinary(many)
     assert not is_ordinary(more_scans(many, 90))
+
+
+@pytest.mark.parametrize("max_side", [0, 32])
+def test_fill_bytes_of_a_jpeg_are_read_once(monkeypatch, max_side):
+    """A decoder gets the bytes that it has not consumed again, with every further block."""
+    blocks_read = []
+    load_read = JpegImageFile.load_read
+
+    def reads(image, count):
+        blocks_read.append(load_read(image, count))
+        return blocks_read[-1]
+
+    monkeypatch.setattr(JpegImageFile, "load_read", reads)
+    image = saved(Image.new("CMYK", (64, 64)), format="JPEG")
+    data = image[:-2] + 2**20 * b"\xff" + image[-2:]
+    assert decode_image(data, max_pixels=LIMIT, max_side=max_side).size == (64, 64)
+    assert len(blocks_read) == 1
 
 
 def test_a_webps_canvas_size_is_checked_before_it_is_allocated():
