@@ -119,7 +119,7 @@ class Settings(BaseSettings):
         ge=1024,
         le=2**40,
         description="Largest number of bytes of answers held in memory at the same time. A large "
-        "answer is held compressed.",
+        "mask as JSON, numbers or a tensor is held compressed; other answers are held whole.",
     )
     max_connections: int = Field(
         1024,

@@ -6,6 +6,7 @@ client reads, only the compressed mask is kept. Knows nothing of HTTP's messages
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def make_answer(
     elif options.format in (AnswerFormat.RLE, AnswerFormat.POLYGONS):
         made = _make_text(encode.encode_mask(mask, options.format, metadata), options)
     else:
-        made = _encode(mask, size, options, metadata)
+        made = _encode(mask, options, metadata)
     return replace(made, mask_size=size)
 
 
@@ -80,27 +81,31 @@ def _make_text(text: bytes, options: AnswerOptions) -> Answer:
     return _make_whole(text)
 
 
-def _encode(mask: Array, size: Size, options: AnswerOptions, metadata: Metadata) -> Answer:
+def _encode(mask: Array, options: AnswerOptions, metadata: Metadata) -> Answer:
     answer = options.format
     if answer is AnswerFormat.PNG or mask.size <= GZIP_BYTES // 8:
         return _make_whole(encode.encode_mask(mask, answer, metadata))
     writer = _make_writer(mask, answer, metadata)
     if options.accepts_gzip and writer.size_bytes > GZIP_BYTES:
         return _make_whole(_compress(writer.write(mask)), encoding="gzip")
+    return make_in_pieces(mask, writer)
+
+
+def make_in_pieces(mask: Array, writer: "Writer") -> Answer:
+    """Return the answer that the writer writes: in pieces, unless it is small."""
+    size = mask.shape[0], mask.shape[1]
     if writer.size_bytes <= WHOLE_BYTES:
-        return _make_whole(encode.encode_mask(mask, answer, metadata))
+        return replace(_make_whole(b"".join(writer.write(mask))), mask_size=size)
     packed = [compress(np.ascontiguousarray(mask[part]), LEVEL) for part in jsonmask.split(size)]
-    pieces = join_pieces(writer.write(_PackedMask(packed, size)))
+    pieces = join_pieces(writer.write(PackedMask(packed, size)))
     held_bytes = sum(map(len, packed)) + 2 * LARGEST_PIECE_BYTES
-    return Answer(writer.size_bytes, held_bytes, pieces=pieces)
+    return Answer(writer.size_bytes, held_bytes, pieces=pieces, mask_size=size)
 
 
-def _make_writer(
-    mask: Array, answer: AnswerFormat, metadata: Metadata
-) -> "_JsonWriter | _ArrayWriter":
+def _make_writer(mask: Array, answer: AnswerFormat, metadata: Metadata) -> "Writer":
     if answer is AnswerFormat.JSON:
         return _JsonWriter(mask, metadata)
-    return _ArrayWriter(mask, encode.make_npy_header(mask) if answer is AnswerFormat.NPY else b"")
+    return ArrayWriter(mask, encode.make_npy_header(mask) if answer is AnswerFormat.NPY else b"")
 
 
 def _make_whole(data: bytes, *, encoding: str | None = None) -> Answer:
@@ -124,7 +129,7 @@ def join_pieces(texts: Iterator[bytes]) -> Iterator[bytes]:
         yield b"".join(gathered)
 
 
-class _PackedMask:
+class PackedMask:
     """A compressed mask. Its parts can be read like an array's, but only once and in order."""
 
     def __init__(self, packed: list[bytes], size: Size) -> None:
@@ -137,7 +142,17 @@ class _PackedMask:
         return pixels.reshape(rows.stop - rows.start, columns.stop - columns.start)
 
 
-class _ArrayWriter:
+class Writer(Protocol):
+    """Writes an answer whose size is known before."""
+
+    size_bytes: int
+
+    def write(self, mask: Array | PackedMask) -> Iterator[bytes]:
+        """Yield the answer in parts, each of them encoded when it is needed."""
+        ...
+
+
+class ArrayWriter:
     """Writes a header, and then a mask's bytes row by row."""
 
     def __init__(self, mask: Array, head: bytes) -> None:
@@ -145,7 +160,7 @@ class _ArrayWriter:
         self._head = head
         self.size_bytes = len(self._head) + mask.size
 
-    def write(self, mask: Array | _PackedMask) -> Iterator[bytes]:
+    def write(self, mask: Array | PackedMask) -> Iterator[bytes]:
         yield self._head
         for part in jsonmask.split(self._size):
             yield mask[part].tobytes()
@@ -162,7 +177,7 @@ class _JsonWriter:
             len(self._head) + jsonmask.count_bytes(self._size, counts) + len(self._tail)
         )
 
-    def write(self, mask: Array | _PackedMask) -> Iterator[bytes]:
+    def write(self, mask: Array | PackedMask) -> Iterator[bytes]:
         yield self._head
         for rows, columns in jsonmask.split(self._size):
             yield jsonmask.format_part(mask[rows, columns], rows, columns, self._size[1])

@@ -1,7 +1,6 @@
 """The tensors of the Open Inference Protocol, version 2: as JSON, and in its binary extension.
 
-Reads a request for one image, and writes the answer with its mask. Knows nothing of HTTP, or of how
-images are decoded.
+Reads a request for one image. Knows nothing of HTTP, or of how images are decoded.
 """
 
 import base64
@@ -83,29 +82,6 @@ def _find_parameters(owner: Mapping[str, Any]) -> Mapping[str, Any]:
     _require(isinstance(parameters, dict), "the parameters are not an object")
     assert isinstance(parameters, dict)
     return parameters
-
-
-def write_response(
-    request: InferenceRequest, mask: Array, *, model: str, version: str
-) -> tuple[bytes, int | None]:
-    """Return the body for a mask (H, W), and the length of its JSON if binary data follows."""
-    output: dict[str, Any] = {"name": MASK, "datatype": "UINT8", "shape": mask.shape}
-    document: dict[str, Any] = {"model_name": model, "model_version": version}
-    if request.id is not None:
-        document["id"] = request.id
-    document["outputs"] = [output]
-    if request.is_binary:
-        output["parameters"] = {"binary_data_size": mask.size}
-        head = orjson.dumps(document)
-        return head + mask.tobytes(), len(head)
-    output["data"] = []
-    begin, end = orjson.dumps(document)[:-4], b"]}]}"
-    numbers = mask.reshape(-1)
-    parts = [
-        orjson.dumps(numbers[first : first + PART_NUMBERS], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-        for first in range(0, len(numbers), PART_NUMBERS)
-    ]
-    return b"".join((begin, b",".join(parts), end)), None
 
 
 def _read_input(tensor: Mapping[str, Any], data: bytes) -> tuple[Array | None, bytes | None]:

@@ -8,7 +8,8 @@ from functools import partial
 
 from app.codecs.answers import Answer
 from app.codecs.costs import require_few_pixels
-from app.codecs.tensors import InferenceRequest, read_request, write_response
+from app.codecs.tensor_answers import make_tensor_answer
+from app.codecs.tensors import InferenceRequest, read_request
 from app.http.paths import MODEL_NAME, MODEL_VERSION
 from app.routes.segmentation import SegmentationTask
 from app.scheduling.budget import Share
@@ -55,6 +56,6 @@ class InferenceTask(SegmentationTask):
         return self.context.predictor.prepare(image, max_side=self.max_side)
 
     def _write(self, wanted: InferenceRequest, mask: Array) -> tuple[Answer, int | None]:
-        body, json_bytes = write_response(wanted, mask, model=MODEL_NAME, version=MODEL_VERSION)
-        self.context.sent.take(len(body))
-        return Answer(len(body), len(body), whole=body), json_bytes
+        made, json_bytes = make_tensor_answer(wanted, mask, model=MODEL_NAME, version=MODEL_VERSION)
+        self.context.sent.take(made.held_bytes)
+        return made, json_bytes

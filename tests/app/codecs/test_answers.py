@@ -1,5 +1,6 @@
 """Large answers have the same bytes, are held compressed, and count until they are read."""
 
+import base64
 import gzip
 import io
 import socket
@@ -13,6 +14,8 @@ from PIL import Image
 
 from app.codecs import encode, jsonmask
 from app.codecs.answers import LARGEST_PIECE_BYTES, WHOLE_BYTES, make_answer
+from app.codecs.tensor_answers import make_tensor_answer
+from app.codecs.tensors import InferenceRequest
 from app.formats import MASK_FORMATS, AnswerFormat, AnswerOptions
 from model.weights import Metadata
 from tests.app.conftest import held_by, serving, wait_for_rest
@@ -77,6 +80,34 @@ def test_a_large_answer_is_held_in_little_memory(shape, answer):
     assert max(map(len, made.pieces)) <= LARGEST_PIECE_BYTES
 
 
+def tensor_of(mask, *, is_binary, identity="one"):
+    request = InferenceRequest(identity, None, None, is_binary)
+    return make_tensor_answer(request, mask, model="m", version="1")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_tensor_in_pieces_is_the_tensor(shape):
+    mask = mask_of(shape)
+    answer, json_bytes = tensor_of(mask, is_binary=False)
+    body = body_of(answer)
+    (output,) = orjson.loads(body)["outputs"]
+    assert (json_bytes, len(body)) == (None, answer.size_bytes)
+    assert (output["shape"], output["data"]) == (list(shape), mask.ravel().tolist())
+    answer, json_bytes = tensor_of(mask, is_binary=True)
+    body = body_of(answer)
+    assert len(body) == answer.size_bytes
+    assert orjson.loads(body[:json_bytes])["id"] == "one"
+    assert body[json_bytes:] == mask.tobytes()
+
+
+@pytest.mark.parametrize("is_binary", [True, False])
+def test_a_large_tensor_is_held_in_little_memory(is_binary):
+    made, _ = tensor_of(np.zeros((4000, 1000), np.uint8), is_binary=is_binary)
+    assert made.whole is None
+    assert made.held_bytes <= WHOLE_BYTES
+    assert max(map(len, made.pieces)) <= LARGEST_PIECE_BYTES
+
+
 def picture() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (2000, 2000)).save(file, "WEBP")
@@ -84,16 +115,16 @@ def picture() -> bytes:
 
 
 @contextmanager
-def slow_reader(server):
+def slow_reader(server, path="/v1/segment?format=json", body=None):
     """A connection that has requested 8 MB of JSON and has read the first bytes."""
-    url, body = httpx.URL(server.address), picture()
+    url, body = httpx.URL(server.address), body or picture()
     with socket.socket() as caller:
         caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         caller.settimeout(60)
         caller.connect((url.host, url.port))
         caller.sendall(
-            b"POST /v1/segment?format=json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-            b"Content-Length: %d\r\n\r\n" % len(body) + body
+            b"POST %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n" % (path.encode(), len(body)) + body
         )
         assert caller.recv(12) == b"HTTP/1.1 200"
         yield caller
@@ -130,6 +161,19 @@ def test_answers_count_until_they_are_read_and_share_a_limit(sending):
         answer = client.post("/v1/segment?format=json", content=picture())
         whole = callers[1].makefile("rb").read().partition(b"\r\n\r\n")[2]
         assert orjson.loads(whole) == answer.json()
+    wait_for_rest(server)
+
+
+def test_a_tensor_is_held_compressed_until_it_is_read(sending):
+    client, server = sending
+    path = "/v2/models/fcn_resnet18/infer"
+    text = base64.b64encode(picture()).decode()
+    tensor = {"name": "file", "datatype": "BYTES", "shape": [1], "data": [text]}
+    with slow_reader(server, path, orjson.dumps({"inputs": [tensor]})) as caller:
+        assert 2**18 < held_by(server)["seg_answer_bytes"] < WHOLE_BYTES
+        whole = caller.makefile("rb").read().partition(b"\r\n\r\n")[2]
+    mask = client.post("/v1/segment?format=raw", content=picture()).content
+    assert bytes(orjson.loads(whole)["outputs"][0]["data"]) == mask
     wait_for_rest(server)
 
 
