@@ -19,13 +19,14 @@ from typing import get_args
 import numpy as np
 from tqdm import tqdm
 
-from model.comparison import CONFIDENCE, Counts, Difference, compare_counts
+from model.arguments import add_max_side_option
+from model.comparison import CONFIDENCE, MIN_IMAGES, Counts, Difference, compare_counts
 from model.confusion import count_pixels
 from model.engines.base import EngineName, Precision
 from model.errors import ModelError, WeightsError
 from model.extras import name_program
+from model.outputs import require_writable
 from model.predictor import Predictor, open_predictor
-from model.scaling import SERVED_SIDE
 from model.training.data import (
     add_data_options,
     add_reading_options,
@@ -48,6 +49,7 @@ SENTENCES = {
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     try:
+        require_writable(options.json)
         predictors = [_open(path, options) for path in (options.first, options.second)]
         classes = predictors[0].metadata.classes
         if predictors[1].metadata.classes != classes:
@@ -110,9 +112,12 @@ def describe(differences: dict[str, Difference], *, images: int) -> str:
         mark = "" if difference.verdict == "undecided" else f"  {difference.verdict}"
         lines.append(f"{name:<{width}}{row}{mark}")
     mean = list(differences.values())[-1]
+    sentence = SENTENCES[mean.verdict]
+    if images < MIN_IMAGES:
+        sentence = f"Undecided, because fewer than {MIN_IMAGES} images show nothing beyond chance"
     lines += [
         "",
-        f"{SENTENCES[mean.verdict]}: {100 * mean.gain:+.1f} points of mean IoU "
+        f"{sentence}: {100 * mean.gain:+.1f} points of mean IoU "
         f"({100 * mean.low:+.1f} to {100 * mean.high:+.1f}).",
         f"{images} images, the same for both. Of twenty classes about one is marked by chance.",
     ]
@@ -141,12 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--engine", choices=get_args(EngineName), default="auto")
     add("--precision", choices=get_args(Precision), default="float32")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add(
-        "--max-side",
-        type=int,
-        default=SERVED_SIDE,
-        help="scale longer images down to this; 0: never (default: the service's, %(default)s)",
-    )
+    add_max_side_option(parser)
     add("--json", type=Path, help="also write the figures to this file")
     add(
         "--require-better", action="store_true", help=f"status {EXIT_NOT_BETTER} unless B is better"

@@ -20,6 +20,8 @@ Verdict = Literal["better", "worse", "undecided"]
 RESAMPLES = 4000
 CONFIDENCE = 0.95
 ROWS_AT_ONCE = 250
+MIN_IMAGES = 10
+"""With fewer images, resamples are too much alike: the interval of a single image has no width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Difference:
     second: float
     low: float
     high: float
+    images: int
 
     @property
     def gain(self) -> float:
@@ -37,7 +40,12 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the second is better or worse, or undecided if the interval contains zero."""
+        """Whether the second is better or worse.
+
+        Undecided if the interval contains zero, and with fewer than MIN_IMAGES images.
+        """
+        if self.images < MIN_IMAGES:
+            return "undecided"
         if self.low > 0:
             return "better"
         return "worse" if self.high < 0 else "undecided"
@@ -64,7 +72,7 @@ def compare_counts(first: Counts, second: Counts, *, seed: int = 0) -> list[Diff
     bounds = [_compute_bounds(column, tail) for column in np.concatenate(gains).T]
     once = np.ones((1, images), np.int64)
     whole = zip(_compute_ious(once, first)[0], _compute_ious(once, second)[0], bounds, strict=True)
-    return [Difference(float(one), float(other), *bound) for one, other, bound in whole]
+    return [Difference(float(one), float(other), *bound, images) for one, other, bound in whole]
 
 
 def _compute_ious(times: NDArray[np.int64], counts: Counts) -> Floats:

@@ -8,7 +8,7 @@
       EngineError           an engine or its device is not available
         DeviceLost          the device no longer works until the process is restarted
       CheckpointError       there is no checkpoint, or it belongs to another run
-      OutputError           the output exists already
+      OutputError           the output exists already, or cannot be written
 
 The message says what was found, what was expected and what to do.
 """

@@ -8,7 +8,7 @@ pixels.
 if __name__ == "__main__":  # before the imports that fail without them
     from model.extras import require_packages
 
-    require_packages("torch", "tqdm")
+    require_packages("torch", "torchvision", "tqdm")
 
 import argparse
 import json
@@ -16,11 +16,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from model.arguments import add_max_side_option
 from model.engines.base import EngineName, Precision
-from model.errors import ModelError
+from model.errors import EngineError, ModelError
 from model.extras import name_program, require_packages
+from model.outputs import require_writable
 from model.predictor import Predictor, open_predictor
-from model.scaling import SERVED_SIDE
 from model.training.data import (
     add_data_options,
     add_reading_options,
@@ -42,14 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output:
         require_packages("matplotlib")
     try:
+        require_writable(options.json, options.output)
         predictor = choose_predictor(options)
         images = open_evaluation_images(options, choose_classes(options, predictor.metadata))
         scores = score(predictor, images)
-        if options.output:
-            from model.training import figures
-
-            first = [images.read(index) for index in range(min(4, len(images)))]
-            figures.draw_samples(options.output, predictor, first)
     except ModelError as error:
         sys.exit(f"error: {error}")
     print(scores)
@@ -62,10 +59,15 @@ def main(arguments: list[str] | None = None) -> None:
         }
         with write_atomically(options.json) as file:
             file.write(json.dumps(report | scores.as_dict(), indent=2).encode() + b"\n")
+    if options.output:
+        from model.training import figures
+
+        first = [images.read(index) for index in range(min(4, len(images)))]
+        figures.draw_samples(options.output, predictor, first)
 
 
 def choose_predictor(options: argparse.Namespace) -> "Predictor | AveragingPredictor":
-    """Choose the service's predictor, or one that averages over views."""
+    """Choose the service's predictor, or one that averages over views. Raises ModelError."""
     if options.scales == [1.0] and not options.flip:
         return open_predictor(
             options.weights,
@@ -73,6 +75,11 @@ def choose_predictor(options: argparse.Namespace) -> "Predictor | AveragingPredi
             device=options.device,
             precision=options.precision,
             max_side=options.max_side,
+        )
+    if options.engine not in ("auto", "torch") or options.precision not in ("auto", "float32"):
+        raise EngineError(
+            f"--scales and --flip average the probabilities of PyTorch in float32, not those of "
+            f"--engine {options.engine} --precision {options.precision}: leave these options out"
         )
     from model.averaging import AveragingPredictor
 
@@ -110,12 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=get_args(EngineName), default="auto")
     parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--max-side",
-        type=int,
-        default=SERVED_SIDE,
-        help="scale longer images down to this; 0: never (default: the service's, %(default)s)",
-    )
+    add_max_side_option(parser)
     parser.add_argument(
         "--scales",
         type=parse_scale,

@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from model.engines.folding import Block, Convolution, FoldedNetwork, fold
 from model.errors import ModelError
+from model.outputs import require_writable
 from model.weights import Metadata, read_weights, write_atomically
 
 OPSET = 17
@@ -114,6 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="ONNX file to write")
     options = parser.parse_args(arguments)
     try:
+        require_writable(options.output)
         weights = read_weights(options.weights)
         model = build_model(fold(weights), weights.metadata)
     except ModelError as error:

@@ -22,6 +22,7 @@ from model.averaging import AveragingPredictor
 from model.card import describe_weights
 from model.engines.base import Array
 from model.errors import ModelError
+from model.outputs import require_folder
 from model.predictor import Predictor, open_predictor
 from model.quality import Quality
 from model.quality_figures import draw_calibration, draw_confusion, draw_ranked
@@ -159,6 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_reading_options(parser)
     options = parser.parse_args(arguments)
     try:
+        require_folder(options.output)
         metadata = read_metadata(options.weights)
         images = open_evaluation_images(options, choose_classes(options, metadata))
         text = describe_weights(options.weights.name, metadata)

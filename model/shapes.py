@@ -5,13 +5,17 @@ own colours, and `classes.toml`. The same seed draws the same pictures.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from model.arguments import parse_count, parse_number
 from model.engines.base import Array, Size
+from model.errors import ModelError
+from model.outputs import require_folder
 
 SIZES: tuple[Size, ...] = ((96, 128), (128, 96), (112, 144))
 MAX_COINS = 3
@@ -88,6 +92,10 @@ def _draw_clouds(size: Size, rng: np.random.Generator) -> NDArray[np.float64]:
 
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
+    try:
+        require_folder(options.output)
+    except ModelError as error:
+        sys.exit(f"error: {error}")
     draw_shapes(options.output, images=options.number, seed=options.seed)
     print(f"drew {options.number} images with their masks into {options.output}")
 
@@ -96,9 +104,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.shapes", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument(
-        "--number", type=int, default=24, help="number of images (default: %(default)s)"
+        "--number", type=parse_number, default=24, help="number of images (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the drawing (default: 0)")
+    parser.add_argument(
+        "--seed", type=parse_count, default=0, help="seed of the drawing (default: 0)"
+    )
     return parser
 
 

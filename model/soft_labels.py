@@ -20,11 +20,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.arguments import add_max_side_option
 from model.engines.base import Array
 from model.engines.torch_engine import choose_device, normalise, use_exact_float32
 from model.errors import DatasetError, ModelError
+from model.outputs import require_folder
 from model.predictor import find_canvas_size, find_fill_colour
-from model.scaling import SERVED_SIDE, find_content_size, scale_down
+from model.scaling import find_content_size, scale_down
 from model.state_dict import network_from_weights
 from model.training.data import add_data_options, list_images_of
 from model.training.pairs import list_images
@@ -61,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     use_exact_float32()
     try:
+        require_folder(options.output)
         teacher = NetworkTeacher(
             read_weights(options.weights),
             device=choose_device(options.device),
@@ -113,12 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, help="folder for the soft labels")
     add("--overwrite", action="store_true", help="replace soft labels in the folder")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add(
-        "--max-side",
-        type=int,
-        default=SERVED_SIDE,
-        help="scale longer images down to this; 0: never (default: the service's, %(default)s)",
-    )
+    add_max_side_option(parser)
     return parser
 
 

@@ -31,12 +31,13 @@ from model.training.dataset import SegmentationDataset
 from model.training.distributed import Group, join_group
 from model.training.features import open_feature_cache
 from model.training.history import Validation, find_best
+from model.training.identity import identify_images
 from model.training.loader import TrainingSamples, create_sampler, iterate_epoch
 from model.training.memory import keep_freed_memory
 from model.training.options import build_parser, choose_recipe
 from model.training.precision import should_autocast
 from model.training.recipe import Recipe
-from model.training.recorder import Files, Recorder
+from model.training.recorder import Files, Recorder, open_files
 from model.training.sampler import EpochSampler
 from model.training.sbd import TRAIN_AUG, download_sbd
 from model.training.signals import collect_signals, should_stop
@@ -72,9 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
 def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
     """Run the whole training, from data to weights file. Returns the exit status."""
     say = print if group.is_main else _ignore
-    files = Files(options.output)
-    if not (options.resume or options.overwrite):
-        files.require_absent()
+    files = open_files(
+        options.output, is_main=group.is_main, is_new=not (options.resume or options.overwrite)
+    )
     torch.manual_seed(options.seed)
 
     network, pretrained, metadata = start_network(options, recipe, say)
@@ -91,6 +92,7 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
         image_set=images.name,
         images=len(images),
         group=group,
+        images_digest=identify_images(images),
     )
     if options.resume:
         training.restore(read_checkpoint(files.checkpoint))
@@ -169,8 +171,11 @@ def open_data(
     images, val_images = open_training_images(
         options, make_class_list(metadata), min_size=min_size, say=say
     )
+    if not recipe.augment:
+        images.require_crop(recipe.crop)
     if val_images is not None and recipe.validate_crops:
         val_images.require(recipe.batch_size)
+        val_images.require_crop(recipe.crop)
     return images, val_images
 
 
@@ -223,7 +228,7 @@ def finish(
         measured = measure(training, val_images, half=half)
         weights = measured.weights
         figures.draw_samples(files.samples, measured.predictor, read_first_pairs(val_images))
-        print(measured.scores)
+        print(f"measured on the image set {val_images.name}:\n{measured.scores}")
     written = write_weights(files.weights, weights.tensors, weights.metadata)
     print(f"wrote {files.weights}, digest {written.digest}")
     best = find_best(training.history)

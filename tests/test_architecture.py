@@ -60,11 +60,12 @@ MODEL = (
     {"averaging"},
     {"predictor", "quality", "comparison"},
     {"golden"},
-    {"state_dict", "class_list"},
+    {"state_dict", "class_list", "arguments"},
     {"engines", "network", "scaling"},
     {"weights", "confusion", "class_list"},
     {"metadata"},
     {"classes"},
+    {"outputs"},
     {"errors", "extras", "pictures", "architectures"},
 )
 

@@ -3,7 +3,7 @@
 Raises CheckpointError if the file does not exist or is not a checkpoint.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,25 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: not a checkpoint of model.train ({type(error).__name__})"
         ) from error
     return state
+
+
+def require_same_run(found: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raises CheckpointError that lists how the descriptions of two runs differ."""
+    differences = list(_list_differences(found, own))
+    if differences:
+        raise CheckpointError(
+            f"the checkpoint belongs to another run: {'; '.join(differences)}. Resume with the "
+            "options and the images that the run was started with"
+        )
+
+
+def _list_differences(found: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[str]:
+    for name in {**own, **found}:
+        before, now = found.get(name), own.get(name)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            yield from (f"{name}, {inner}" for inner in _list_differences(before, now))
+        elif before != now:
+            yield f"{name} was {before}, now it is {now}"
 
 
 def is_checkpoint(saved: Any) -> bool:

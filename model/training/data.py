@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.arguments import parse_count
 from model.class_list import ClassList, make_class_list, read_classes
 from model.engines.base import Size
 from model.errors import DatasetError
@@ -46,7 +47,12 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that hold images out and that say what masks mean."""
     add = parser.add_argument
     add("--val-share", type=float, help="share of the images to validate on")
-    add("--val-seed", type=int, default=0, help="seed that chooses these images (default: 0)")
+    add(
+        "--val-seed",
+        type=parse_count,
+        default=0,
+        help="seed that chooses these images (default: 0)",
+    )
     add("--classes", type=Path, metavar="FILE", help="your own classes and colours: TOML, JSON")
 
 
@@ -70,6 +76,8 @@ def list_images_of(options: argparse.Namespace) -> Listing:
             "name the images by --data DIR (VOC's folders), --images DIR --masks DIR, or "
             f"--pairs FILE; found {found}"
         )
+    if options.masks and not options.images:
+        raise DatasetError(f"--masks {options.masks} belongs to --images DIR: leave it out")
     if options.data:
         return Listing(options.image_set, list_samples(options.data, options.image_set))
     return _list_own(options.images, options.masks, options.pairs, prefix="--")
@@ -80,6 +88,8 @@ def open_training_images(
 ) -> tuple[SegmentationDataset, SegmentationDataset | None]:
     """Open the images to train on and those to validate on, and check them. Raises DatasetError."""
     listing, val_listing = _list_both(options)
+    if val_listing:
+        val_listing = _tell_overlap(listing, val_listing, say)
 
     def open_set(listing: Listing) -> SegmentationDataset:
         images = open_images(listing.samples, name=listing.name, classes=classes, min_size=min_size)
@@ -128,6 +138,10 @@ def _list_both(options: argparse.Namespace) -> tuple[Listing, Listing | None]:
     if len(named) > 1:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in named)
         raise DatasetError(f"{flags} each name images to validate on: give one of them")
+    if options.val_masks and not options.val_images:
+        raise DatasetError(
+            f"--val-masks {options.val_masks} belongs to --val-images DIR: give both, or neither"
+        )
     listing = list_images_of(options)
     if options.val_image_set == NO_VALIDATION or share == 0:
         return listing, None
@@ -170,6 +184,24 @@ def _tell_unpaired(
     number = count_unpaired(masks, samples)
     if number:
         say(f"{number} masks in {masks} have no image and are ignored")
+
+
+def _tell_overlap(listing: Listing, held_out: Listing, say: Say) -> Listing:
+    """Warn of validation images that are trained on, and say so in the name of their set.
+
+    The name accompanies the scores into the weights file and onto its card.
+    """
+    trained_on = {sample.image_path.resolve() for sample in listing.samples}
+    number = sum(sample.image_path.resolve() in trained_on for sample in held_out.samples)
+    if not number:
+        return held_out
+    part = f"{number} of {len(held_out.samples)}"
+    say(
+        f"warning: {part} images to validate on are trained on, too: the scores will only show how "
+        "well they are learnt by heart. Name other images with --val-image-set, --val-images, "
+        "--val-pairs or --val-share"
+    )
+    return Listing(f"{held_out.name}, {part} trained on", held_out.samples)
 
 
 def _require_foreground(images: SegmentationDataset, say: Say) -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from model.class_list import VOC, ClassList
 from model.engines.base import Array, Size
-from model.errors import DatasetError
+from model.errors import DatasetError, RecipeError
 from model.training.masks import find_indices
 from model.training.problems import BrokenSample, require_sound
 from model.training.samples import Sample, format_size, holds_crop
@@ -94,6 +94,17 @@ class SegmentationDataset:
             raise DatasetError(
                 f"the image set {self.name!r} has {len(self)} images, fewer than one batch of "
                 f"{batch_size}: choose a smaller --batch-size"
+            )
+
+    def require_crop(self, size: Size) -> None:
+        """Raises RecipeError unless each image holds a crop of this size."""
+        small = sum(height < size[0] or width < size[1] for height, width in self._sizes)
+        if small:
+            raise RecipeError(
+                f"{small} of the {len(self)} images of the set {self.name!r} are smaller than a "
+                f"crop of {format_size(size)}, and crops that are not scaled (--no-augment, "
+                "--validate-crops) are not padded: choose a smaller --crop, or leave these images "
+                "out with --drop-small-images"
             )
 
     def read(self, index: int) -> tuple[Array, Array]:

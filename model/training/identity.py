@@ -7,6 +7,21 @@ from pathlib import Path
 from model.training.dataset import SegmentationDataset
 
 
+def identify_images(images: SegmentationDataset) -> str:
+    """Compute a digest of the names and sizes of the images, in their order.
+
+    The sizes are those in pixels, and in bytes of the files of image and mask. Reads no file.
+    """
+    sizes = images.sizes
+    return _hash_lines(
+        [
+            f"{sample.name}\t{sizes[sample.name]}\t{sample.image_path.stat().st_size}\t"
+            f"{sample.mask_path.stat().st_size}"
+            for sample in images.samples
+        ]
+    )
+
+
 def identify_content(images: SegmentationDataset) -> str:
     """Compute a digest of the names of the images, in their order, and of their files' bytes."""
     with ThreadPoolExecutor() as pool:

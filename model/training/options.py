@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from model.arguments import parse_count
 from model.errors import RecipeError
 from model.extras import name_program
 from model.training.data import (
@@ -77,7 +78,12 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add_validation_options(parser)
     add = parser.add_argument
     add("--download", action="store_true", help="fetch VOC2012 (and SBD for train_aug)")
-    add("--val-every", type=int, default=1, help="epochs between validations; 0: only at the end")
+    add(
+        "--val-every",
+        type=parse_count,
+        default=1,
+        help="epochs between validations; 0: only at the end",
+    )
     add("--soft-labels", type=Path, help="folder of a teacher's soft labels")
 
 
@@ -97,13 +103,18 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--resume", action="store_true", help="continue from the checkpoint beside --output")
     add("--overwrite", action="store_true", help="replace the results of an earlier run")
-    add("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    add("--seed", type=parse_count, default=0, help="seed of everything random (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     workers = max(1, min(8, (os.cpu_count() or 1) // 2))
-    add("--workers", type=int, default=workers, help="loader processes (here: %(default)s)")
+    add("--workers", type=parse_count, default=workers, help="loader processes (here: %(default)s)")
     where = "keep decoded images on the device and augment them there (auto: if it is a GPU)"
     add("--device-data", choices=get_args(Choice), default="auto", help=where)
-    add("--checkpoint-steps", type=int, default=0, help="also save a checkpoint every N steps")
+    add(
+        "--checkpoint-steps",
+        type=parse_count,
+        default=0,
+        help="also save a checkpoint every N steps",
+    )
     add(
         "--feature-cache",
         type=Path,

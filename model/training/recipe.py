@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from model.architectures import ArchitectureName
 from model.errors import RecipeError
+from model.training.bounds import require_bounds
 
 RegionLoss = Literal["none", "dice", "lovasz"]
 
@@ -104,37 +105,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises RecipeError."""
-        if any(side < 32 or side % 32 for side in self.crop):
-            raise RecipeError(
-                f"a crop of {self.crop[0]} x {self.crop[1]}: each side must be a multiple of 32, "
-                "the network's stride"
-            )
-        if self.batch_size < 1 or self.epochs < 0:
-            raise RecipeError(
-                f"{self.epochs} epochs of batches of {self.batch_size}: at least 0 and 1 expected"
-            )
-        if not (0 < self.hard_share <= 1 and 0 <= self.ema_decay < 1 and self.region_weight >= 0):
-            raise RecipeError(
-                f"a hard share of {self.hard_share}, an EMA decay of {self.ema_decay} and a region "
-                f"weight of {self.region_weight}: above 0 to 1, 0 to below 1, and 0 or more, "
-                "expected"
-            )
-        if any(weight < 0 for weight in (*self.class_weights, self.boundary_weight)):
-            raise RecipeError(
-                f"class weights {self.class_weights} and a boundary weight of "
-                f"{self.boundary_weight}: 0 or more expected"
-            )
-        if not 0 <= self.soft_weight <= 1 or self.temperature <= 0:
-            raise RecipeError(
-                f"a soft weight of {self.soft_weight} and a temperature of {self.temperature}: "
-                "0 to 1, and more than 0, expected"
-            )
-
-        if self.views < 0 or not (0 <= self.cutmix <= 1 and 0 <= self.copy_paste <= 1):
-            raise RecipeError(
-                f"{self.views} views, a CutMix share of {self.cutmix} and a copy-paste share of "
-                f"{self.copy_paste}: 0 or more, 0 to 1, and 0 to 1, expected"
-            )
+        require_bounds(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

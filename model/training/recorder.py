@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from model.engines.base import Array
 from model.errors import OutputError
+from model.outputs import require_writable
 from model.training import figures
 from model.training.checkpoint import write_checkpoint
 from model.training.history import EpochRow, StepLog, find_best, write_history
@@ -55,6 +56,17 @@ class Files:
     def tensorboard(self) -> Path:
         return self._name_beside("tensorboard")
 
+    def require_usable(self) -> None:
+        """Raises OutputError for a path that is no weights file, or that cannot be written."""
+        if self.weights.is_dir():
+            raise OutputError(f"{self.weights} is a folder: name a .safetensors file in it")
+        if self.weights.suffix != ".safetensors":
+            raise OutputError(
+                f"{self.weights}: the name of a weights file ends with .safetensors, and those of "
+                f"the run's other files are made of it. Choose {self.weights}.safetensors"
+            )
+        require_writable(self.weights)
+
     def require_absent(self) -> None:
         """Raises OutputError if there are results of an earlier run."""
         for path in (self.weights, self.best, self.checkpoint):
@@ -71,6 +83,19 @@ class Files:
 
     def _name_beside(self, suffix: str) -> Path:
         return self.weights.with_name(f"{self.weights.stem}.{suffix}")
+
+
+def open_files(weights: Path, *, is_main: bool, is_new: bool) -> Files:
+    """The files of a run that writes `weights`; `is_new`: it may not replace another run's.
+
+    Raises OutputError.
+    """
+    files = Files(weights)
+    if is_main:  # the machines of other processes may have no such folder
+        files.require_usable()
+    if is_new:
+        files.require_absent()
+    return files
 
 
 class Recorder:

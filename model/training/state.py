@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.class_list import format_colour
 from model.engines.torch_engine import normalise
-from model.errors import CheckpointError, RecipeError
+from model.errors import RecipeError
 from model.network import FCN
 from model.training.average import WeightsAverage
 from model.training.batch_norm import start_learning, synchronise_batch_norms
+from model.training.checkpoint import require_same_run
 from model.training.distributed import Group
 from model.training.frozen import freeze_layers
 from model.training.history import EpochRow, EpochSums, Validation
@@ -43,11 +45,11 @@ class Training:
         image_set: str,
         images: int,
         group: Group,
+        images_digest: str = "",
     ) -> None:
-        """`pretrained` names the tensors of the network that were loaded, not drawn at random.
+        """`pretrained` names the tensors that were loaded; `images_digest` tells image sets apart.
 
-        Raises RecipeError for a batch that the processes cannot share evenly, and for class weights
-        of other classes.
+        Raises RecipeError for a batch that processes cannot share, and wrong class weights.
         """
         recipe.require_fit(num_classes=network.num_classes, world_size=group.world_size)
         self.recipe = recipe
@@ -58,7 +60,7 @@ class Training:
             architecture=network.architecture.identifier,
         )
         self.steps_per_epoch = steps_per_epoch
-        self.seed, self.image_set = seed, image_set
+        self.seed, self.image_set, self.images_digest = seed, image_set, images_digest
         self.group = group
         self.step = 0
         self.history: list[EpochRow] = []
@@ -199,13 +201,7 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state`. Raises CheckpointError if it belongs to another run."""
-        found, own = state.get("run", {}), self._describe_run()
-        for name, value in own.items():
-            if found.get(name) != value:
-                raise CheckpointError(
-                    f"the checkpoint's {name} is {found.get(name)}, this run's is {value}: "
-                    "resume with the options that the run was started with"
-                )
+        require_same_run(state.get("run", {}), self._describe_run())
         self.step = state["step"]
         # The sums are those of all processes, so only one process continues them.
         loss, images, hits, known = state["sums"] if self.group.is_main else (0.0, 0, 0, 0)
@@ -218,11 +214,15 @@ class Training:
 
     def _describe_run(self) -> dict[str, Any]:
         """The values that must be equal to continue a run."""
+        colours = map(format_colour, self.metadata.palette)
         return {
             "recipe": self.recipe.as_dict(),
             "seed": self.seed,
             "image set": self.image_set,
+            "digest of the images": self.images_digest,
             "classes": list(self.metadata.classes),
+            "colours": dict(zip(self.metadata.classes, colours, strict=True)),
+            "masks": dict(self.metadata.data.get("masks", {})),
             "start": self.metadata.data.get("start"),
             "steps per epoch": self.steps_per_epoch,
             "processes": self.group.world_size,

@@ -43,6 +43,17 @@ def test_a_gain_on_a_single_image_is_not_significant():
     assert mean.verdict == "undecided"
 
 
+def test_few_images_decide_nothing():
+    """The interval of a single image has no width, so any gain would be significant."""
+    for images, verdict in ((1, "undecided"), (9, "undecided"), (10, "better")):
+        differences = compare_counts(
+            counts_of(np.full(images, 0.3)), counts_of(np.full(images, 0.9))
+        )
+        assert {difference.verdict for difference in differences} == {verdict}
+        rows = dict(zip(("background", "coin", "mean IoU"), differences, strict=True))
+        assert ("fewer than 10 images" in compare.describe(rows, images=images)) == (images < 10)
+
+
 def test_the_interval_is_that_of_resampled_images():
     """Compared with a plain bootstrap."""
     first = counts_of(np.linspace(0.4, 0.9, 15))

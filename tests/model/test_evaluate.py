@@ -53,6 +53,14 @@ def test_masks_of_other_classes_are_named(voc_folder, tmp_path):
         evaluate.main(["--data", str(voc_folder), "--weights", str(tmp_path / "w")])
 
 
+@pytest.mark.parametrize(
+    "options", [("--flip", "--engine", "native"), ("--scales", "0.5", "--precision", "bfloat16")]
+)
+def test_averages_are_of_pytorch_in_float32_alone(voc_folder, weights_file, options):
+    with pytest.raises(SystemExit, match=r"error: --scales and --flip average .* leave these"):
+        evaluate.main(["--data", str(voc_folder), "--weights", str(weights_file), *options])
+
+
 def test_wrong_input_ends_with_one_line(voc_folder, tmp_path):
     with pytest.raises(SystemExit, match=r"error: .*expected a weights file"):
         evaluate.main(["--data", str(voc_folder), "--weights", str(tmp_path / "nothing")])

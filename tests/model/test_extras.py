@@ -28,7 +28,7 @@ def run_without(packages, module, *arguments):
     [
         ("model.train", ["--data", "x"], "torch, torchvision, matplotlib, tqdm"),
         ("model.train", ["--help"], "torch, torchvision, matplotlib, tqdm"),
-        ("model.evaluate", ["--data", "x"], "torch, tqdm"),
+        ("model.evaluate", ["--data", "x"], "torch, torchvision, tqdm"),
         ("model.compare", ["x", "y", "--data", "z"], "torch, tqdm"),
         ("model.convert", ["x", "--output", "y"], "torch, torchvision"),
     ],

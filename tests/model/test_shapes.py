@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from model import shapes
 from model.class_list import read_classes
@@ -26,3 +27,11 @@ def test_the_shapes_are_a_sound_data_set_of_two_classes(tmp_path, capsys):
         coins, ground = (image[target == index].mean(axis=0) for index in (1, 0))
         assert coins[0] > ground[0] + 50, "coins are redder than what they lie on"
     assert not np.array_equal(first[0][1], other[0][1])
+
+
+@pytest.mark.parametrize("wrong", [("--seed", "-1"), ("--number", "0"), ("--number", "few")])
+def test_wrong_numbers_are_named(wrong, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        shapes.main(["--output", str(tmp_path / "new"), *wrong])
+    assert f"argument {wrong[0]}: " in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -1,7 +1,9 @@
 """Training as people run it: `python -m model.train` on a small VOC folder."""
 
 import csv
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,8 +218,12 @@ def test_ctrl_c_ends_a_run_cleanly(voc_folder, tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(finished, voc_folder, tmp_path):
     options = ["--data", voc_folder, *SMALL, "--resume"]
-    run(*options, "--output", finished, "--epochs", 3, status="error: " + _other_recipe(finished))
-    with pytest.raises(SystemExit, match="the checkpoint's start is backbone from a random start"):
+    message = (
+        "error: the checkpoint belongs to another run: recipe, epochs was 2, now it is 3. Resume "
+        "with the options and the images that the run was started with"
+    )
+    run(*options, "--output", finished, "--epochs", 3, status=message)
+    with pytest.raises(SystemExit, match=r"start was backbone from a random start.*, now it is "):
         train.main(
             ["--data", str(voc_folder), *SMALL[:-2], "--resume", "--output", str(finished),
              "--epochs", "2", "--init", str(finished)]
@@ -229,11 +235,19 @@ def test_a_checkpoint_of_another_run_is_refused(finished, voc_folder, tmp_path):
         read_checkpoint(tmp_path / "w.checkpoint.pt")
 
 
-def _other_recipe(finished):
-    found = read_checkpoint(finished.with_name("w.checkpoint.pt"))["run"]["recipe"]
-    return (
-        f"the checkpoint's recipe is {found}, this run's is {found | {'epochs': 3}}: "
-        "resume with the options that the run was started with"
+def test_a_run_is_not_resumed_on_other_images_or_with_other_masks(finished, voc_folder, tmp_path):
+    options = ["--output", finished, "--epochs", 2, *SMALL, "--resume"]
+    other = shutil.copytree(voc_folder, tmp_path / "other")
+    with (other / "VOCdevkit/VOC2012/JPEGImages/train_0005.jpg").open("ab") as file:
+        file.write(b"0")
+    refuse("another run: digest of the images was", "--data", other, *options)
+    entries = [{"name": name} for name in CLASSES]
+    entries[3] |= {"colour": "#010203"}
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": entries, "void": "#ffffff"}))
+    refuse(
+        f"another run: colours, {CLASSES[3]} was #808000, now it is #010203; masks, values was",
+        *("--data", voc_folder, *options, "--classes", tmp_path / "classes.json"),
+        *("--val-image-set", "none"),
     )
 
 
@@ -395,6 +409,17 @@ def test_too_few_images_to_validate_on_are_named_before_the_first_step(tmp_path)
         train.main(["--data", str(tmp_path), "--preset", "d2l", *SMALL])
 
 
+@pytest.mark.parametrize("option", ["--no-augment", "--validate-crops"])
+def test_images_smaller_than_an_unscaled_crop_are_named_before_the_first_step(
+    voc_folder, tmp_path, option
+):
+    refuse(
+        r"of the \d+ images of the set '(train|val)' are smaller than a crop of 96 x 64.*--crop",
+        *("--data", voc_folder, *SMALL, "--crop", 96, 64, option),
+        *("--output", tmp_path / "w.safetensors"),
+    )
+
+
 def test_own_classes_start_from_the_backbone_of_other_weights(
     tmp_path, voc_folder, weights_file, capsys
 ):
@@ -417,5 +442,5 @@ def test_wrong_input_ends_with_one_line(tmp_path, voc_folder):
         train.main(["--data", str(voc_folder), "--backbone", "nothing.pth"])
     with pytest.raises(SystemExit, match="crop of 60 x 64: each side must be a multiple of 32"):
         train.main(["--data", str(voc_folder), "--crop", "60", "64"])
-    with pytest.raises(SystemExit, match="0 and 1 expected"):
+    with pytest.raises(SystemExit, match="batch_size is 0: 1 or more expected"):
         train.main(["--data", str(voc_folder), "--batch-size", "0"])

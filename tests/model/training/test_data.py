@@ -1,4 +1,5 @@
 import argparse
+import shutil
 
 import numpy as np
 import pytest
@@ -181,6 +182,24 @@ def test_own_data_may_have_validation_images_of_their_own(own):
     assert (names(images), names(val_images)) == (["images/coin 1"], ["val images/v"])
 
 
+def test_validation_images_that_are_trained_on_are_no_measurement(own, voc_folder):
+    """The name of the set says so, which the scores in the weights file and the card show."""
+    folder = shutil.copytree(voc_folder, own / "voc")
+    lists = folder / "VOCdevkit/VOC2012/ImageSets/Segmentation"
+    names = [(lists / f"{name}.txt").read_text().split() for name in ("train", "val")]
+    (lists / "trainval.txt").write_text("\n".join([*names[0], *names[1][:3]]))
+    options = "--data", folder, "--image-set", "trainval"
+    _, val_images, said = open_both(*options, classes=VOC)
+    assert "warning: 3 of 4 images to validate on are trained on" in said
+    assert val_images.name == "val, 3 of 4 trained on"
+    *_, said = open_both("--data", voc_folder, classes=VOC)
+    assert "warning" not in said
+    (own / "train.txt").write_text("images/coin 1.jpg\tmasks/coin 1.png\n")
+    folders = "--images", own / "images", "--masks", own / "masks"
+    *_, said = open_both(*folders, "--val-pairs", own / "train.txt")
+    assert "warning: 1 of 1 images" in said
+
+
 def test_vocs_folders_may_hold_out_a_share_too(voc_folder):
     images, val_images, _ = open_both("--data", voc_folder, "--val-share", 0.25, classes=VOC)
     assert (len(images), len(val_images)) == (9, 3)
@@ -192,6 +211,9 @@ def test_vocs_folders_may_hold_out_a_share_too(voc_folder):
         ([], "name the images"),
         (["--data", "a", "--images", "b"], "found --data and --images"),
         (["--images", "a"], "--images DIR and --masks DIR belong together"),
+        (["--data", "a", "--masks", "b"], "--masks b belongs to --images DIR"),
+        (["--pairs", "a", "--masks", "b"], "--masks b belongs to --images DIR"),
+        (["--data", "a", "--val-masks", "b"], "--val-masks b belongs to --val-images DIR"),
         (["--images", "a", "--masks", "b"], "b is not there, or no folder"),
         (
             ["--pairs", "a", "--val-share", "0.1", "--val-pairs", "b"],
