@@ -1,8 +1,9 @@
 """Turn a state dict that the notebook saved, or the checkpoint of a run, into a weights file.
 
 Run as `python -m model.convert notebook.pth --output fcn.safetensors`. Accepts a `.pth` that
-`torch.save(net.state_dict(), path)` wrote, safetensors, or the `.checkpoint.pt` of a run, finished
-or not. Never loads a pickled module. Predictions stay the same.
+`torch.save(net.state_dict(), path)` wrote, safetensors, the `.checkpoint.pt` of a run, finished or
+not, or a weights file. Never loads a pickled module. The network stays the same; `--half` rounds
+its kernels, which changes a few pixels.
 """
 
 if __name__ == "__main__":  # before the imports that fail without them
@@ -18,15 +19,18 @@ from pathlib import Path
 from model.class_list import VOC, ClassList, read_classes
 from model.errors import ModelError, NetworkError
 from model.extras import name_program
+from model.network import FCN
+from model.outputs import require_writable
 from model.state_dict import (
     convert_notebook_state,
     list_tensors,
     network_from_state,
+    network_from_weights,
     read_saved,
     require_state_dict,
 )
 from model.training.checkpoint import is_checkpoint, open_checkpoint
-from model.weights import Metadata, write_weights
+from model.weights import Metadata, is_weights_file, read_weights, write_weights
 
 
 def convert(
@@ -34,10 +38,26 @@ def convert(
 ) -> Metadata:
     """Read `source`, check that it is a complete FCN, and write `output`.
 
-    Returns the written metadata. `classes` defaults to the checkpoint's classes, or else to VOC's.
-    `half` rounds kernels to float16. Raises NetworkError, and WeightsError for numbers that are not
-    finite.
+    Returns the written metadata. `classes` defaults to those of the checkpoint or the weights file,
+    or else to VOC's. `half` rounds kernels to float16. Raises NetworkError, and WeightsError for a
+    damaged weights file and for numbers that are not finite.
     """
+    network, metadata = read_network(source)
+    if classes:
+        metadata = name_classes(metadata, classes)
+    if len(metadata.classes) != network.num_classes:
+        raise NetworkError(
+            f"{source}: the network has {network.num_classes} classes, {len(metadata.classes)} are "
+            "named; name them with --classes FILE"
+        )
+    return write_weights(output, list_tensors(network, half=half), metadata)
+
+
+def read_network(source: Path) -> tuple[FCN, Metadata]:
+    """Read the network and what is known of it. Raises NetworkError and WeightsError."""
+    if is_weights_file(source):
+        weights = read_weights(source)
+        return network_from_weights(weights), weights.metadata
     saved = read_saved(source)
     if is_checkpoint(saved):
         state, metadata = open_checkpoint(saved)
@@ -45,18 +65,22 @@ def convert(
         state = require_state_dict(saved, source)
         recipe = {"name": "converted", "source": source.name}
         metadata = replace(VOC.as_metadata(), recipe=recipe)
-    if classes:
-        named = classes.as_metadata()
-        data = {**metadata.data, **named.data}
-        metadata = replace(metadata, classes=named.classes, palette=named.palette, data=data)
     network = network_from_state(convert_notebook_state(state), source=str(source))
-    metadata = replace(metadata, architecture=network.architecture.identifier)
-    if len(metadata.classes) != network.num_classes:
-        raise NetworkError(
-            f"{source}: the network has {network.num_classes} classes, {len(metadata.classes)} are "
-            "named; name them with --classes FILE"
-        )
-    return write_weights(output, list_tensors(network, half=half), metadata)
+    return network, replace(metadata, architecture=network.architecture.identifier)
+
+
+def name_classes(metadata: Metadata, classes: ClassList) -> Metadata:
+    """Give metadata other classes. Scores of classes with other names are dropped."""
+    named = classes.as_metadata()
+    kept = {key: value for key, value in metadata.data.items() if key != "masks"}
+    scores = metadata.scores if named.classes == metadata.classes else {}
+    return replace(
+        metadata,
+        classes=named.classes,
+        palette=named.palette,
+        data={**kept, **named.data},
+        scores=scores,
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,6 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit("error: give the path of a state dict: python -m model.convert FILE --output OUT")
     try:
         classes = read_classes(options.classes) if options.classes else None
+        require_writable(options.output)
         metadata = convert(source, options.output, classes=classes, half=options.half)
     except ModelError as error:
         sys.exit(f"error: {error}")
@@ -77,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog=name_program("python -m model.convert"), description=__doc__
     )
     parser.add_argument(
-        "state_dict", type=Path, nargs="?", help="the notebook's state dict, or a checkpoint"
+        "state_dict", type=Path, nargs="?", help="state dict, checkpoint or weights file"
     )
     parser.add_argument("--weights", type=Path, help="the same as the argument")
     parser.add_argument("--output", type=Path, required=True, help="weights file to write")

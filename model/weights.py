@@ -36,6 +36,7 @@ __all__ = [
     "Metadata",
     "Weights",
     "get_colormap",
+    "is_weights_file",
     "read_metadata",
     "read_weights",
     "widen",
@@ -76,6 +77,15 @@ def read_weights(path: Path) -> Weights:
     for name, array in stored.items():
         require_finite(path, name, array)
     return Weights(widen(stored), metadata, source=str(path))
+
+
+def is_weights_file(path: Path) -> bool:
+    """Whether it is a weights file of some format version, which may be damaged."""
+    try:
+        with _open(path) as file:
+            return "format_version" in (file.metadata() or {})
+    except WeightsError:
+        return False
 
 
 def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> Metadata:
