@@ -5,6 +5,7 @@ The service, the evaluation and the figures all predict with it. Imports no torc
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,11 @@ class Canvas:
     @property
     def size(self) -> Size:
         return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def computed_pixels(self) -> int:
+        """The pixels of the canvas and of its mask: an engine's time grows with both."""
+        return math.prod(self.size) + math.prod(self.region.output)
 
 
 class Segmenter(Protocol):

@@ -183,9 +183,7 @@ class Batcher:
     def take_batch(self) -> list[_Waiting]:
         """Take the oldest request and those of its kind that fit the limits of a batch."""
         kind, queue = min(self.queues.items(), key=lambda item: next(iter(item[1])).since)
-        height, width = kind[1]
-        within_pixels = self._max_batch_pixels // (height * width)
-        limit = max(1, min(self._max_batch_images, within_pixels))
+        limit = max(1, min(self._max_batch_images, self._max_batch_pixels // math.prod(kind[1])))
         batch = [queue.popitem(last=False)[0] for _ in range(min(limit, len(queue)))]
         if not queue:
             del self.queues[kind]
@@ -205,7 +203,8 @@ class Batcher:
         canvases = [waiting.canvas for waiting in batch]
         self.metrics.batch_size.observe(len(batch))
         try:
-            with self._watchdog.watching("batch", on_stuck=lambda: _fail(batch)):
+            pixels = sum(canvas.computed_pixels for canvas in canvases)
+            with self._watchdog.watching("batch", lambda: _fail(batch), pixels=pixels):
                 masks = await loop.run_in_executor(self.threads, batch[0].predict, canvases)
             answers = list(zip(batch, masks, strict=True))
         except DeviceLost:

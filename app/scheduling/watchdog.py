@@ -14,6 +14,11 @@ GRACE_S = 3
 only suspended can recover.
 """
 
+SECONDS_PER_PIXEL = 1e-6
+"""What each pixel may take in addition. The slowest engine needs half of it on one core (`python -m
+benchmarks.engine`), and the seconds that any work may take are for a slower or busy machine.
+"""
+
 log = structlog.get_logger("segmentation")
 
 
@@ -43,20 +48,26 @@ class Watchdog:
         return not (self._stuck or self._is_dead)
 
     @contextmanager
-    def watching(self, work: str, on_stuck: Callable[[], None]) -> Iterator[None]:
-        """Watch the block; `on_stuck` is called if it takes longer than `stuck_after_s`."""
+    def watching(
+        self, work: str, on_stuck: Callable[[], None], *, pixels: int = 0
+    ) -> Iterator[None]:
+        """Watch the block, which computes so many pixels.
+
+        `on_stuck` is called if it takes longer than `stuck_after_s` and SECONDS_PER_PIXEL for each.
+        """
+        limit_s = self._stuck_after_s + SECONDS_PER_PIXEL * pixels
         loop = asyncio.get_running_loop()
         watched = object()
 
         def report_stuck() -> None:
             self._stuck.add(watched)
-            log.critical("stuck", work=work, seconds=self._stuck_after_s)
+            log.critical("stuck", work=work, seconds=limit_s)
             on_stuck()
             self._on_change()
 
         timers = (
-            loop.call_later(self._stuck_after_s, report_stuck),
-            loop.call_later(self._stuck_after_s + GRACE_S, self.give_up, work),
+            loop.call_later(limit_s, report_stuck),
+            loop.call_later(limit_s + GRACE_S, self.give_up, work),
         )
         is_over = True
         try:

@@ -11,7 +11,7 @@ from app.errors import InferenceFailed, Overloaded
 from app.observability.metrics import Metrics
 from app.observability.stages import Stages
 from app.scheduling.batcher import Batcher
-from app.scheduling.watchdog import Watchdog
+from app.scheduling.watchdog import GRACE_S, Watchdog
 from model.engines.base import Region
 from model.predictor import Canvas
 
@@ -380,6 +380,29 @@ def test_a_stuck_engine_is_noticed_and_its_callers_are_answered():
             engine.gate.set()
             await asyncio.gather(*batcher.computing)
             assert batcher.is_alive, "it was slow, not stuck"
+
+    asyncio.run(scenario())
+
+
+def test_a_stuck_engine_is_noticed_later_if_its_images_are_large(monkeypatch):
+    async def scenario():
+        loop, delays = asyncio.get_running_loop(), []
+        call_later = loop.call_later
+
+        def note(delay, *rest):
+            delays.append(delay)
+            return call_later(delay, *rest)
+
+        monkeypatch.setattr(loop, "call_later", note)
+        engine = GatedEngine()
+        large = Canvas(np.zeros((32, 64, 3), np.uint8), Region((1, 64), (1, 25_000_000)))
+        async with running(engine, stuck_after_s=10) as batcher:
+            task = asyncio.create_task(submit(batcher, engine, large))
+            await busy(engine)
+            limit_s = 10 + 1e-6 * (32 * 64 + 25_000_000)
+            assert delays[:2] == pytest.approx([limit_s, limit_s + GRACE_S])
+            engine.gate.set()
+            await task
 
     asyncio.run(scenario())
 
