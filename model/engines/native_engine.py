@@ -84,13 +84,21 @@ class NativeEngine:
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
         """See `Engine.segment`. Raises MemoryError."""
-        return [self._segment(*pair) for pair in zip(canvases, regions, strict=True)]
+        pairs = zip(canvases, regions, strict=True)
+        return [self._segment(*pair, confidence=False) for pair in pairs]
 
-    def _segment(self, canvas: Array, region: Region) -> Array:
+    def measure_confidence(
+        self, canvases: Sequence[Array], regions: Sequence[Region]
+    ) -> list[Array]:
+        """See `Engine.measure_confidence`. Raises MemoryError."""
+        pairs = zip(canvases, regions, strict=True)
+        return [self._segment(*pair, confidence=True) for pair in pairs]
+
+    def _segment(self, canvas: Array, region: Region, *, confidence: bool) -> Array:
         if not self._has_native_head:
-            return self._numpy_head(self.coarse_logits(canvas), region)
+            return self.head(self.coarse_logits(canvas), region, confidence=confidence)
         mask = np.empty(region.output, np.uint8)
-        rest = (*pass_canvas(canvas), pass_region(region), pass_array(mask))
+        rest = (*pass_canvas(canvas), pass_region(region), confidence, pass_array(mask))
         segment_single_threaded = self._library.engine_segment_single_threaded
         with self._workspaces.take() as workspace:
             if workspace is None:
@@ -98,15 +106,6 @@ class NativeEngine:
             else:
                 check(segment_single_threaded(self._engine, workspace, *rest))
         return mask
-
-    def measure_confidence(
-        self, canvases: Sequence[Array], regions: Sequence[Region]
-    ) -> list[Array]:
-        """See `Engine.measure_confidence`. It is rare, so numpy computes it. Raises MemoryError."""
-        return [
-            self._numpy_head.measure_confidence(self.coarse_logits(canvas), region)
-            for canvas, region in zip(canvases, regions, strict=True)
-        ]
 
     def coarse_logits(self, canvas: Array) -> Floats:
         """Turn a canvas (H, W, 3) into the logits of every `stride`th pixel, (C, h, w)."""
@@ -123,14 +122,19 @@ class NativeEngine:
                 check(single_threaded(self._engine, workspace, *rest))
         return logits
 
-    def head(self, coarse: Floats, region: Region) -> Array:
-        """Turn the coarse logits (C, h, w) of a canvas into its mask, of shape `region.output`."""
+    def head(self, coarse: Floats, region: Region, *, confidence: bool = False) -> Array:
+        """Turn the coarse logits (C, h, w) of a canvas into its mask, of shape `region.output`.
+
+        With `confidence`, into the confidence.
+        """
         if not self._has_native_head:
-            return self._numpy_head(coarse, region)
+            head = self._numpy_head
+            return (head.measure_confidence if confidence else head)(coarse, region)
         coarse = np.ascontiguousarray(coarse, np.float32)
         _, height, width = coarse.shape
         mask = np.empty(region.output, np.uint8)
-        rest = (pass_array(coarse), height, width, pass_region(region), pass_array(mask))
+        pointers = pass_region(region), confidence, pass_array(mask)
+        rest = (pass_array(coarse), height, width, *pointers)
         with self._workspaces.take_all():
             check(self._library.engine_head(self._engine, *rest))
         return mask

@@ -94,17 +94,30 @@ def small_weights(weights):
 
 
 def head_of(kind, kernel, bias, small_weights):
-    """A function from coarse logits (C, h, w) and a region to a mask, all numpy."""
+    """A function from coarse logits (C, h, w) and a region to a mask or confidence, all numpy."""
     nothing = Convolution(np.zeros((1, 1, 1, 1)), np.zeros(1), 1)
     network = FoldedNetwork(nothing, (), nothing, kernel.numpy(), bias.numpy())
     if kind in NATIVE:
         native = native_engine(small_weights(kernel.numpy(), bias.numpy()), kind)
-        return lambda coarse, region: native.head(coarse.numpy(), region)
+        return lambda coarse, region, **kind: native.head(coarse.numpy(), region, **kind)
     if kind == "numpy":
         head = NumpyHead(network)
-        return lambda coarse, region: head(coarse.numpy(), region)
+
+        def run(coarse, region, *, confidence=False):
+            return (head.measure_confidence if confidence else head)(coarse.numpy(), region)
+
+        return run
     torch_head = TorchHead(network, torch.device("cpu"))
-    return lambda coarse, region: torch_head(coarse, region).numpy()
+
+    def run_torch(coarse, region, *, confidence=False):
+        return (torch_head.measure_confidence if confidence else torch_head)(coarse, region).numpy()
+
+    return run_torch
+
+
+def largest_softmax(logits):
+    """255 times the softmax of the largest along the first axis, before it is rounded."""
+    return 255 * torch.softmax(logits.double(), dim=0).amax(dim=0).numpy()
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (320, 480), (64, 416), (512, 384)])
@@ -145,15 +158,19 @@ def test_the_head_equals_transposed_convolution_and_argmax(
     kernel, bias = KERNELS[kernel](classes, side), torch.randn(classes)
     coarse = torch.randn(classes, 96 // side, 128 // side)
     logits = F.conv_transpose2d(coarse[None], kernel, bias, stride=side, padding=side // 2)[0]
-    expected = logits[:, : output[0], : output[1]].argmax(dim=0)
-    mask = head_of(kind, kernel, bias, small_weights)(coarse, Region(output, output))
-    assert np.mean(mask == expected.numpy()) >= 0.9999
+    logits = logits[:, : output[0], : output[1]]
+    head, region = head_of(kind, kernel, bias, small_weights), Region(output, output)
+    assert np.mean(head(coarse, region) == logits.argmax(dim=0).numpy()) >= 0.9999
+    confidence = head(coarse, region, confidence=True)
+    assert np.abs(confidence - largest_softmax(logits)).max() <= 0.51
 
 
 @pytest.mark.parametrize("kind", ["torch", "numpy", *NATIVE])
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("side", [32, 16, 8])
-@pytest.mark.parametrize("output", [(200, 300), (91, 121), (90, 500), (45, 60), (2000, 130)])
+@pytest.mark.parametrize(
+    "output", [(200, 300), (91, 121), (90, 500), (45, 60), (2000, 130), (3000, 5), (3, 4000)]
+)
 def test_the_head_reads_a_scaled_mask_from_interpolated_logits(
     kind, kernel, side, output, small_weights
 ):
@@ -161,11 +178,12 @@ def test_the_head_reads_a_scaled_mask_from_interpolated_logits(
     kernel, bias = KERNELS[kernel](21, side), torch.randn(21)
     coarse = torch.randn(21, 96 // side, 128 // side)
     logits = F.conv_transpose2d(coarse[None], kernel, bias, stride=side, padding=side // 2)
-    expected = F.interpolate(logits[:, :, :90, :120], output, mode="bilinear", align_corners=False)[
-        0
-    ].argmax(dim=0)
-    mask = head_of(kind, kernel, bias, small_weights)(coarse, Region((90, 120), output))
-    assert np.mean(mask == expected.numpy()) >= 0.999
+    scaled = F.interpolate(logits[:, :, :90, :120], output, mode="bilinear", align_corners=False)
+    head, region = head_of(kind, kernel, bias, small_weights), Region((90, 120), output)
+    assert np.mean(head(coarse, region) == scaled[0].argmax(dim=0).numpy()) >= 0.999
+    confidence = head(coarse, region, confidence=True)
+    # F.interpolate computes positions in float32.
+    assert np.abs(confidence - largest_softmax(scaled[0])).max() <= 0.55
 
 
 @pytest.mark.parametrize("kind", ["torch", "numpy"])

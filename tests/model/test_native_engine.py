@@ -60,7 +60,7 @@ def resident():
 threads, size = int(sys.argv[2]), (1536, 2048)
 engine = NativeEngine(read_weights(SHIPPED_WEIGHTS), Path(sys.argv[1]), threads=threads)
 canvas, mask = np.full((*size, 3), 7, np.uint8), np.full(size, 7, np.uint8)
-rest = canvas.ctypes.data, *size, pass_region(Region(size, size)), mask.ctypes.data
+rest = canvas.ctypes.data, *size, pass_region(Region(size, size)), False, mask.ctypes.data
 segment_single_threaded = engine._library.engine_segment_single_threaded
 before = resident()
 for workspace in range(engine.callers_at_once):

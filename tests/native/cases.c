@@ -57,7 +57,7 @@ struct region draw_region(int height, int width)
     struct region region = {draw_between(1, height), draw_between(1, width), 0, 0};
     if (draw_between(0, 1)) {
         region.output_height = draw_between(1, 150);
-        region.output_width = draw_between(1, 150);
+        region.output_width = draw_between(1, 200); /* more than the head computes at once */
     } else {
         region.output_height = region.height;
         region.output_width = region.width;

@@ -155,7 +155,7 @@ static void check_after_overflow(struct engine *engine, const struct drawn *netw
 struct caller {
     pthread_t thread;
     struct engine *engine;
-    int workspace, height, width;
+    int workspace, height, width, confidence;
     struct region region;
     uint8_t *canvas, *mask;
 };
@@ -165,7 +165,8 @@ static void *call(void *argument)
     struct caller *caller = argument;
     for (int turn = 0; turn < 2; turn++)
         if (engine_segment_single_threaded(caller->engine, caller->workspace, caller->canvas, caller->height,
-                                           caller->width, &caller->region, caller->mask) != 0)
+                                           caller->width, &caller->region, caller->confidence,
+                                           caller->mask) != 0)
             abort();
     return NULL;
 }
@@ -176,7 +177,7 @@ static void check_callers(struct engine *engine, int count)
     struct caller callers[8];
     for (int i = 0; i < count; i++) {
         struct caller *caller = callers + i;
-        *caller = (struct caller){.engine = engine, .workspace = i};
+        *caller = (struct caller){.engine = engine, .workspace = i, .confidence = i % 2};
         caller->height = TILE * draw_between(1, 3);
         caller->width = TILE * draw_between(1, 3);
         caller->region = draw_region(caller->height, caller->width);
@@ -191,7 +192,8 @@ static void check_callers(struct engine *engine, int count)
         struct caller *caller = callers + i;
         long pixels = (long)caller->region.output_height * caller->region.output_width;
         uint8_t *mask = malloc(pixels);
-        engine_segment(engine, caller->canvas, caller->height, caller->width, &caller->region, mask);
+        engine_segment(engine, caller->canvas, caller->height, caller->width, &caller->region,
+                       caller->confidence, mask);
         CHECK(memcmp(mask, caller->mask, pixels) == 0, "the mask of caller %d depends on the others", i);
         free(mask), free(caller->mask), free(caller->canvas);
     }

@@ -74,8 +74,38 @@ static void check_mask(const uint8_t *mask, const struct plain *logits, const st
         }
 }
 
+/* Each pixel is the softmax of the largest logit, times 255 and rounded, up to ties. */
+static void check_confidence(const uint8_t *confidence, const struct plain *logits,
+                             const struct region *region)
+{
+    double allowed = .5 + 255 * 1e-5 * largest(logits);
+    for (int y = 0; y < region->output_height; y++)
+        for (int x = 0; x < region->output_width; x++) {
+            double best = -INFINITY, total = 0;
+            for (int class = 0; class < logits->channels; class++)
+                best = fmax(best, scaled_logit(logits, region, class, y, x));
+            for (int class = 0; class < logits->channels; class++)
+                total += exp(scaled_logit(logits, region, class, y, x) - best);
+            int found = confidence[(long)y * region->output_width + x];
+            CHECK(fabs(found - 255 / total) <= allowed, "confidence %d instead of %g at %d, %d", found,
+                  255 / total, y, x);
+        }
+}
+
+/* The exponential's relative error, down to where the confidence no longer shows it. */
+void check_exponential(void)
+{
+    for (int i = 0; i <= 100000; i++) {
+        float x = i * -1e-3f;
+        double found = exponential(splat(x))[0], expected = exp(x);
+        CHECK(fabs(found - expected) <= 4e-7 * expected + 2e-38, "e^%g is %g instead of %g", x, found,
+              expected);
+    }
+    CHECK(exponential(splat(-INFINITY))[0] < 1e-37 && exponential(splat(0))[0] == 1, "e^-inf or e^0");
+}
+
 static uint8_t *run_head(struct thread_pool *pool, const struct head *head, const struct feature_map *coarse,
-                         const struct region *region)
+                         const struct region *region, int confidence)
 {
     int scaled = region->height != region->output_height || region->width != region->output_width;
     long shared = head_shared_scratch(head, coarse->height, coarse->width, region->output_width);
@@ -84,7 +114,7 @@ static uint8_t *run_head(struct thread_pool *pool, const struct head *head, cons
     float *common = allocate(shared * (long)sizeof *common);
     /* The mask's own size, to the byte. */
     uint8_t *mask = malloc((long)region->output_height * region->output_width);
-    head_apply(pool, head, coarse, *region, mask, common, scratch, floats);
+    head_apply(pool, head, coarse, *region, confidence, mask, common, scratch, floats);
     free(common), free(scratch);
     return mask;
 }
@@ -99,15 +129,18 @@ void check_head(int classes, int side, int dense)
     struct feature_map map = draw_feature_map(round_up(classes, GROUP_CHANNELS), height, width);
     struct plain coarse = plain_copy(&map, classes), logits = plain_logits(&coarse, kernel, bias, side);
     struct region region = draw_region(side * height, side * width);
-    uint8_t *first = run_head(pools[0], &head, &map, &region);
-    check_mask(first, &logits, &region);
-    for (int pool = 1; pool < POOLS; pool++) {
-        uint8_t *mask = run_head(pools[pool], &head, &map, &region);
-        CHECK(memcmp(mask, first, (long)region.output_height * region.output_width) == 0,
-              "the mask depends on the number of threads");
-        free(mask);
+    for (int confidence = 0; confidence < 2; confidence++) {
+        uint8_t *first = run_head(pools[0], &head, &map, &region, confidence);
+        (confidence ? check_confidence : check_mask)(first, &logits, &region);
+        for (int pool = 1; pool < POOLS; pool++) {
+            uint8_t *other = run_head(pools[pool], &head, &map, &region, confidence);
+            CHECK(memcmp(other, first, (long)region.output_height * region.output_width) == 0,
+                  "the bytes depend on the number of threads");
+            free(other);
+        }
+        free(first);
     }
-    free(first), free(logits.values), free(coarse.values), free(memory_of(&map));
+    free(logits.values), free(coarse.values), free(memory_of(&map));
     head_free(&head);
     free(kernel), free(bias);
 }

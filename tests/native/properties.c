@@ -20,6 +20,8 @@ int main(int count, char **arguments)
         pools[pool] = thread_pool_start(pool_sizes[pool]);
     property = "shares of the work";
     check_shares();
+    property = "exponential";
+    check_exponential();
     for (int round = 0; round < rounds; round++) {
         property = "convolution";
         check_convolution();

@@ -6,6 +6,7 @@
 void check_convolution(void);
 void check_shares(void);
 void check_stem(void);
+void check_exponential(void);
 void check_head(int classes, int side, int dense);
 void check_engine(int classes, int skips, int threads, int bfloat16);
 

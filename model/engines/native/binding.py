@@ -70,15 +70,15 @@ def declare(native: ctypes.CDLL) -> ctypes.CDLL:
     native.engine_start.restype = pointer
     native.engine_stop.argtypes = [pointer]
     native.engine_stop.restype = None
-    native.engine_segment.argtypes = [pointer, pointer, c_int, c_int, pointer, pointer]
+    native.engine_segment.argtypes = [pointer, pointer, c_int, c_int, pointer, c_int, pointer]
     native.engine_segment_single_threaded.argtypes = [
-        pointer, c_int, pointer, c_int, c_int, pointer, pointer,
+        pointer, c_int, pointer, c_int, c_int, pointer, c_int, pointer,
     ]  # fmt: skip
     native.engine_coarse_logits.argtypes = [pointer, pointer, c_int, c_int, pointer]
     native.engine_coarse_logits_single_threaded.argtypes = [
         pointer, c_int, pointer, c_int, c_int, pointer,
     ]  # fmt: skip
-    native.engine_head.argtypes = [pointer, pointer, c_int, c_int, pointer, pointer]
+    native.engine_head.argtypes = [pointer, pointer, c_int, c_int, pointer, c_int, pointer]
     return native
 
 

@@ -140,39 +140,39 @@ static void run_network(const struct pass *pass, const uint8_t *canvas)
         add_doubled(pass->pool, &engine->doublings[skip], &logits[skip], &logits[skip + 1]);
 }
 
-static void run_head(const struct pass *pass, const struct region *region, uint8_t *mask)
+static void run_head(const struct pass *pass, const struct region *region, int confidence, uint8_t *mask)
 {
     const struct head *head = &pass->engine->head;
     const struct feature_map *coarse = coarse_map(pass);
     float *scratch = pass->workspace->scratch;
     long shared = head_shared_scratch(head, coarse->height, coarse->width, region->output_width);
-    head_apply(pass->pool, head, coarse, *region, mask, scratch + pass->thread_floats - shared, scratch,
-               pass->thread_floats);
+    head_apply(pass->pool, head, coarse, *region, confidence, mask, scratch + pass->thread_floats - shared,
+               scratch, pass->thread_floats);
 }
 
 static int segment(struct engine *engine, struct thread_pool *pool, int workspace, const uint8_t *canvas,
-                   int height, int width, const struct region *region, uint8_t *mask)
+                   int height, int width, const struct region *region, int confidence, uint8_t *mask)
 {
     struct pass pass;
     int failed = begin(&pass, engine, pool, workspace, height, width, region);
     if (!failed) {
         run_network(&pass, canvas);
-        run_head(&pass, region, mask);
+        run_head(&pass, region, confidence, mask);
     }
     end(&pass);
     return failed;
 }
 
 int engine_segment(struct engine *engine, const uint8_t *canvas, int height, int width,
-                   const struct region *region, uint8_t *mask)
+                   const struct region *region, int confidence, uint8_t *mask)
 {
-    return segment(engine, engine->pool, 0, canvas, height, width, region, mask);
+    return segment(engine, engine->pool, 0, canvas, height, width, region, confidence, mask);
 }
 
 int engine_segment_single_threaded(struct engine *engine, int workspace, const uint8_t *canvas, int height,
-                                   int width, const struct region *region, uint8_t *mask)
+                                   int width, const struct region *region, int confidence, uint8_t *mask)
 {
-    return segment(engine, engine->single_thread, workspace, canvas, height, width, region, mask);
+    return segment(engine, engine->single_thread, workspace, canvas, height, width, region, confidence, mask);
 }
 
 static int coarse_logits(struct engine *engine, struct thread_pool *pool, int workspace,
@@ -204,7 +204,7 @@ int engine_coarse_logits_single_threaded(struct engine *engine, int workspace, c
 }
 
 int engine_head(struct engine *engine, const float *logits, int height, int width,
-                const struct region *region, uint8_t *mask)
+                const struct region *region, int confidence, uint8_t *mask)
 {
     struct pass pass;
     int side = engine->head.side;
@@ -214,7 +214,7 @@ int engine_head(struct engine *engine, const float *logits, int height, int widt
         for (int y = 0; y < height; y++)
             for (int x = 0; x < width; x++)
                 pixel(coarse_map(&pass), class / SIMD_WIDTH, y, x)[class % SIMD_WIDTH] = *logits++;
-    run_head(&pass, region, mask);
+    run_head(&pass, region, confidence, mask);
     end(&pass);
     return 0;
 }

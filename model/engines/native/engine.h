@@ -27,14 +27,15 @@ int engine_has_bfloat16(void);
 void engine_stop(struct engine *engine);
 
 /* Turns a canvas (height, width, 3), whose sides are multiples of 32, into its mask, with all threads.
-   Returns 0, or -1 without memory. One caller at a time. */
+   With `confidence`, each byte is not a class but its softmax, times 255 and rounded. Returns 0, or -1
+   without memory. One caller at a time. */
 int engine_segment(struct engine *engine, const uint8_t *canvas, int height, int width,
-                   const struct region *region, uint8_t *mask);
+                   const struct region *region, int confidence, uint8_t *mask);
 
 /* The same on the calling thread alone. Each concurrent caller uses its own `workspace`, from 0 to the number
    of threads. Not to be called during engine_segment. */
 int engine_segment_single_threaded(struct engine *engine, int workspace, const uint8_t *canvas, int height,
-                                   int width, const struct region *region, uint8_t *mask);
+                                   int width, const struct region *region, int confidence, uint8_t *mask);
 
 /* Computes a canvas' coarse logits (classes, height / stride, width / stride). Returns 0, or -1 without
    memory. */
@@ -44,8 +45,9 @@ int engine_coarse_logits(struct engine *engine, const uint8_t *canvas, int heigh
 int engine_coarse_logits_single_threaded(struct engine *engine, int workspace, const uint8_t *canvas,
                                          int height, int width, float *logits);
 
-/* Turns coarse logits (classes, height, width) into a mask. Returns 0, or -1 without memory. */
+/* Turns coarse logits (classes, height, width) into a mask or a confidence. Returns 0, or -1 without memory.
+ */
 int engine_head(struct engine *engine, const float *logits, int height, int width,
-                const struct region *region, uint8_t *mask);
+                const struct region *region, int confidence, uint8_t *mask);
 
 #endif

@@ -35,18 +35,21 @@ static void gather_cells(const struct head *head, const struct feature_map *coar
 }
 
 void head_apply(struct thread_pool *pool, const struct head *head, const struct feature_map *coarse,
-                struct region region, uint8_t *mask, float *shared, float *scratch, long scratch_floats)
+                struct region region, int confidence, uint8_t *mask, float *shared, float *scratch,
+                long scratch_floats)
 {
     int scaled = region.height != region.output_height || region.width != region.output_width;
     float *cells = shared, *shares = cells + cell_floats(head, coarse->height, coarse->width);
     int *starts = (int *)(shares + (scaled ? region.output_width + SIMD_WIDTH : 0));
-    struct head_job job = {head,   region, coarse->height, coarse->width, cells,
-                           shares, starts, mask,           scratch,       scratch_floats};
+    struct head_job job = {head,   region,     coarse->height, coarse->width, cells,         shares,
+                           starts, confidence, mask,           scratch,       scratch_floats};
     if (head->kernel)
         gather_columns(head, coarse, cells);
     else
         gather_cells(head, coarse, cells);
-    if (scaled) {
+    if (scaled && confidence) {
+        thread_pool_run(pool, tile_rows(&job), head_confidence_task, &job);
+    } else if (scaled) {
         for (int x = 0; x < region.output_width; x++)
             find_source_pixel(x, region.width, region.output_width, shares + x);
         for (int x = 0; x <= region.width; x++)

@@ -33,8 +33,10 @@ void head_free(struct head *head);
 long head_shared_scratch(const struct head *head, int height, int width, int output_width);
 long head_scratch(const struct head *head, int width, int scaled);
 
-/* `coarse`: a feature map of at least `classes` channels. `mask`: output_height x output_width. */
+/* `coarse`: a feature map of at least `classes` channels. `mask`: output_height x output_width. With
+   `confidence`, each of its bytes is not a class but its softmax, times 255 and rounded. */
 void head_apply(struct thread_pool *pool, const struct head *head, const struct feature_map *coarse,
-                struct region region, uint8_t *mask, float *shared, float *scratch, long scratch_floats);
+                struct region region, int confidence, uint8_t *mask, float *shared, float *scratch,
+                long scratch_floats);
 
 #endif

@@ -1,6 +1,6 @@
-/* Masks of the canvas' size by bilinear interpolation. A class with the largest logit at both ends of a line
-   also has it everywhere between them, because interpolation is linear. So all classes are compared only
-   where the two ends differ. */
+/* Masks and confidences of the canvas' size by bilinear interpolation. A class with the largest logit at both
+   ends of a line also has it everywhere between them, because interpolation is linear. So all classes are
+   compared only where the two ends differ. */
 #include "head_job.h"
 
 /* Interpolates between the cells above and below. */
@@ -22,7 +22,19 @@ static int best_class(const float *logits, int classes)
     return best;
 }
 
-INLINE void label_tiles(const struct head_job *job, int tile_y, float *ends, int side)
+/* Computes the confidences of a tile's row. */
+INLINE void measure_between(const float *from, const float *to, int classes, uint8_t *confidences, int side)
+{
+    float logits[MAX_CLASSES * SIMD_WIDTH];
+    for (int c = 0; c * SIMD_WIDTH < side; c++) {
+        vec share = shares_between(c, side);
+        for (int class = 0; class < classes; class++)
+            store(logits + class * SIMD_WIDTH, from[class] + (to[class] - from[class]) * share);
+        write_confidences(confidences + c * SIMD_WIDTH, logits, SIMD_WIDTH, classes, SIMD_WIDTH);
+    }
+}
+
+INLINE void fill_tiles(const struct head_job *job, int tile_y, float *ends, int side)
 {
     int classes = job->head->classes;
     for (int dy = 0; dy < side; dy++) {
@@ -35,7 +47,9 @@ INLINE void label_tiles(const struct head_job *job, int tile_y, float *ends, int
             const float *from = ends + tile_x * classes, *to = from + classes;
             int right = best_class(to, classes);
             uint8_t labels[TILE];
-            if (left == right) {
+            if (job->confidence) {
+                measure_between(from, to, classes, labels, side);
+            } else if (left == right) {
                 memset(labels, left, side);
             } else {
                 for (int c = 0; c * SIMD_WIDTH < side; c++) {
@@ -56,5 +70,5 @@ INLINE void label_tiles(const struct head_job *job, int tile_y, float *ends, int
 void head_bilinear_task(void *context, int tile_y, int thread)
 {
     const struct head_job *job = context;
-    WITH_SIDE(job->head, label_tiles, job, tile_y, job->scratch + thread * job->scratch_floats);
+    WITH_SIDE(job->head, fill_tiles, job, tile_y, job->scratch + thread * job->scratch_floats);
 }

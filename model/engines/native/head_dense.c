@@ -66,6 +66,11 @@ void head_dense_task(void *context, int dy, int thread)
             uint8_t labels[TILE];
             for (int c = 0; c < TILE_VECTORS; c++) {
                 const float *from = logits + r * TILE + c * SIMD_WIDTH;
+                if (job->confidence) {
+                    write_confidences(labels + c * SIMD_WIDTH, from, PRODUCT_ROWS * TILE, classes,
+                                      SIMD_WIDTH);
+                    continue;
+                }
                 vec best = load(from);
                 int_vec label = {0};
                 for (int class = 1; class < classes; class++)

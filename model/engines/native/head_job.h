@@ -1,4 +1,5 @@
-/* The data and functions that all tasks of the head share: the geometry of tiles, the choice of a class. */
+/* The data and functions that all tasks of the head share: the geometry of tiles, the choice of a class, the
+   confidence in it. */
 #ifndef HEAD_JOB_H
 #define HEAD_JOB_H
 
@@ -29,6 +30,7 @@ struct head_job {
     const float *cells;
     const float *shares; /* of a scaled mask: for each column, its distance from its source column */
     const int *starts;   /* of a scaled mask: the first column of each source column, and the end */
+    int confidence;      /* what each byte becomes: the confidence, or the class */
     uint8_t *mask;
     float *scratch;
     long scratch_floats;
@@ -67,6 +69,19 @@ INLINE void write_labels(uint8_t *to, int_vec labels, int count)
     memcpy(to, &bytes, count);
 }
 
+/* Writes the softmax of the largest logit, times 255. The vectors of the classes' logits are `plane` floats
+   apart. */
+INLINE void write_confidences(uint8_t *to, const float *logits, long plane, int classes, int count)
+{
+    vec best = load(logits), total = {0};
+    for (int class = 1; class < classes; class ++)
+        best = maximum(best, load(logits + class * plane));
+    for (int class = 0; class < classes; class ++)
+        total += exponential(load(logits + class * plane) - best);
+    /* The total is at least 1, unless a logit is infinite. */
+    write_labels(to, __builtin_convertvector(255 / maximum(total, splat(1)) + .5f, int_vec), count);
+}
+
 /* Writes a tile's row of labels, cut at the mask's sides. */
 INLINE void write_tile_row(const struct head_job *job, int y, int tile_x, const uint8_t *labels, int side)
 {
@@ -83,6 +98,7 @@ void head_dense_task(void *context, int dy, int thread);
 void head_blend_cells(const struct head_job *job, int tile_y, int dy, float *ends);
 void head_bilinear_task(void *context, int tile_y, int thread);
 void head_scaled_task(void *context, int tile_y, int thread);
+void head_confidence_task(void *context, int tile_y, int thread);
 
 /* Vector c of the positions of `side` pixels between two ends. */
 INLINE vec shares_between(int c, int side)

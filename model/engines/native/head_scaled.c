@@ -1,7 +1,6 @@
 /* Masks whose size differs from the image's. Logits are computed in bands of rows that stay in the cache, so
    the full logits never exist. All classes are compared only between source pixels of different classes. */
-#include "head_job.h"
-#include "product.h"
+#include "head_band.h"
 
 /* The first output pixel whose source pixel is `i` or later. */
 int find_first_output(int i, int source, int output)
@@ -16,62 +15,16 @@ int find_first_output(int i, int source, int output)
     return guess;
 }
 
-/* The logits of a row of tiles' pixels and of the row of pixels below: (classes, band_rows, line). */
-struct band {
-    float *logits;
-    uint8_t *labels;  /* (band_rows, line) */
-    long line, plane; /* floats from row to row, from class to class */
-};
-
-static struct band band_in(const struct head_job *job, float *scratch)
+static void label_band(const struct head_job *job, const struct band *band)
 {
-    struct band band;
-    band.line = band_line(job->head, job->width);
-    band.plane = band_rows(job->head) * band.line;
-    band.logits = scratch + row_floats(job->head, job->width);
-    band.labels = (uint8_t *)(band.logits + job->head->classes * band.plane);
-    return band;
-}
-
-/* Interpolates a row of pixels between the logits at the ends of its tiles. */
-INLINE void interpolate_row(const struct head_job *job, const float *ends, float *to, long plane, int side)
-{
-    int classes = job->head->classes;
-    for (int x = 0; x < tile_columns(job); x++)
-        for (int class = 0; class < classes; class++) {
-            float from = ends[x * classes + class], end = ends[(x + 1) * classes + class];
-            for (int c = 0; c * SIMD_WIDTH < side; c++)
-                store(to + class * plane + x * side + c * SIMD_WIDTH,
-                      from + (end - from) * shares_between(c, side));
-        }
-}
-
-static void fill_band(const struct head_job *job, const struct band *band, int tile_y, int rows,
-                      float *scratch)
-{
-    int classes = job->head->classes, columns = tile_columns(job), side = job->head->side;
-    long plane = band->plane;
-    for (int row = 0; row < rows; row++) {
-        int at = tile_y + row / side, dy = row % side;
-        float *to = band->logits + row * band->line;
-        if (job->head->kernel) {
-            for (int x = 0; x < columns; x += PRODUCT_ROWS) {
-                int tiles = MIN(PRODUCT_ROWS, columns - x);
-                head_dense_rows(job, at * columns + x, tiles, dy, scratch);
-                for (int class = 0; class < classes; class++)
-                    memcpy(to + class * plane + x * TILE, scratch + class * PRODUCT_ROWS * TILE,
-                           tiles * TILE * sizeof *to);
-            }
-        } else {
-            head_blend_cells(job, at, dy, scratch);
-            WITH_SIDE(job->head, interpolate_row, job, scratch, to, plane);
-        }
+    for (int row = 0; row < band->rows; row++) {
+        const float *from = band->logits + row * band->line;
         uint8_t *labels = band->labels + row * band->line;
         for (long x = 0; x < band->line; x += SIMD_WIDTH) {
-            vec best = load(to + x);
+            vec best = load(from + x);
             int_vec label = {0};
-            for (int class = 1; class < classes; class++)
-                take_larger(load(to + class * plane + x), class, &best, &label);
+            for (int class = 1; class < job->head->classes; class++)
+                take_larger(load(from + class * band->plane + x), class, &best, &label);
             write_labels(labels + x, label, SIMD_WIDTH);
         }
     }
@@ -159,16 +112,10 @@ void head_scaled_task(void *context, int tile_y, int thread)
 {
     const struct head_job *job = context;
     const struct region *region = &job->region;
-    float *scratch = job->scratch + thread * job->scratch_floats;
-    struct band band = band_in(job, scratch);
-    int side = job->head->side, top = tile_y * side - side / 2;
-    int first = MAX(top, 0), last = MIN(top + side, region->height);
-    if (first >= last)
-        return;
-    int rows = MIN(band_rows(job->head), (job->height + 1) * side - side / 2 - top);
-    fill_band(job, &band, tile_y, MIN(rows, region->height - top), scratch);
-    for (int y = first; y < last; y++)
-        fill_output_rows(job, &band, y - top, MIN(y + 1, region->height - 1) - top,
+    struct band band = head_fill_band(job, tile_y, job->scratch + thread * job->scratch_floats);
+    label_band(job, &band);
+    for (int y = band.first; y < band.last; y++)
+        fill_output_rows(job, &band, y - band.top, MIN(y + 1, region->height - 1) - band.top,
                          find_first_output(y, region->height, region->output_height),
                          find_first_output(y + 1, region->height, region->output_height));
 }

@@ -43,6 +43,19 @@ INLINE vec select_vec(int_vec mask, vec yes, vec no)
 }
 INLINE vec maximum(vec a, vec b) { return select_vec(a > b, a, b); }
 INLINE vec rectify(vec a) { return maximum(a, (vec){0}); }
+
+/* e to the power of each x <= 0, with a relative error below 4e-7; what is smaller than e^-87 may become 0.
+   x = n ln 2 + r, with ln 2 in two parts so that r is exact (Cody and Waite, Software Manual for the
+   Elementary Functions, 1980, chapter 6). The polynomial is the best for |r| <= ln 2 / 2, by Lawson's
+   algorithm: 1e-7 from e^r. */
+INLINE vec exponential(vec x)
+{
+    const float rounder = 12582912; /* 1.5 * 2^23: a sum with it is rounded, and ends with the bits of n */
+    vec bounded = maximum(x, splat(-87)), shifted = bounded * 1.44269504f + rounder, n = shifted - rounder;
+    vec r = bounded - n * 0.693359375f + n * 2.12194440e-4f;
+    vec power = 1 + r + r * r * (.499992311f + r * (.166671142f + r * (.0418901555f + r * .00831252057f)));
+    return (vec)((int_vec)power + (((int_vec)shifted) << 23));
+}
 INLINE int round_up(int number, int multiple) { return (number + multiple - 1) / multiple * multiple; }
 
 #endif
