@@ -40,7 +40,7 @@ from model.training.recipe import Recipe
 from model.training.recorder import Files, Recorder, open_files
 from model.training.sampler import EpochSampler
 from model.training.sbd import TRAIN_AUG, download_sbd
-from model.training.signals import collect_signals, should_stop
+from model.training.signals import StopVote, collect_signals
 from model.training.soft_labels import SoftLabels
 from model.training.start import start_network
 from model.training.state import Training
@@ -122,24 +122,21 @@ def train(
     val_images: SegmentationDataset | None,
 ) -> int:
     """Train the remaining epochs. Returns EXIT_INTERRUPTED after a signal, else 0."""
-    group = training.group
+    vote = StopVote(training.group)
     with (
         collect_signals() as received,
         Recorder(training, files, tensorboard=options.tensorboard) as recorder,
     ):
         while training.epoch < training.recipe.epochs and not has_converged(training):
             for batch in iterate_epoch(training, sampler, batches):
-                recorder.record_step(training.train_step(*batch))
-                if should_stop(received, group):
-                    recorder.save_checkpoint()
-                    if group.is_main:
-                        print(
-                            f"interrupted after step {training.step}, saved {files.checkpoint}: "
-                            "the same command with --resume continues"
-                        )
+                training.train_step(*batch)
+                recorder.record_steps()
+                if vote.should_stop(received):
+                    recorder.save_interrupted()
                     return EXIT_INTERRUPTED
                 if options.checkpoint_steps and training.step % options.checkpoint_steps == 0:
                     recorder.save_checkpoint()
+            recorder.record_steps(wait=True)
             to_measure = val_images if should_validate(training, options.val_every) else None
             measured = validate(training, to_measure, half=options.half)
             recorder.record_epoch(

@@ -59,15 +59,17 @@ class TorchEngine:
         ]
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalise(
+    images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor
+) -> Tensor:
     """Turn images (N, H, W, 3) uint8 RGB into the input (N, 3, H, W) float32, channels last.
 
     RGB / 255, then minus `mean` and divided by `std`, each per channel.
     """
     scaled = images.permute(0, 3, 1, 2).float().div_(255)
     per_channel = (1, 3, 1, 1)
-    scaled.sub_(torch.tensor(mean, device=images.device).view(per_channel))
-    return scaled.div_(torch.tensor(std, device=images.device).view(per_channel))
+    scaled.sub_(torch.as_tensor(mean, device=images.device).view(per_channel))
+    return scaled.div_(torch.as_tensor(std, device=images.device).view(per_channel))
 
 
 def use_exact_float32() -> None:

@@ -25,8 +25,7 @@ class WeightsAverage:
         decay = min(self.decay, step / (step + 10))
         own, new = _split(self.network), _split(network)
         torch._foreach_lerp_(own[0], new[0], 1 - decay)
-        for counter, value in zip(own[1], new[1], strict=True):
-            counter.copy_(value)
+        torch._foreach_copy_(own[1], new[1])
 
     def state_dict(self) -> dict[str, Any]:
         return self.network.state_dict()

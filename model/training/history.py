@@ -32,6 +32,16 @@ class EpochRow:
     images_per_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step's figures. Steps and epochs count from 1."""
+
+    step: int
+    epoch: int
+    loss: float
+    lr: float
+
+
 def find_best(rows: Sequence[EpochRow]) -> EpochRow | None:
     """The first epoch with the highest mean IoU, or accuracy if no mean IoU was measured.
 
@@ -79,7 +89,7 @@ class EpochSums:
 class StepLog:
     """A CSV with a row per training step: step, epoch, loss, lr."""
 
-    HEADER = ("step", "epoch", "loss", "lr")
+    HEADER = tuple(entry.name for entry in fields(StepRow))
 
     def __init__(self, path: Path, *, first_step: int) -> None:
         """Continue a file at `first_step`. Removes later rows, of an interrupted run."""
@@ -92,8 +102,8 @@ class StepLog:
         self._writer = csv.writer(self._file)
         self._writer.writerows([self.HEADER, *kept])
 
-    def write(self, *, step: int, epoch: int, loss: float, lr: float) -> None:
-        self._writer.writerow([step, epoch, f"{loss:.6f}", f"{lr:.6g}"])
+    def write(self, row: StepRow) -> None:
+        self._writer.writerow([row.step, row.epoch, f"{row.loss:.6f}", f"{row.lr:.6g}"])
 
     def close(self) -> None:
         self._file.close()

@@ -9,11 +9,13 @@ from model.training.recipe import Recipe
 
 
 def create_optimiser(network: FCN, recipe: Recipe, pretrained: frozenset[str]) -> SGD:
+    """Create the optimiser of a network on its device. A GPU updates all tensors at once."""
     return SGD(
         group_parameters(network, recipe, pretrained),
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
+        fused=True if network.final_conv.weight.is_cuda else None,
     )
 
 

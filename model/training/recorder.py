@@ -132,20 +132,21 @@ class Recorder:
         if self._board:
             self._board.close()
 
-    def record_step(self, loss: float) -> None:
-        """Record a step: write its row, advance the progress bar."""
+    def record_steps(self, *, wait: bool = False) -> None:
+        """Record the steps whose figures are known, or all: write rows, advance the bar."""
         training = self._training
-        if self._steps:
-            epoch = training.epoch + 1
-            self._steps.write(step=training.step, epoch=epoch, loss=loss, lr=training.lr)
-            self._bar.set_description(f"epoch {epoch}/{training.recipe.epochs}", refresh=False)
-            self._bar.set_postfix(
-                loss=f"{loss:.3f}",
-                acc=f"{training.running_accuracy:.3f}",
-                images_per_s=f"{training.running_images_per_s:.1f}",
-                refresh=False,
-            )
-        self._bar.update()
+        for row in training.collect_steps(wait=wait):
+            if self._steps:
+                self._steps.write(row)
+                epochs = training.recipe.epochs
+                self._bar.set_description(f"epoch {row.epoch}/{epochs}", refresh=False)
+                self._bar.set_postfix(
+                    loss=f"{row.loss:.3f}",
+                    acc=f"{training.running_accuracy:.3f}",
+                    images_per_s=f"{training.running_images_per_s:.1f}",
+                    refresh=False,
+                )
+            self._bar.update()
 
     def record_epoch(self, row: EpochRow) -> None:
         """Record an epoch: write the history, draw the curves, print a line."""
@@ -178,9 +179,19 @@ class Recorder:
     def save_checkpoint(self) -> None:
         """Save the current state, for --resume."""
         state = self._training.state()
+        self.record_steps()
         if not self._silent:
             write_checkpoint(self._files.checkpoint, state)
         self._training.group.wait()
+
+    def save_interrupted(self) -> None:
+        """Save a checkpoint and say how to continue."""
+        self.save_checkpoint()
+        if not self._silent:
+            print(
+                f"interrupted after step {self._training.step}, saved {self._files.checkpoint}: "
+                "the same command with --resume continues"
+            )
 
 
 def _describe(row: EpochRow) -> str:

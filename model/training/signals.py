@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from model.training.distributed import Group
+from model.training.transfer import Receipt
 
 
 @contextmanager
@@ -27,8 +28,21 @@ def collect_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def should_stop(received: list[int], group: Group) -> bool:
+class StopVote:
     """Whether any process was asked to stop, so that all stop after the same step."""
-    if group.world_size == 1:
-        return bool(received)
-    return bool(group.sum(torch.tensor(len(received), device=group.device)).item())
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._last: Receipt | None = None
+
+    def should_stop(self, received: list[int]) -> bool:
+        """Every process must call it after each step.
+
+        Several processes decide by what they had received a step earlier: a GPU that had to tell
+        at once would have nothing left to do.
+        """
+        if self._group.world_size == 1:
+            return bool(received)
+        votes = torch.full((), len(received), device=self._group.device)
+        last, self._last = self._last, Receipt(self._group.sum(votes))
+        return last is not None and bool(last.read().item())

@@ -12,18 +12,19 @@ from torch import Tensor, nn
 
 from model.class_list import format_colour
 from model.engines.torch_engine import normalise
-from model.errors import RecipeError
 from model.network import FCN
 from model.training.average import WeightsAverage
 from model.training.batch_norm import start_learning, synchronise_batch_norms
 from model.training.checkpoint import require_same_run
 from model.training.distributed import Group
 from model.training.frozen import freeze_layers
-from model.training.history import EpochRow, EpochSums, Validation
+from model.training.history import EpochRow, EpochSums, StepRow, Validation
 from model.training.loss import PixelLoss
 from model.training.optimiser import compute_lr_factor, create_optimiser
 from model.training.precision import should_autocast
 from model.training.recipe import Recipe
+from model.training.step_figures import StepFigures
+from model.training.transfer import send
 from model.weights import Metadata
 
 KEPT_METADATA = ("classes", "palette", "mean", "std", "recipe", "data", "architecture")
@@ -61,10 +62,10 @@ class Training:
         )
         self.steps_per_epoch = steps_per_epoch
         self.seed, self.image_set, self.images_digest = seed, image_set, images_digest
-        self.group = group
-        self.step = 0
+        self.group, self.step = group, 0
         self.history: list[EpochRow] = []
-        self._sums = EpochSums()
+        self._figures = StepFigures()
+        self._statistics = torch.tensor([metadata.mean, metadata.std], device=group.device)
         synchronise_batch_norms(network, recipe, group)
         freeze_layers(network, recipe)
         self.network = network.to(group.device).to(memory_format=torch.channels_last)
@@ -101,29 +102,28 @@ class Training:
     @property
     def running_accuracy(self) -> float:
         """Pixel accuracy of the epoch so far, in this process."""
-        return self._sums.hits / max(self._sums.known, 1)
+        return self._figures.sums.hits / max(self._figures.sums.known, 1)
 
     @property
     def running_images_per_s(self) -> float:
         """Images per second of the epoch so far, by all processes."""
-        return self._sums.images_per_s * self.group.world_size
+        return self._figures.sums.images_per_s * self.group.world_size
 
     def train_step(
         self, images: Tensor, target: Tensor, probabilities: Tensor | None = None
-    ) -> float:
+    ) -> None:
         """Learn from images (N, H, W, 3) and target (N, H, W), both uint8, and soft labels.
 
-        Instead of images it takes their features, (N, h, w, channels), from a `FeatureCache`.
-        Returns the loss: per image for "image_sum", as the notebook reports it, else per pixel.
-        With several processes, the mean of their losses is the batch's. Raises RecipeError unless
-        it is finite.
+        Instead of images it takes their features, (N, h, w, channels), from a `FeatureCache`. On a
+        GPU it returns before the step is computed: `collect_steps` has the figures. Raises
+        RecipeError if the loss of an earlier step is not finite.
         """
         start_learning(self.network, self.recipe)
         factor = compute_lr_factor(self.step, self.total_steps, self.recipe)
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = factor * parameters["base_lr"]
         if probabilities is not None:
-            probabilities = probabilities.to(self.group.device, non_blocking=True)
+            probabilities = send(probabilities, self.group.device)
         loss, counts = self._loss(*self._move_to_device(images, target), probabilities)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -132,14 +132,20 @@ class Training:
         if self._average:
             self._average.update(self.network, self.step)
         is_sum = self.recipe.loss_reduction == "image_sum"
-        value = float(loss.item()) / (len(images) * self.group.world_size if is_sum else 1)
-        if not math.isfinite(value):
-            raise RecipeError(
-                f"the loss is {value} at step {self.step}: training diverged; start again with a "
-                "lower --lr and --lr-pretrained"
-            )
-        self._sums.add(value, len(images), *counts.tolist())
-        return value
+        value = loss.detach().double() / (len(images) * self.group.world_size if is_sum else 1)
+        row = StepRow(self.step, self.epoch + 1, math.nan, self.lr)
+        self._figures.add(row, len(images), torch.cat((value[None], counts)))
+
+    def collect_steps(self, *, wait: bool = False) -> list[StepRow]:
+        """Return the steps whose figures are known, each once; all of them with `wait`.
+
+        A row's loss is that per image for "image_sum", as the notebook reports it, else per pixel.
+        With several processes, the mean of their losses is the batch's. Raises RecipeError unless
+        it is finite.
+        """
+        if wait:
+            self._figures.read()
+        return self._figures.collect()
 
     @torch.no_grad()
     def count_hits(self, images: Tensor, target: Tensor) -> tuple[int, int]:
@@ -154,15 +160,17 @@ class Training:
 
     def _move_to_device(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         device = self.group.device
-        images = images.to(device, non_blocking=True)
-        target = target.to(device, non_blocking=True)
+        images, target = send(images, device), send(target, device)
         if images.is_floating_point():  # features of images
             return images.permute(0, 3, 1, 2), target
-        return normalise(images, self.metadata.mean, self.metadata.std), target
+        # Not with the metadata's numbers: their copy to a GPU would wait for the step before.
+        mean, std = self._statistics
+        return normalise(images, mean, std), target
 
     def end_epoch(self, validation: Validation) -> EpochRow:
         """End the epoch: add its figures, over all processes, to the history as a row."""
-        own = self._sums
+        self._figures.read()
+        own = self._figures.sums
         loss, images, hits, known = self._sum_over_processes(own)
         row = EpochRow(
             epoch=self.epoch + 1,
@@ -174,7 +182,7 @@ class Training:
             images_per_s=images / max(own.seconds, 1e-9),
         )
         self.history.append(row)
-        self._sums = EpochSums()
+        self._figures.sums = EpochSums()
         return row
 
     def _sum_over_processes(self, sums: EpochSums) -> list[float]:
@@ -187,12 +195,13 @@ class Training:
 
         Every process must call it.
         """
+        self._figures.read()
         return {
             "run": self._describe_run(),
             "metadata": {name: getattr(self.metadata, name) for name in KEPT_METADATA},
             "step": self.step,
-            "sums": self._sum_over_processes(self._sums),
-            "seconds": self._sums.seconds,
+            "sums": self._sum_over_processes(self._figures.sums),
+            "seconds": self._figures.sums.seconds,
             "history": [asdict(row) for row in self.history],
             "network": self.network.state_dict(),
             "average": self._average.state_dict() if self._average else None,
@@ -205,7 +214,7 @@ class Training:
         self.step = state["step"]
         # The sums are those of all processes, so only one process continues them.
         loss, images, hits, known = state["sums"] if self.group.is_main else (0.0, 0, 0, 0)
-        self._sums = EpochSums(loss, int(images), int(hits), int(known), state["seconds"])
+        self._figures.sums = EpochSums(loss, int(images), int(hits), int(known), state["seconds"])
         self.history = [EpochRow(**row) for row in state["history"]]
         self.network.load_state_dict(state["network"])
         if self._average:
