@@ -1,4 +1,4 @@
-"""The engine and the server on one GPU, beside what is expected of an H100 with 16 cores.
+"""The engine, the server and training on one GPU, beside what is expected of an H100 with 16 cores.
 
 Ends within ten minutes. Without a GPU it measures nothing and exits with status 1. The rates on
 the device begin with uint8 images in its memory and end with masks there; all others begin and end
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import report
+from benchmarks.augmentation import measure_gpu
 from benchmarks.connection import upload_request
 from benchmarks.engine import load_network, replace_kernel
 from benchmarks.load import LoadGenerator
@@ -86,6 +87,7 @@ def main() -> None:
         Predictor(fast, weights.metadata), plan.seconds, torch.cuda.memory_reserved
     )
     figures |= measure_server(photos, plan)
+    figures |= measure_gpu()
     title = f"One GPU: {torch.cuda.get_device_name()}"
     publish("gpu", title, list_rows(figures), plan=plan, engine=fast.description)
 
