@@ -12,17 +12,18 @@ import threadpoolctl
 from numpy.typing import NDArray
 
 from model.engines import tiles
-from model.engines.base import Array, Region, Size
+from model.engines.base import Array, Region
 from model.engines.folding import Floats, FoldedNetwork
+from model.engines.interpolation import iterate_rows, stretch_columns
 from model.engines.tiles import Neighbours
 
 Reduce = Callable[[Floats], Array]
 """Logits (C, ...) to one byte for each pixel."""
 
-Scalar = TypeVar("Scalar", np.float32, np.uint8)
+ROWS_AT_ONCE = 2**16
+"""The most output rows that are listed with their source rows: a thin mask has millions."""
 
-# At least this many rows of a scaled mask are computed at once.
-ROWS_AT_ONCE = 32
+Scalar = TypeVar("Scalar", np.float32, np.uint8)
 
 
 @cache
@@ -57,43 +58,34 @@ class NumpyHead:
                 for scores in self._iterate_blocks(coarse)
             ]
             return np.concatenate(labels)[half : half + height, half : half + width]
-        mask = np.empty(region.output, np.uint8)
-        columns = Neighbours.between(region.content[1], width)
-        for start in range(0, width, tiles.COLUMNS_AT_ONCE):
-            stop = min(start + tiles.COLUMNS_AT_ONCE, width)
-            part = columns.cut(start, stop)
-            self._fill(mask[:, start:stop], coarse, region.content, part, reduce)
-        return mask
+        return self._reduce_scaled(coarse, region, reduce)
 
-    def _fill(
-        self, mask: Array, coarse: Floats, content: Size, columns: Neighbours, reduce: Reduce
-    ) -> None:
+    def _reduce_scaled(self, coarse: Floats, region: Region, reduce: Reduce) -> Array:
         """Sweep down over the canvas; write each output row once both of its source rows exist."""
-        height, width = mask.shape
+        (content_height, content_width), height = region.content, region.output[0]
         half = self._side // 2
-        rows = Neighbours.between(content[0], height)
-        rows_at_once = max(ROWS_AT_ONCE, tiles.PIXELS_AT_ONCE // width)
+        mask = np.empty(region.output, np.uint8)
         done = 0
-        kept = np.empty((self._classes, 0, width), np.float32)
-        kept_from = 0  # the canvas row of kept[:, 0]
+        logits = np.empty((self._classes, 0, content_width), np.float32)
+        top = 0  # the canvas row of logits[:, 0]
         canvas_row = -half
         for scores in self._iterate_blocks(coarse):
-            logits = _join_tiles(np.moveaxis(scores, 2, 0))
-            logits = logits[:, max(0, -canvas_row) : content[0] - canvas_row, half:]
-            left, right = logits[..., columns.first], logits[..., columns.second]
-            kept = np.concatenate([kept, _blend(left, right, columns.share)], axis=1)
+            joined = _join_tiles(np.moveaxis(scores, 2, 0))[..., half : half + content_width]
+            within = slice(max(0, -canvas_row), max(0, content_height - canvas_row))
+            logits = np.concatenate([logits, joined[:, within]], axis=1)
             canvas_row += len(scores) * self._side
-            ready = int(rows.second.searchsorted(kept_from + kept.shape[1]))
-            for start in range(done, ready, rows_at_once):
-                part = rows.cut(start, min(start + rows_at_once, ready))
-                upper, lower = kept[:, part.first - kept_from], kept[:, part.second - kept_from]
-                scaled = _blend(upper, lower, part.share[:, None])
-                mask[start : start + len(part.share)] = reduce(scaled)
+            ready = tiles.count_between(content_height, height, known=top + logits.shape[1])
+            for start in range(done, ready, ROWS_AT_ONCE):
+                stop = min(start + ROWS_AT_ONCE, ready)
+                rows = Neighbours.between(content_height, height, start=start, stop=stop)
+                _fill_rows(mask[start:stop], logits, rows.count_from(top), reduce)
             done = ready
             if done == height:
                 break
-            kept = kept[:, rows.first[done] - kept_from :]
-            kept_from = int(rows.first[done])
+            (first,) = Neighbours.between(content_height, height, start=done, stop=done + 1).first
+            logits = logits[:, first - top :]
+            top = int(first)
+        return mask
 
     def _iterate_blocks(self, coarse: Floats) -> Iterator[Floats]:
         """Yield the scores of a few rows of tiles at a time: (rows, columns, C, side, side)."""
@@ -115,31 +107,39 @@ def argmax(scores: Floats) -> Array:
 
     It keeps a running maximum of whole planes, which is several times faster than `np.argmax`.
     """
-    best = scores[0].copy()
-    labels = np.zeros(best.shape, np.uint8)
-    larger = np.empty(best.shape, np.bool_)
+    best = np.array(scores[0])
+    labels = np.zeros_like(best, np.uint8)
+    larger = np.empty_like(best, np.bool_)
+    later = larger.view(np.uint8)
     for label in range(1, len(scores)):
         np.greater(scores[label], best, out=larger)
-        np.copyto(labels, label, where=larger)
         np.maximum(best, scores[label], out=best)
+        # A later label is a larger number.
+        np.multiply(later, label, out=later)
+        np.maximum(labels, later, out=labels)
     return labels
 
 
 def measure_softmax(scores: Floats) -> Array:
-    """The softmax of the largest along the first axis, times 255 and rounded, uint8."""
-    best = scores.max(axis=0)
-    total = np.zeros(best.shape, np.float32)
-    for logits in scores:
-        total += np.exp(logits - best)
+    """The softmax of the largest along the first axis, times 255 and rounded, uint8.
+
+    Overwrites the scores.
+    """
+    scores -= scores.max(axis=0)
+    np.exp(scores, out=scores)
+    total: Floats = scores.sum(axis=0)
     return np.rint(255 / total).astype(np.uint8)
 
 
-def _blend(first: Floats, second: Floats, share: Floats) -> Floats:
-    """Compute first + (second - first) * share in the memory of `second`."""
-    second -= first
-    second *= share
-    second += first
-    return second
+def _fill_rows(mask: Array, logits: Floats, rows: Neighbours, reduce: Reduce) -> None:
+    """Fill output rows from source rows (C, rows, columns), in sweeps over their columns."""
+    width = mask.shape[1]
+    for start in range(0, width, tiles.COLUMNS_AT_ONCE):
+        stop = min(start + tiles.COLUMNS_AT_ONCE, width)
+        columns = Neighbours.between(logits.shape[2], width, start=start, stop=stop)
+        stretched = stretch_columns(logits, columns)
+        for piece, scores in iterate_rows(stretched, rows):
+            mask[piece, start:stop] = reduce(scores)
 
 
 def _join_tiles(tiled: NDArray[Scalar]) -> NDArray[Scalar]:

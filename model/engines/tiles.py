@@ -10,7 +10,10 @@ tile's side is the network's stride: with skips, 16 or 8 pixels.
 Knows nothing of how the product is computed.
 """
 
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -61,9 +64,10 @@ class Neighbours:
     share: NDArray[np.float32]
 
     @classmethod
-    def between(cls, source: int, output: int) -> Self:
-        """Interpolate from `source` pixels to `output` pixels."""
-        positions = np.maximum((np.arange(output) + 0.5) * source / output - 0.5, 0)
+    def between(cls, source: int, output: int, *, start: int = 0, stop: int | None = None) -> Self:
+        """Interpolate from `source` pixels to `output` pixels, of which start ... stop - 1."""
+        pixels = np.arange(start, output if stop is None else stop)
+        positions = np.maximum((pixels + 0.5) * source / output - 0.5, 0)
         first = np.minimum(positions.astype(np.int64), source - 1)
         second = np.minimum(first + 1, source - 1)
         return cls(first, second, (positions - first).astype(np.float32))
@@ -71,3 +75,29 @@ class Neighbours:
     def cut(self, start: int, stop: int) -> "Neighbours":
         window = slice(start, stop)
         return Neighbours(self.first[window], self.second[window], self.share[window])
+
+    def count_from(self, source: int) -> "Neighbours":
+        """The same, with `source` as the first source pixel."""
+        return Neighbours(self.first - source, self.second - source, self.share)
+
+    def iterate_runs(self, most: int) -> Iterator[slice]:
+        """Yield the runs of output pixels that have the same source pixels, `most` at a time."""
+        ends = np.flatnonzero(np.diff(self.first)) + 1
+        for start, stop in pairwise([0, *ends.tolist(), len(self.first)]):
+            for part in range(start, stop, most):
+                yield slice(part, min(part + most, stop))
+
+    @property
+    def mean_run(self) -> float:
+        """The mean number of output pixels that have the same source pixels."""
+        return len(self.first) / (1 + int(self.first[-1] - self.first[0]))
+
+
+def count_between(source: int, output: int, *, known: int) -> int:
+    """Count the output pixels that need only the first `known` of the source pixels."""
+
+    def find_second(pixel: int) -> int:
+        position = max((pixel + 0.5) * source / output - 0.5, 0)
+        return min(int(position) + 1, source - 1)
+
+    return bisect_left(range(output), known, key=find_second)
