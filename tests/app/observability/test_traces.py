@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -27,6 +30,7 @@ from tests.conftest import PHOTO, REPOSITORY
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+SERVER = Span.SPAN_KIND_SERVER
 STAGES = ["accept", "read", "decode", "queue", "inference", "encode", "send"]
 
 
@@ -53,7 +57,7 @@ def test_a_callers_trace_continues_with_a_span_for_each_stage(settings, collecto
         client.get("/health/ready")
         client.get("/metrics")
     spans = [span for _, span in collector.spans]
-    (request,) = [span for span in spans if span.kind == Span.SPAN_KIND_SERVER]
+    (request,) = [span for span in spans if span.kind == SERVER]
     assert (request.trace_id.hex(), request.parent_span_id.hex()) == (TRACE, PARENT)
     assert request.name == "POST /v1/segment"
     attributes = read_attributes(request)
@@ -76,7 +80,7 @@ def test_the_files_of_a_batch_have_spans_of_their_own(settings, collector, monke
         files = [("files", ("a.jpg", PHOTO.read_bytes())), ("files", ("b", b"no image"))]
         assert client.post("/v1/segment/batch", files=files).status_code == 200
     spans = [span for _, span in collector.spans]
-    (request,) = [span for span in spans if span.kind == Span.SPAN_KIND_SERVER]
+    (request,) = [span for span in spans if span.kind == SERVER]
     stages = children_of(request, spans)
     assert [span.name for span in stages if span.name != "file"] == [
         "accept", "read", "files", "encode", "send"
@@ -89,21 +93,46 @@ def test_the_files_of_a_batch_have_spans_of_their_own(settings, collector, monke
     assert collector.spans[0][0]["service.name"] == "masks"
 
 
+def start_workers(process, count):
+    """Wait until all are ready; return their ids and the address."""
+    workers, addresses = [], []
+    while len(addresses) < count:
+        entry = json.loads(process.stderr.readline())
+        if entry["event"] == "worker started":
+            workers.append(entry["worker"])
+        elif entry["event"] == "ready":
+            addresses.append(entry["address"])
+    return workers, addresses[0]
+
+
+@contextmanager
+def stopped(pid):
+    """Stop a process, so that others accept the connections."""
+    os.kill(pid, signal.SIGSTOP)
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        os.sched_yield()
+    yield
+    os.kill(pid, signal.SIGCONT)
+
+
 def test_every_worker_sends_its_traces_and_logs_their_ids(weights_file, collector):
     settings = {"workers": 2, "threads": 1, "traces": 1, "log_format": "json", "port": 0}
     with program(weights=weights_file, device="cpu", **settings) as process:
-        url = logged(process, "ready")["address"] + "/v1/model"
-        assert httpx.get(url, headers=TRACEPARENT, timeout=300).status_code == 200
-        line = logged(process, "request")
+        workers, address = start_workers(process, 2)
+        for other in workers:
+            with stopped(other):
+                answer = httpx.get(f"{address}/v1/model", headers=TRACEPARENT, timeout=300)
+            assert answer.status_code == 200
+        lines = [logged(process, "request") for _ in workers]
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
-    ((resource, span),) = [
-        (resource, span) for resource, span in collector.spans if span.name == "GET /v1/model"
-    ]
-    assert (line["trace_id"], line["span_id"]) == (TRACE, span.span_id.hex())
-    assert span.trace_id.hex() == TRACE
-    assert resource["process.pid"] != process.pid
+    found = [(resource, span) for resource, span in collector.spans if span.kind == SERVER]
+    assert [span.name for _, span in found] == ["GET /v1/model"] * 2
+    assert {resource["process.pid"] for resource, _ in found} == set(workers)
+    assert {span.trace_id.hex() for _, span in found} == {TRACE}
+    assert {span.span_id.hex() for _, span in found} == {line["span_id"] for line in lines}
+    assert {line["trace_id"] for line in lines} == {TRACE}
 
 
 @pytest.fixture
