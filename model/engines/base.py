@@ -72,6 +72,11 @@ class Engine(Protocol):
         ...
 
 
+def describe_threads(threads: int) -> str:
+    """Return the number of threads in words, for a description."""
+    return f"{threads} thread" if threads == 1 else f"{threads} threads"
+
+
 def count_usable_cores() -> int:
     """Count the cores that this process may use. A container's share is rounded down."""
     if hasattr(os, "sched_getaffinity"):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from model.engines import folding, tiles
-from model.engines.base import Array, Precision, Region, count_usable_cores
+from model.engines.base import Array, Precision, Region, count_usable_cores, describe_threads
 from model.engines.folding import Floats, FoldedNetwork
 from model.engines.native import library
 from model.engines.native.binding import (
@@ -65,7 +65,7 @@ class NativeEngine:
         weakref.finalize(self, _stop, self._library, self._engine, os.getpid())
         kind = path.stem.partition("-")[2]
         exact = "" if precision == "float32" else f" in {precision}"
-        self.description = f"native {kind}{exact} on cpu, {threads} threads"
+        self.description = f"native {kind}{exact} on cpu, {describe_threads(threads)}"
         # One more than the threads, so that no core waits while Python returns a mask.
         self.callers_at_once = threads + 1
         self._workspaces = _Workspaces(self.callers_at_once)

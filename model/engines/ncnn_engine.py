@@ -15,7 +15,7 @@ import ncnn
 import numpy as np
 
 from model.engines import folding
-from model.engines.base import Array, Region, count_usable_cores
+from model.engines.base import Array, Region, count_usable_cores, describe_threads
 from model.engines.numpy_head import NumpyHead
 from model.weights import Weights
 
@@ -39,7 +39,7 @@ class NcnnEngine:
         self._net = _load(network, self._threads)
         self._head = NumpyHead(network)
         self._levels = folding.normalise_levels(weights.metadata)
-        self.description = f"ncnn {ncnn.__version__} on cpu, {self._threads} threads"
+        self.description = f"ncnn {ncnn.__version__} on cpu, {describe_threads(self._threads)}"
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
         """See `Engine.segment`. Images go through one by one: a batch would not be faster."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.engines import folding
-from model.engines.base import Array, Region
+from model.engines.base import Array, Region, describe_threads
 from model.engines.torch_head import TorchHead
 from model.engines.torch_network import TorchNetwork
 from model.errors import EngineError
@@ -27,7 +27,8 @@ class TorchEngine:
         """`threads`: 0 keeps PyTorch's own number. Raises WeightsError as `fold`."""
         if threads:
             torch.set_num_threads(threads)
-        self.description = f"torch {torch.__version__} on cpu, {torch.get_num_threads()} threads"
+        running = describe_threads(torch.get_num_threads())
+        self.description = f"torch {torch.__version__} on cpu, {running}"
         network = folding.fold(weights)
         self._network = TorchNetwork(network, weights.metadata, CPU)
         self._head = TorchHead(network, CPU)

@@ -269,6 +269,10 @@ def test_a_containers_processor_limit_is_respected(limit, cores, monkeypatch, tm
     assert base.count_usable_cores() == cores
 
 
+def test_threads_are_described_in_words():
+    assert [base.describe_threads(count) for count in (1, 2)] == ["1 thread", "2 threads"]
+
+
 @pytest.mark.parametrize("kind", NATIVE[:1])
 def test_a_forked_process_may_forget_the_native_engine(kind, weights):
     script = (
