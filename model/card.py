@@ -56,7 +56,7 @@ def _format_value(value: object) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=name_program("python -m model.card"), description=__doc__)
-    parser.add_argument("weights", type=Path, help="weights file")
+    parser.add_argument("weights", type=Path, metavar="FILE", help="weights file")
     options = parser.parse_args(arguments)
     try:
         print(describe_weights(options.weights.name, read_metadata(options.weights)), end="")

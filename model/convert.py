@@ -104,9 +104,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "state_dict", type=Path, nargs="?", help="state dict, checkpoint or weights file"
     )
-    parser.add_argument("--weights", type=Path, help="the same as the argument")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="the same as the argument")
     parser.add_argument("--output", type=Path, required=True, help="weights file to write")
-    parser.add_argument("--classes", type=Path, help="the classes' names and colours")
+    parser.add_argument(
+        "--classes", type=Path, metavar="FILE", help="the classes' names and colours"
+    )
     parser.add_argument("--half", action="store_true", help="store kernels as float16")
     return parser
 

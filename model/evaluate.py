@@ -112,7 +112,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_options(parser, image_set="val")
     add_reading_options(parser)
     parser.add_argument(
-        "--weights", type=Path, default=SHIPPED_WEIGHTS, help="weights file (default: the shipped)"
+        "--weights",
+        type=Path,
+        default=SHIPPED_WEIGHTS,
+        metavar="FILE",
+        help="weights file (default: the shipped)",
     )
     parser.add_argument("--engine", choices=get_args(EngineName), default="auto")
     parser.add_argument("--precision", choices=get_args(Precision), default="float32")
@@ -126,7 +130,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="average PyTorch's probabilities over these scales",
     )
     parser.add_argument("--flip", action="store_true", help="average over mirror images, too")
-    parser.add_argument("--json", type=Path, help="also write the scores to this file")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the scores to this file"
+    )
     parser.add_argument(
         "--output", type=Path, help="draw the first images, predictions and targets as PNG here"
     )

@@ -22,6 +22,7 @@ from model.training.data import (
     add_validation_options,
 )
 from model.training.device_images import Choice
+from model.training.explanations import EXPLANATIONS
 from model.training.recipe import PRESETS, Recipe
 
 TRAINED = frozenset(Recipe.__slots__) - {"name"}
@@ -40,7 +41,10 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     for entry in fields(Recipe):
         if entry.name in TRAINED:
             flag = f"--{entry.name.replace('_', '-')}"
-            overrides.add_argument(flag, **_describe_flag(entry.name, hints[entry.name]))
+            explanation = f"{EXPLANATIONS[entry.name]} ({_format_presets(entry.name)})"
+            overrides.add_argument(
+                flag, help=explanation, **_describe_flag(entry.name, hints[entry.name])
+            )
     return parser
 
 
@@ -84,14 +88,14 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="epochs between validations; 0: only at the end",
     )
-    add("--soft-labels", type=Path, help="folder of a teacher's soft labels")
+    add("--soft-labels", type=Path, metavar="DIR", help="folder of a teacher's soft labels")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="default", help="recipe (default: default)")
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--init", type=Path, help="weights file to start from")
+    start.add_argument("--init", type=Path, metavar="FILE", help="weights file to start from")
     start.add_argument(
         "--backbone", default="imagenet", help="imagenet, none, or a ResNet-18 state dict's file"
     )
@@ -99,6 +103,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         default=Path("runs/fcn_resnet18.safetensors"),
+        metavar="FILE",
         help="weights file to write; other files are written beside it (default: %(default)s)",
     )
     add("--resume", action="store_true", help="continue from the checkpoint beside --output")
@@ -125,6 +130,23 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--half", action="store_true", help="store kernels as float16: about half the file")
 
 
+def _format_presets(name: str) -> str:
+    """The field's value in the default preset, and in those that differ."""
+    values = {preset: _format_value(getattr(recipe, name)) for preset, recipe in PRESETS.items()}
+    usual = values.pop("default")
+    others = [f"{preset}: {value}" for preset, value in values.items() if value != usual]
+    return "; ".join([f"default: {usual}", *others])
+
+
+def _format_value(value: Any) -> str:
+    """A value as one writes it on the command line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return str(value)
+
+
 def _describe_flag(name: str, hint: Any) -> dict[str, Any]:
     """The arguments of argparse for a recipe's field of this type."""
     if hint is bool:
@@ -132,7 +154,7 @@ def _describe_flag(name: str, hint: Any) -> dict[str, Any]:
     if get_origin(hint) is Literal:
         return {"type": type(get_args(hint)[0]), "choices": get_args(hint)}
     if get_origin(hint) is not tuple:
-        return {"type": hint}
+        return {"type": hint, "metavar": "N" if hint is int else "X"}
     item, *rest = get_args(hint)
     if rest == [...]:
         named = get_origin(item) is Literal

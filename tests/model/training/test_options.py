@@ -7,6 +7,7 @@ import pytest
 from model.arguments import add_max_side_option
 from model.errors import RecipeError
 from model.training.bounds import BOUNDS
+from model.training.explanations import EXPLANATIONS
 from model.training.options import build_parser, choose_recipe
 from model.training.recipe import PRESETS, Recipe
 
@@ -32,6 +33,17 @@ def test_every_number_of_a_recipe_has_an_option():
         else:
             arguments += [f"--{flag}", *(value if isinstance(value, tuple) else [value])]
     assert recipe_of(*arguments) == replace(PRESETS["d2l"], name="default")
+
+
+def test_the_help_explains_every_option_with_its_default():
+    text = " ".join(build_parser(None).format_help().split())
+    assert EXPLANATIONS.keys() == asdict(PRESETS["default"]).keys() - {"name"}
+    for explanation in EXPLANATIONS.values():
+        assert f"{explanation} (default: " in text
+    assert "--epochs N passes over the images (default: 30; d2l: 5)" in text
+    assert "(default: 320 320; d2l: 320 480)" in text
+    assert "Nesterov's momentum (default: yes; d2l: no)" in text
+    assert "%%" not in text
 
 
 def test_a_recipe_file_overrides_the_preset_and_options_override_the_file(tmp_path):
