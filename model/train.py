@@ -26,7 +26,7 @@ from model.predictor import find_fill_colour
 from model.training import figures
 from model.training.batches import open_batches
 from model.training.checkpoint import read_checkpoint
-from model.training.data import open_training_images
+from model.training.data import open_training_images, require_images
 from model.training.dataset import SegmentationDataset
 from model.training.distributed import Group, join_group
 from model.training.features import open_feature_cache
@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     keep_freed_memory()
     use_exact_float32()
     try:
+        require_images(options)
         with join_group(options.device) as group:
             status = run(options, choose_recipe(options), group)
     except ModelError as error:

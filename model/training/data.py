@@ -59,12 +59,21 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 def add_validation_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a separate validation set."""
     add = parser.add_argument_group(
-        f"images to validate on; of your own data {100 * DEFAULT_SHARE:.0f} %% unless named"
+        f"images to validate on; of your own data {100 * DEFAULT_SHARE:.0f} % unless named"
     ).add_argument
     add("--val-image-set", help=f'VOC\'s list, or "{NO_VALIDATION}" (default: val)')
     add("--val-images", type=Path, metavar="DIR", help="folder of images")
     add("--val-masks", type=Path, metavar="DIR", help="folder of their masks")
     add("--val-pairs", type=Path, metavar="FILE", help="list with one pair per line")
+
+
+def require_images(options: argparse.Namespace) -> None:
+    """Raise DatasetError if there are no images, and none will be downloaded.
+
+    Tells this before a backbone is fetched for nothing.
+    """
+    if not options.download:
+        list_images_of(options)
 
 
 def list_images_of(options: argparse.Namespace) -> Listing:

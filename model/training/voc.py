@@ -42,7 +42,7 @@ def list_samples(folder: Path, image_set: str) -> list[Sample]:
     if not root.is_dir():
         raise DatasetError(
             f"{root} is not there. --data is the folder that holds {VOC_FOLDER}; "
-            "where there is a network, --download fetches VOC2012 into it (2 GB)"
+            "where there is a network, model.train with --download fetches VOC2012 into it (2 GB)"
         )
     for name in ("JPEGImages", "SegmentationClass"):
         if not (root / name).is_dir():

@@ -437,7 +437,7 @@ def test_own_classes_start_from_the_backbone_of_other_weights(
 
 def test_wrong_input_ends_with_one_line(tmp_path, voc_folder):
     with pytest.raises(SystemExit, match=r"error: .*--data is the folder that holds"):
-        train.main(["--data", str(tmp_path), "--backbone", "none"])
+        train.main(["--data", str(tmp_path), "--backbone", "nothing.pth"])
     with pytest.raises(SystemExit, match=r"error: nothing\.pth: no such file"):
         train.main(["--data", str(voc_folder), "--backbone", "nothing.pth"])
     with pytest.raises(SystemExit, match="crop of 60 x 64: each side must be a multiple of 32"):
