@@ -13,6 +13,7 @@ router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(req
 
 @router.post(
     "/reload",
+    summary="Load the weights file again",
     responses=describe_problems((*LIMITED, Forbidden, Overloaded, ReloadFailed)),
 )
 async def reload(request: Request) -> Reloaded:

@@ -63,6 +63,7 @@ RESULTS: dict[int | str, dict[str, Any]] = {
 
 @router.post(
     "/segment/batch",
+    summary="Segment several images",
     response_class=Response,
     responses=RESULTS
     | describe_problems(error for error in PROBLEMS if error not in OTHER_ROUTES_ERRORS),

@@ -11,7 +11,9 @@ from model.weights import Metadata
 router = APIRouter(prefix="/v1", tags=["segmentation"])
 
 
-@router.get("/model", responses=describe_problems(LIMITED))
+@router.get(
+    "/model", summary="Describe the weights and the limits", responses=describe_problems(LIMITED)
+)
 async def model(request: Request) -> ModelInfo:
     """The weights in use (classes, colours, scores, digest), the device and the limits."""
     service: Service = request.app.state.service

@@ -84,7 +84,7 @@ MASK_ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get(PROTOCOL_PREFIX)
+@router.get(PROTOCOL_PREFIX, summary="Describe the server")
 async def server_metadata() -> ServerMetadata:
     """The name of the server and the extensions of the protocol that it supports."""
     return ServerMetadata(
@@ -92,7 +92,7 @@ async def server_metadata() -> ServerMetadata:
     )
 
 
-@router.get(f"{PROTOCOL_PREFIX}/health/live")
+@router.get(f"{PROTOCOL_PREFIX}/health/live", summary="Tell whether the server works")
 async def server_live(request: Request, response: Response) -> ServerLiveness:
     """Answer 503 if the service cannot work any more and should be replaced."""
     live = is_usable(request.app.state.service)
@@ -101,7 +101,7 @@ async def server_live(request: Request, response: Response) -> ServerLiveness:
     return ServerLiveness(live=live)
 
 
-@router.get(f"{PROTOCOL_PREFIX}/health/ready")
+@router.get(f"{PROTOCOL_PREFIX}/health/ready", summary="Tell whether the server takes requests")
 async def server_ready(request: Request, response: Response) -> ServerReadiness:
     """Answer 503 until the engine is warm, and again after SIGTERM."""
     ready = find_state(request.app.state.service) is State.READY
@@ -111,7 +111,7 @@ async def server_ready(request: Request, response: Response) -> ServerReadiness:
 
 
 @router.get(f"{VERSION_PATH}/ready", include_in_schema=False)
-@router.get(f"{MODEL_PATH}/ready")
+@router.get(f"{MODEL_PATH}/ready", summary="Tell whether the model takes requests")
 async def model_ready(request: Request, response: Response) -> ModelReadiness:
     """Answer 503 until the engine is warm, and again after SIGTERM."""
     ready = (await server_ready(request, response)).ready
@@ -119,7 +119,7 @@ async def model_ready(request: Request, response: Response) -> ModelReadiness:
 
 
 @router.get(VERSION_PATH, include_in_schema=False)
-@router.get(MODEL_PATH)
+@router.get(MODEL_PATH, summary="Describe the tensors of the model")
 async def model_metadata() -> ModelMetadata:
     """The tensors of the model: one of the two inputs, and the mask."""
     return ModelMetadata(
@@ -153,6 +153,7 @@ async def model_config() -> dict[str, Any]:
 @router.post(f"{VERSION_PATH}/infer", response_class=Response, include_in_schema=False)
 @router.post(
     f"{MODEL_PATH}/infer",
+    summary="Segment an image, given as a tensor",
     response_class=Response,
     responses=MASK_ANSWER,
     openapi_extra={"requestBody": REQUEST_BODY},

@@ -34,7 +34,7 @@ METRICS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/health/live", responses=UNAVAILABLE)
+@router.get("/health/live", summary="Tell whether the server works", responses=UNAVAILABLE)
 async def live(request: Request, response: Response) -> Health:
     """Answer 503 if the service cannot work any more and should be replaced."""
     service: Service = request.app.state.service
@@ -44,7 +44,7 @@ async def live(request: Request, response: Response) -> Health:
     return Health(status="alive")
 
 
-@router.get("/health/ready", responses=UNAVAILABLE)
+@router.get("/health/ready", summary="Tell whether it takes requests", responses=UNAVAILABLE)
 async def ready(request: Request, response: Response) -> Health:
     """Answer 503 until the engine is warm, and again after SIGTERM."""
     service: Service = request.app.state.service
@@ -54,7 +54,12 @@ async def ready(request: Request, response: Response) -> Health:
     return Health(status=state)
 
 
-@router.get("/metrics", response_class=PlainTextResponse, responses=PROBLEMS | METRICS)
+@router.get(
+    "/metrics",
+    summary="Measure the service, for Prometheus",
+    response_class=PlainTextResponse,
+    responses=PROBLEMS | METRICS,
+)
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     service: Service = request.app.state.service

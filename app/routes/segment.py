@@ -88,6 +88,7 @@ MASK: dict[int | str, dict[str, Any]] = {
 
 @router.post(
     "/segment",
+    summary="Segment an image",
     response_class=Response,
     responses=MASK
     | describe_problems(error for error in PROBLEMS if error not in OTHER_ROUTES_ERRORS),

@@ -1,4 +1,15 @@
-// Shows the OpenAPI document with Swagger UI, which docs.html loads first.
+// Shows the OpenAPI document with Swagger UI, which docs.html loads first, in the page's theme.
+
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+
+function applyTheme() {
+  const root = document.documentElement;
+  const theme = root.dataset.theme ?? (prefersDark.matches ? "dark" : "light");
+  root.classList.toggle("dark-mode", theme === "dark"); // a class of Swagger UI's style sheet
+}
+
+prefersDark.addEventListener("change", applyTheme);
+applyTheme();
 
 window.SwaggerUIBundle({
   url: "openapi.json",

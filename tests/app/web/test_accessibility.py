@@ -46,6 +46,26 @@ def test_the_phone_is_accessible(open_page):
     choose(page, CAT)
     wait_for_mask(page)
     assert violations(page) == []
+    assert page.locator("#stage-help").inner_text().startswith("Touch the picture")
+
+
+@pytest.mark.parametrize(
+    ("system", "chosen", "is_dark"),
+    [
+        ("light", None, False),
+        ("dark", None, True),
+        ("dark", "light", False),
+        ("light", "dark", True),
+    ],
+)
+def test_the_api_has_the_theme_of_the_page(open_page, system, chosen, is_dark):
+    page = open_page(color_scheme=system)
+    if chosen:
+        page.evaluate("theme => localStorage.setItem('theme', theme)", chosen)
+    page.goto(page.url + "docs")
+    page.locator(".opblock").first.wait_for()
+    colour = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert colour == ("rgb(28, 32, 34)" if is_dark else "rgba(0, 0, 0, 0)")
 
 
 def test_the_api_can_be_tried_out_under_docs(open_page):
