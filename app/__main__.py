@@ -55,7 +55,8 @@ def main() -> None:
             serve_with_workers(settings)
         serve_alone(settings)
     except ListenError as error:
-        sys.exit(f"error: cannot listen on {error.filename}: {error.strerror}")
+        remedy = error.remedy and f"; {error.remedy}"
+        sys.exit(f"error: cannot listen on {error.filename}: {error.strerror}{remedy}")
     except (OSError, KeysError, RateStorageError, TracesError) as error:
         sys.exit(f"error: cannot start: {error}")
 

@@ -41,6 +41,9 @@ MEDIA_TYPES: dict[AnswerFormat, tuple[str, ...]] = {
 MASK_FORMATS = (AnswerFormat.PNG, AnswerFormat.JSON, AnswerFormat.NPY, AnswerFormat.RAW)
 """The formats with a media type of their own, among which the Accept header alone can choose."""
 
+MIN_SIDE, MAX_SIDE = 32, 65536
+"""The bounds of the parameter `max_side`."""
+
 ALPHA = 0.5
 """The default opacity of the classes' colours in an overlay."""
 

@@ -97,10 +97,7 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
     try:
         bound = bind(settings)
     except ListenError as error:
-        yield (
-            "wrong", "port", f"{error.filename}: {error.strerror}",
-            f"stop the program that listens there, or choose another port: {PREFIX}PORT=8001",
-        )  # fmt: skip
+        yield "wrong", "port", f"{error.filename}: {error.strerror}", error.remedy
     else:
         for one in bound:
             one.close()

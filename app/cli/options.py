@@ -3,9 +3,11 @@
 import argparse
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from app.client import AsyncClient, Retries
+from app.formats import MAX_SIDE, MIN_SIDE
 from app.observability.console import GREEN, RED, YELLOW, paint
 
 EXIT_FAILURES, EXIT_USAGE, EXIT_NO_SERVER, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -18,20 +20,21 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for requests."""
     add = parser.add_argument
     add("--key", default=os.environ.get("FCN_API_KEY"), help="API key (FCN_API_KEY)")
-    add("--max-side", type=int, metavar="PIXELS", help="scale longer photos down to this")
+    add("--max-side", type=parse_side, metavar="PIXELS", help="scale longer photos down to this")
     add("--concurrency", type=parse_count, default=8, metavar="N",
         help="photos at the same time (%(default)s)")  # fmt: skip
-    add("--timeout", type=float, default=60, metavar="SECONDS",
+    add("--timeout", type=parse_seconds, default=60, metavar="SECONDS",
         help="for each attempt to get a mask (%(default)s)")  # fmt: skip
     add("--quiet", action="store_true", help="no progress bar")
 
 
 def open_client(url: str, options: argparse.Namespace) -> AsyncClient:
-    """Return a client that waits for a busy server; exits if the URL is invalid."""
+    """Return a client that waits for a busy server; exits with 2 if the URL is invalid."""
     try:
         return AsyncClient(url, key=options.key, timeout_s=options.timeout, retries=PATIENT)
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        print(f"{paint('error', RED, sys.stderr)}: {error}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
 
 
 def hides_progress(options: argparse.Namespace) -> bool:
@@ -58,8 +61,24 @@ def end_interrupted() -> NoReturn:
 
 
 def parse_count(text: str) -> int:
-    """Parse a number from 1 to 1000. Raises ArgumentTypeError and ValueError."""
-    count = int(text)
-    if not 1 <= count <= 1000:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 1000")
-    return count
+    """Parse a number from 1 to 1000. Raises ArgumentTypeError."""
+    return _parse_integer(text, least=1, most=1000)
+
+
+def parse_side(text: str) -> int:
+    """Parse a side that the server takes. Raises ArgumentTypeError."""
+    return _parse_integer(text, least=MIN_SIDE, most=MAX_SIDE)
+
+
+def parse_seconds(text: str) -> float:
+    """Parse a time above 0. Raises ArgumentTypeError."""
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < float("inf"):
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text} is not a time above 0 s")
+
+
+def _parse_integer(text: str, *, least: int, most: int) -> int:
+    if not (text.isdecimal() and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
+    return int(text)

@@ -43,6 +43,17 @@ def _asynchronous(
     return method
 
 
+def _require_address(url: str) -> None:
+    """Raise ValueError unless this is the address of an HTTP server."""
+    try:
+        parsed = httpx.URL(url)
+        is_address = parsed.scheme in ("http", "https") and bool(parsed.host)
+    except httpx.InvalidURL:
+        is_address = False
+    if not is_address:
+        raise ValueError(f"{url!r} is not an address: give something like {DEFAULT_URL}")
+
+
 class _BaseClient:
     """The options and the session that both clients have."""
 
@@ -60,8 +71,7 @@ class _BaseClient:
         `connections` is the largest number of requests at the same time. Raises ValueError for an
         invalid `url`.
         """
-        if not httpx.URL(url).is_absolute_url:
-            raise ValueError(f"{url!r} is not an address: give something like {DEFAULT_URL}")
+        _require_address(url)
         self._session = Session(url=url, timeout_s=timeout_s, retries=retries or Retries())
         headers = {"User-Agent": f"fcn-client/{__version__}"}
         if key:

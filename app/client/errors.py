@@ -40,7 +40,8 @@ class ProblemError(ClientError):
         self, problem: ProblemDetails, *, request_id: str = "", retry_after_s: float | None = None
     ) -> None:
         """`request_id` identifies the request in the server's log."""
-        super().__init__(f"{problem.title} ({problem.status}): {problem.detail} {problem.remedy}")
+        detail = problem.detail if problem.detail.endswith(".") else f"{problem.detail}."
+        super().__init__(f"{problem.title} ({problem.status}): {detail} {problem.remedy}")
         self.problem = problem
         self.request_id = request_id
         self.retry_after_s = retry_after_s

@@ -1,5 +1,7 @@
 """The sockets on which the server listens. Knows nothing of HTTP."""
 
+import errno
+from collections.abc import Mapping
 from contextlib import ExitStack
 from socket import (
     AF_INET,
@@ -11,14 +13,27 @@ from socket import (
     socket,
 )
 
-from app.settings import Settings
+from app.settings import PREFIX, Settings
 
 BACKLOG = 2048
 """The number of connections that may wait to be accepted; the system may allow fewer."""
 
 
+REMEDIES: Mapping[int, str] = {
+    errno.EADDRINUSE: "stop the program that listens there, or choose another port: "
+    f"{PREFIX}PORT=8001",
+    errno.EADDRNOTAVAIL: f"choose an address of this machine: {PREFIX}HOST=127.0.0.1",
+    errno.EACCES: f"ports below 1024 need root; choose another port: {PREFIX}PORT=8001",
+}
+
+
 class ListenError(OSError):
     """The server cannot listen; has the address and the system's message."""
+
+    @property
+    def remedy(self) -> str:
+        """What to do, empty if nobody knows."""
+        return REMEDIES.get(self.errno or 0, "")
 
 
 def bind(settings: Settings, *, listening: bool = True) -> list[socket]:

@@ -10,7 +10,7 @@ from fastapi import Header, Query, Request
 from pydantic.json_schema import SkipJsonSchema
 
 from app.errors import InvalidParameter
-from app.formats import ALPHA, AnswerFormat, AnswerOptions, Container
+from app.formats import ALPHA, MAX_SIDE, MIN_SIDE, AnswerFormat, AnswerOptions, Container
 from app.http.negotiation import accepts_gzip, choose_media_type, negotiate
 
 # With `SkipJsonSchema[None]`, a generated client can omit a parameter, but cannot send null.
@@ -25,8 +25,8 @@ ContainerParameter = Annotated[
 MaxSideParameter = Annotated[
     int | SkipJsonSchema[None],
     Query(
-        ge=32,
-        le=65536,
+        ge=MIN_SIDE,
+        le=MAX_SIDE,
         description="Scale a larger image down, so that its longer side has this many pixels",
         examples=[512],
     ),

@@ -67,7 +67,10 @@ def test_a_port_that_is_taken_is_named(weights_file, workers, which):
             _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     last = err.splitlines()[-1]
-    assert last == f"error: cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert last == (
+        f"error: cannot listen on 127.0.0.1:{port}: Address already in use; stop the program that "
+        "listens there, or choose another port: SEG_PORT=8001"
+    )
 
 
 def test_other_errors_are_not_blamed_on_the_port(weights_file):

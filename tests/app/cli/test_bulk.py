@@ -80,6 +80,13 @@ def test_a_folder_becomes_pngs_once_and_the_failures_are_listed(
     assert list(results_in(tmp_path / "rest")) == ["broken.jpg.png"]
 
 
+def test_an_invalid_address_is_a_wrong_command_line(photos, tmp_path, fcn):
+    ended = fcn("bulk", photos, "out", "--url", "localhost")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: 'localhost' is not an address")
+    assert not (tmp_path / "out").exists()
+
+
 def test_run_lengths_give_the_same_masks(server, client, photos, tmp_path, fcn):
     mask_of = pytest.importorskip("pycocotools.mask").decode
     names = [entry["name"] for entry in client.get("/v1/model").json()["classes"]]

@@ -146,6 +146,11 @@ def test_ctrl_c_leaves_complete_files_and_says_how_to_continue(photos, tmp_path)
         (["missing.jpg"], "missing.jpg: no such file or folder"),
         (["."], "no photos in .: looked for .bmp, .gif"),
         (["x.jpg", "--concurrency", "0"], "argument --concurrency: 0 is not from 1 to 1000"),
+        (["x.jpg", "--concurrency", "all"], "argument --concurrency: all is not from 1 to 1000"),
+        (["x.jpg", "--max-side", "9"], "argument --max-side: 9 is not from 32 to 65536"),
+        (["x.jpg", "--timeout", "0"], "argument --timeout: 0 is not a time above 0 s"),
+        (["x.jpg", "--timeout", "inf"], "argument --timeout: inf is not a time above 0 s"),
+        (["x.jpg", "--timeout", "long"], "argument --timeout: long is not a time above 0 s"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(arguments, message, fcn):
@@ -156,7 +161,7 @@ def test_a_wrong_command_line_is_one_line(arguments, message, fcn):
 
 def test_no_address_is_one_line(photos, fcn):
     ended = fcn("segment", photos, "--url", "localhost")
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert ended.stderr.startswith("error: 'localhost' is not an address")
 
 

@@ -273,6 +273,9 @@ def test_only_refused_photos_are_sent_again(kind):
 
 def test_a_problem_is_an_exception_with_the_servers_words(server, kind):
     with kind(server.address) as client, pytest.raises(ProblemError) as raised:
+        client.segment(PHOTO.read_bytes(), max_side=1)
+    assert "greater than or equal to 32. See /docs" in str(raised.value), "sentences end"
+    with kind(server.address) as client, pytest.raises(ProblemError) as raised:
         client.segment(PHOTO.read_bytes()[:1000])
     error = raised.value
     assert (error.status, error.name) == (422, "broken-image")
@@ -296,7 +299,7 @@ def test_keys_are_sent_and_an_admin_may_reload(settings, kind, tmp_path):
             with pytest.raises(ProblemError) as raised:
                 client.reload()
         assert raised.value.name == "forbidden"
-        with kind(server.address, key=admin) as client:
+        with kind(server.address, key=admin, timeout_s=600) as client:
             assert client.reload().digest == result.weights
 
 
@@ -449,7 +452,7 @@ def test_class_names_are_left_out_if_the_weights_change_in_between(kind):
         assert [entry.name for entry in client.segment(b"photo").classes] == ["0"]
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "/v1"])
+@pytest.mark.parametrize("url", ["", "localhost:8000", "/v1", "ftp://x", "http://", "http://x:y"])
 def test_an_invalid_address_is_refused_at_once(url):
     with pytest.raises(ValueError, match="is not an address"):
         Client(url)
