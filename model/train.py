@@ -124,6 +124,8 @@ def train(
 ) -> int:
     """Train the remaining epochs. Returns EXIT_INTERRUPTED after a signal, else 0."""
     vote = StopVote(training.group)
+    if options.compile:
+        training.compile()
     with (
         collect_signals() as received,
         Recorder(training, files, tensorboard=options.tensorboard) as recorder,

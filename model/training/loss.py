@@ -33,6 +33,7 @@ class PixelLoss(nn.Module):
         """`group`: the processes that share each batch. Each calls this with its share."""
         super().__init__()
         self.network = network
+        self.coarse_logits = network.coarse_logits
         self.recipe = recipe
         self.autocast = autocast
         self.group = group
@@ -41,6 +42,12 @@ class PixelLoss(nn.Module):
             self.class_weights = network.final_conv.weight.new_tensor(recipe.class_weights)
         # A kernel that is bilinear and frozen can be computed as an interpolation: much faster.
         self.interpolates = not recipe.train_transpose_conv and has_bilinear_upsampling(network)
+
+    def compile_network(self, backend: str = "inductor") -> None:
+        """Compile the network's own passes in the first step, which then takes minutes."""
+        self.coarse_logits = torch.compile(
+            self.network.coarse_logits, dynamic=False, backend=backend
+        )
 
     def forward(
         self, images: Tensor, target: Tensor, probabilities: Tensor | None = None
@@ -53,7 +60,7 @@ class PixelLoss(nn.Module):
         """
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
             first = 0 if images.shape[1] == 3 else count_frozen_start(self.recipe)
-            coarse = self.network.coarse_logits(images, first=first)
+            coarse = self.coarse_logits(images, first=first)
         # Only the network computes in bfloat16. float64 stays float64.
         coarse = coarse.to(torch.promote_types(coarse.dtype, torch.float32))
         stride, whole_target = self.recipe.loss_stride, target

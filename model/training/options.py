@@ -114,6 +114,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=parse_count, default=workers, help="loader processes (here: %(default)s)")
     where = "keep decoded images on the device and augment them there (auto: if it is a GPU)"
     add("--device-data", choices=get_args(Choice), default="auto", help=where)
+    add("--compile", action="store_true", help="compile the network: minutes in the first step")
     add(
         "--checkpoint-steps",
         type=parse_count,

@@ -77,8 +77,13 @@ class Training:
 
     def _create_loss(self) -> nn.Module:
         """The loss of a batch, in data parallel where several processes share it."""
-        loss = PixelLoss(self.network, self.recipe, autocast=self.autocast, group=self.group)
-        return nn.parallel.DistributedDataParallel(loss) if self.group.world_size > 1 else loss
+        self._own = PixelLoss(self.network, self.recipe, autocast=self.autocast, group=self.group)
+        is_alone = self.group.world_size == 1
+        return self._own if is_alone else nn.parallel.DistributedDataParallel(self._own)
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Learn with a compiled network (`torch.compile`); state and weights stay the same."""
+        self._own.compile_network(backend)
 
     @property
     def total_steps(self) -> int:

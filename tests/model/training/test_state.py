@@ -111,3 +111,18 @@ def test_class_weights_of_other_classes_are_refused():
 def test_values_out_of_bounds_are_refused(options):
     with pytest.raises(RecipeError, match="expected"):
         replace(RECIPE, **options)
+
+
+def test_a_compiled_network_learns_the_same_and_its_state_stays_the_same():
+    """The backend is PyTorch's own kernels: to compile others takes minutes."""
+    compiled, plain = start(ema_decay=0.5), start(ema_decay=0.5)
+    compiled.compile(backend="aot_eager")
+    losses = []
+    for training in (compiled, plain):
+        training.train_step(*batch(1))
+        losses += [row.loss for row in training.collect_steps(wait=True)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert compiled.state()["network"].keys() == plain.state()["network"].keys()
+    first, second = (dict(training.network.named_parameters()) for training in (compiled, plain))
+    name = "final_conv.weight"
+    torch.testing.assert_close(first[name], second[name], rtol=1e-2, atol=1e-4)
