@@ -51,7 +51,7 @@ def main() -> None:
         sys.exit(f"error: cannot start: {error}")
     log.info("loading", weights=str(settings.weights), device=settings.device)
     try:
-        if settings.workers > 1:
+        if settings.workers > 1 or settings.engines:
             serve_with_workers(settings)
         serve_alone(settings)
     except ListenError as error:

@@ -16,9 +16,11 @@ Start = Callable[[Settings], Predictor]
 """Starts a predictor with the weights file; may raise ModelError."""
 
 
-def start_here(settings: Settings) -> Predictor:
-    """Start an engine in this process, as the settings say."""
+def start_here(settings: Settings, *, number: int = 0) -> Predictor:
+    """Start an engine in this process, as the settings say; `number` counts those that do so."""
     options = choose_engine_options(settings)
+    if number:
+        options["number"] = number
     return open_predictor(settings.weights, max_side=settings.max_side, **options)
 
 

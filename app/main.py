@@ -29,7 +29,8 @@ from app.routes import admin, batch, model, openinference, operations, pages, se
 from app.scheduling.threads import run_on_daemon
 from app.schemas import ProblemDetails
 from app.service import Service
-from app.settings import Settings, parse_origins, parse_rates
+from app.setting_syntax import parse_origins, parse_rates
+from app.settings import Settings
 
 
 class Application(FastAPI):

@@ -7,12 +7,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from enum import StrEnum
 
 import structlog
 
 from app.codecs.pool import CodecPool
-from app.errors import NotReady, Overloaded, ReloadFailed
+from app.errors import Overloaded, ReloadFailed
 from app.http.drain import Drain
 from app.loading import Start, load, start_here
 from app.observability.gpus import find_gpus
@@ -25,19 +24,12 @@ from app.scheduling.coalescing import Coalesced
 from app.scheduling.threads import end_threads
 from app.scheduling.watchdog import Watchdog
 from app.settings import Settings
+from app.sharing.dispatcher import Scheduler, open_dispatcher
+from app.state import State, make_not_ready
 from model.errors import ModelError
 from model.predictor import Predictor
 
 log = structlog.get_logger("segmentation")
-
-
-class State(StrEnum):
-    """The states of a service."""
-
-    LOADING = "loading"
-    READY = "ready"
-    DRAINING = "draining"
-    FAILED = "failed"
 
 
 class Service:
@@ -52,7 +44,6 @@ class Service:
     ) -> None:
         """`start` makes a predictor of weights; its engine may be in another process."""
         self.settings = settings
-        self._start_predictor = start
         self.peers = peers
         self.metrics = Metrics(peers, gpus=find_gpus())
         self.changed: Callable[[], None] = lambda: None
@@ -76,7 +67,15 @@ class Service:
             on_change=lambda: self.changed(),
         )
         self._predictor: Predictor | None = None
-        self._batcher: Batcher | None = None
+        self._batcher: Scheduler | None = None
+        self._dispatcher = open_dispatcher(
+            settings,
+            peers,
+            watchdog=self._watchdog,
+            metrics=self.metrics,
+            changed=lambda: self.changed(),
+        )
+        self._start_predictor = start if self._dispatcher is None else self._dispatcher.start
         self._reloads = Coalesced(self._reload)
         self.tell_others: Callable[[], None] = lambda: None
         """This function makes the other workers reload, too, if there are any."""
@@ -103,6 +102,8 @@ class Service:
         """
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.codecs.running(left_s=self._find_left_s))
+            if self._dispatcher is not None:
+                await stack.enter_async_context(self._dispatcher.running())
             starting = asyncio.create_task(self._start(stack), name="start")
             try:
                 yield
@@ -122,15 +123,17 @@ class Service:
     async def _start(self, stack: AsyncExitStack) -> None:
         try:
             predictor = await load(self.settings, start=self._start_predictor)
-            self._batcher = Batcher(
-                concurrency=predictor.engine.callers_at_once,
-                max_batch_pixels=self.settings.max_batch_pixels,
-                max_batch_images=predictor.engine.images_per_call,
-                watchdog=self._watchdog,
-                metrics=self.metrics,
-            )
-            stack.push_async_callback(self._end_threads, self._batcher.threads)
-            await stack.enter_async_context(self._batcher.running())
+            if self._dispatcher is not None:
+                self._batcher = self._dispatcher
+            else:
+                self._batcher = Batcher.for_engine(
+                    predictor.engine,
+                    max_batch_pixels=self.settings.max_batch_pixels,
+                    watchdog=self._watchdog,
+                    metrics=self.metrics,
+                )
+                stack.push_async_callback(self._end_threads, self._batcher.threads)
+                await stack.enter_async_context(self._batcher.running())
         except Exception as error:
             self._enter(State.FAILED)
             self.started.set_exception(error)
@@ -152,7 +155,7 @@ class Service:
 
     async def _reload(self) -> Predictor:
         if self.state is not State.READY:
-            raise _make_not_ready(self.state)
+            raise make_not_ready(self.state)
         before = self.predictor.metadata.digest
         try:
             predictor = await load(self.settings, start=self._start_predictor)
@@ -174,6 +177,8 @@ class Service:
 
     def _use(self, predictor: Predictor) -> None:
         self._predictor = predictor
+        if self._dispatcher is not None:
+            self._dispatcher.use(predictor)
         self.metrics.show_weights(
             digest=predictor.metadata.digest, engine=predictor.engine.description
         )
@@ -189,9 +194,9 @@ class Service:
         self.changed()
 
     def _die(self) -> None:
-        assert self._batcher is not None
         self.drain()
-        self._batcher.give_up()
+        if self._batcher is not None:
+            self._batcher.give_up()
         self.died.set_result(None)
 
     @property
@@ -204,7 +209,8 @@ class Service:
     @property
     def takes_requests(self) -> bool:
         """Whether new requests are accepted."""
-        return self.state is State.READY and self.is_alive
+        has_engine = self._dispatcher is None or self._dispatcher.has_engine
+        return self.state is State.READY and self.is_alive and has_engine
 
     @property
     def is_stuck(self) -> bool:
@@ -220,20 +226,12 @@ class Service:
     def predictor(self) -> Predictor:
         """The predictor with the current weights. Raises NotReady before they are loaded."""
         if self._predictor is None:
-            raise _make_not_ready(self.state)
+            raise make_not_ready(self.state)
         return self._predictor
 
     @property
-    def batcher(self) -> Batcher:
+    def batcher(self) -> Scheduler:
         """The batcher. Raises NotReady while requests are refused."""
         if self._batcher is None or self.state is not State.READY:
-            raise _make_not_ready(self.state)
+            raise make_not_ready(self.state)
         return self._batcher
-
-
-def _make_not_ready(state: State) -> NotReady:
-    return NotReady(
-        f"The server is {state}.",
-        remedy="Try again when /health/ready answers 200.",
-        retry_after_s=1,
-    )

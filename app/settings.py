@@ -3,25 +3,19 @@
 They are read once, when the program starts. Knows nothing of what they are used for.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from limits import RateLimitItem, parse_many
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.setting_syntax import STORAGE, parse_origins, parse_rates
 from model.engines.base import EngineName, Precision
 from model.scaling import SERVED_SIDE
 from model.weights import SHIPPED_WEIGHTS
 
 PREFIX = "SEG_"
-
-ORIGIN = re.compile(r"\*|https?://[^\s/,;*]+")
-STORAGE = re.compile(
-    r"rediss?://(?:[^\s/@]*@)?(?:[^\s/@?#:\[\]]+|\[[\da-fA-F:.]+\])(?::\d+)?(?:/\d*)?(?:\?\S+)?"
-)
 
 
 class Settings(BaseSettings):
@@ -51,6 +45,13 @@ class Settings(BaseSettings):
         le=256,
         description="Number of worker processes, each with its own engine. With more than one, a "
         "supervisor restarts any that exit.",
+    )
+    engines: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Number of engine processes that all workers share, on as many GPUs as there "
+        "are. 0 means that each worker has its own engine.",
     )
     weights: Path = Field(
         SHIPPED_WEIGHTS, description="Path of the weights file. The default is the shipped file."
@@ -218,28 +219,6 @@ class Settings(BaseSettings):
         if value:
             parse_origins(value)
         return value
-
-
-def parse_rates(text: str) -> list[RateLimitItem]:
-    """Parse rates such as `10/second` or `600/minute;20/second`. Raises ValueError."""
-    try:
-        rates = parse_many(text)
-    except ValueError:
-        rates = []
-    if not rates or any(rate.amount == 0 for rate in rates):
-        raise ValueError("expected something like 10/second or 600/minute;20/second")
-    return rates
-
-
-def parse_origins(text: str) -> list[str]:
-    """Parse origins such as `https://a.example,https://b.example`, or `*`. Raises ValueError."""
-    origins = [part.strip() for part in text.split(",")]
-    for origin in origins:
-        if not ORIGIN.fullmatch(origin):
-            raise ValueError(
-                f"{origin!r} is not an origin: expected something like https://app.example, or *"
-            )
-    return origins
 
 
 def find_unknown_variables(environ: Mapping[str, str]) -> list[str]:

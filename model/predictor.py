@@ -121,6 +121,7 @@ class EngineOptions(TypedDict, total=False):
     device: str
     threads: int
     precision: Precision
+    number: int
 
 
 def open_predictor(path: Path, *, max_side: int = 0, **options: Unpack[EngineOptions]) -> Predictor:
@@ -138,13 +139,16 @@ def start_predictor(
     device: str = "auto",
     threads: int = 0,
     precision: Precision = "float32",
+    number: int = 0,
     max_side: int = 0,
 ) -> Predictor:
     """As `open_predictor`, for weights that are in memory.
 
     "auto" falls back to float32 for weights whose values are too large for float16.
     """
-    start = partial(start_engine, weights, engine=engine, device=device, threads=threads)
+    start = partial(
+        start_engine, weights, engine=engine, device=device, threads=threads, number=number
+    )
     started = start(precision=precision)
     try:
         return use_engine(started, weights, max_side=max_side)

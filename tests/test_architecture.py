@@ -30,7 +30,8 @@ APP = (
     {"main"},
     {"routes"},
     {"service"},
-    {"loading"},
+    {"sharing"},
+    {"loading", "state"},
     {"codecs", "access", "client"},
     {"http"},
     {"scheduling"},
@@ -38,6 +39,7 @@ APP = (
     {"protocol_schemas", "file_schemas"},
     {"arguments", "schemas", "environment"},
     {"settings"},
+    {"setting_syntax"},
     {"errors", "formats"},
 )
 """The rooms of app/, from the top to the bottom floor."""

@@ -107,7 +107,9 @@ class Metrics:
 
     def _add_failures(self) -> None:
         self.engine_failures = self._counter("engine_failures", "Engine calls that failed")
-        self.engine_restarts = self._counter("engine_restarts", "Restarted worker processes")
+        self.engine_restarts = self._counter(
+            "engine_restarts", "Restarted workers and engine processes"
+        )
         self.decoders_ended = self._counter(
             "decoders_ended", "Decoder processes that an upload ended", "reason"
         )

@@ -15,13 +15,18 @@ FILE = "peers"
 class _Slot(ctypes.Structure):
     """The state of one process."""
 
-    _fields_ = (("pid", ctypes.c_int32), ("takes_requests", ctypes.c_int32))
+    _fields_ = (
+        ("pid", ctypes.c_int32),
+        ("takes_requests", ctypes.c_int32),
+        ("is_engine", ctypes.c_int32),
+    )
 
 
 class Peers:
-    """The shared state, as seen from slot `number`: 0 is the supervisor, 1 and up are workers.
+    """The shared state, as seen from slot `number`.
 
-    `folder` holds the shared memory and the metrics' files.
+    0 is the supervisor, 1 and up are workers, and after them come engine processes. `folder` holds
+    the shared memory, the metrics' files and the engines' sockets.
     """
 
     def __init__(self, folder: Path, number: int) -> None:
@@ -32,10 +37,12 @@ class Peers:
         self._slots = (_Slot * (len(memory) // ctypes.sizeof(_Slot))).from_buffer(memory)
 
     @classmethod
-    def create(cls, folder: Path, *, workers: int) -> "Peers":
+    def create(cls, folder: Path, *, workers: int, engines: int = 0) -> "Peers":
         """Create the shared memory. The supervisor calls this before it starts workers."""
-        (folder / FILE).write_bytes(bytes((1 + workers) * ctypes.sizeof(_Slot)))
+        (folder / FILE).write_bytes(bytes((1 + workers + engines) * ctypes.sizeof(_Slot)))
         peers = cls(folder, 0)
+        for slot in peers._slots[1 + workers :]:
+            slot.is_engine = True
         peers.assign(0, os.getpid())
         peers.take_requests(True)
         return peers
@@ -63,8 +70,7 @@ class Peers:
     @property
     def pids(self) -> dict[str, int]:
         """The ids of the running processes by name; a replacement has the same name."""
-        return {
-            f"worker-{number}" if number else "supervisor": slot.pid
-            for number, slot in enumerate(self._slots)
-            if slot.pid
-        }
+        workers = sum(not slot.is_engine for slot in self._slots) - 1
+        names = ["supervisor", *(f"worker-{number}" for number in range(1, workers + 1))]
+        names += [f"engine-{number}" for number in range(len(self._slots) - len(names))]
+        return {name: slot.pid for name, slot in zip(names, self._slots, strict=True) if slot.pid}

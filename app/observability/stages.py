@@ -20,9 +20,9 @@ class Stages:
         self.current = first
         self._since = self.started = time.perf_counter()
 
-    def enter(self, stage: str) -> None:
-        """End the current stage and begin another."""
-        now = time.perf_counter()
+    def enter(self, stage: str, *, ago_s: float = 0) -> None:
+        """End the current stage and begin another, now or at a moment of the current stage."""
+        now = max(self._since, time.perf_counter() - ago_s)
         self.seconds[self.current] = self.seconds.get(self.current, 0) + now - self._since
         self.current, self._since = stage, now
 

@@ -5,6 +5,7 @@ no global provider, so that instrumented libraries create no spans. Knows nothin
 """
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -44,24 +45,25 @@ class TracedStages(Stages):
         self._context = set_span_in_context(span)
         self._current = self._start(first)
 
-    def enter(self, stage: str) -> None:
-        super().enter(stage)
-        self._current.end()
+    def enter(self, stage: str, *, ago_s: float = 0) -> None:
+        super().enter(stage, ago_s=ago_s)
+        moment_ns = time.time_ns() - round(1e9 * (time.perf_counter() - self._since))
+        self._current.end(moment_ns)
         if stage != LAST:
-            self._current = self._start(stage)
+            self._current = self._start(stage, moment_ns)
 
     def open_part(self) -> Stages:
         return _Part(self._tracer, self._start("file"), "turn")
 
-    def _start(self, name: str) -> "Span":
-        return self._tracer.start_span(name, self._context)
+    def _start(self, name: str, moment_ns: int | None = None) -> "Span":
+        return self._tracer.start_span(name, self._context, start_time=moment_ns)
 
 
 class _Part(TracedStages):
     """The stages of one of several files; the file's span ends with the last stage."""
 
-    def enter(self, stage: str) -> None:
-        super().enter(stage)
+    def enter(self, stage: str, *, ago_s: float = 0) -> None:
+        super().enter(stage, ago_s=ago_s)
         if stage == LAST:
             self.span.end()
 

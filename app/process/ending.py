@@ -12,6 +12,11 @@ EXIT_DEVICE_LOST = 71
 """The exit status of a process whose GPU fails every call (EX_OSERR): a new one may use it."""
 
 
+def end_failed(has_lost_device: bool) -> NoReturn:
+    """Exit because the engine cannot be recovered."""
+    end_process(EXIT_DEVICE_LOST if has_lost_device else EXIT_DEAD)
+
+
 def end_process(status: int) -> NoReturn:
     """Write out buffered output, and exit at once with this status.
 

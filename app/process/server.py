@@ -102,7 +102,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         self.event_loop = asyncio.get_running_loop()
-        raise_file_limit(self.settings.max_connections)
+        raise_file_limit(self.settings.max_connections + self._count_image_files())
         if threading.current_thread() is threading.main_thread():
             self._take_signals(self.event_loop)
         await super().startup(sockets=sockets)
@@ -110,6 +110,10 @@ class Server(uvicorn.Server):
             self._operations = await self._start_operations(bound)
         self.service.started.add_done_callback(self._on_started)
         self.service.died.add_done_callback(self._on_died)
+
+    def _count_image_files(self) -> int:
+        """Return the number of files for images in shared memory: two for each large one."""
+        return 2 * self.settings.max_queue if self.settings.engines else 0
 
     def _take_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         """Handle signals in the event loop, between two callbacks.

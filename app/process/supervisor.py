@@ -1,7 +1,7 @@
-"""The supervisor: starts workers on shared sockets, and restarts those that exit.
+"""The supervisor: starts workers and engine processes, and restarts those that exit.
 
-Otherwise it only waits for signals. A temporary folder holds the workers' metrics and shared state.
-Knows nothing of HTTP.
+It owns the sockets that they listen on. Otherwise it only waits for signals. A temporary folder
+holds the processes' metrics and shared state. Knows nothing of HTTP.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,22 +24,25 @@ from app.observability.metrics import Metrics
 from app.observability.peers import Peers
 from app.process import sockets
 from app.settings import PREFIX, Settings
+from app.sharing.channel import listen
+from app.sharing.dispatcher import name_socket
 from model.engines.base import count_usable_cores
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 WORKER = f"{__package__}.worker"
-"""The module that each worker runs."""
+ENGINE = f"{__package__}.engine"
+"""The modules that workers and engine processes run."""
 
 CANNOT_START = {1, 2}
-"""The exit statuses of a worker that cannot start, and would fail again."""
+"""The exit statuses of a process that cannot start, and would fail again."""
 
 SHORT_LIFE_S = 10
 PAUSE_S = 2
 """A worker that lived less than SHORT_LIFE_S is restarted after this pause."""
 
 LONGER_THAN_DRAIN_S = 5
-"""The seconds after the drain's limit at which a worker that has not exited is killed."""
+"""The seconds after the drain's limit at which a process that has not exited is killed."""
 
 PR_SET_PDEATHSIG = 1
 """This is an option of prctl(2)."""
@@ -49,14 +52,19 @@ log = structlog.get_logger("segmentation")
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """The start of a worker: its slot, and when it was started, on the monotonic clock."""
+    """The start of a process: its slot, and when it was started, on the monotonic clock."""
 
     number: int
     at: float
+    kind: str
+    """"worker" or "engine"."""
+
+
+Process = subprocess.Popen[bytes]
 
 
 class Supervisor:
-    """Owns the sockets and the workers."""
+    """Owns the sockets, the workers and the engine processes."""
 
     def __init__(self, settings: Settings) -> None:
         """Bind the sockets and block the signals. Raises ListenError and OSError."""
@@ -65,19 +73,25 @@ class Supervisor:
         self._settings = settings
         self._sockets = sockets.bind(settings, listening=False)  # the first ready worker listens
         self._peers = Peers.create(
-            Path(tempfile.mkdtemp(prefix="segmentation-metrics-")), workers=settings.workers
+            Path(tempfile.mkdtemp(prefix="segmentation-metrics-")),
+            workers=settings.workers,
+            engines=settings.engines,
         )
+        self._engine_sockets = [
+            listen(name_socket(self._peers.folder, number)) for number in range(settings.engines)
+        ]
         self._restarts = Metrics(self._peers).engine_restarts
         self._has_replaced = False
-        self._starts: dict[subprocess.Popen[bytes], _Start] = {}
+        self._starts: dict[Process, _Start] = {}
         self._due: dict[int, float] = {}
-        """When to start a worker, on the monotonic clock, by slot."""
+        """When to start a process, on the monotonic clock, by slot."""
 
     def run(self) -> int:
         """Supervise until SIGTERM or Ctrl-C, and return the exit status."""
         try:
             now = time.monotonic()
-            self._due = dict.fromkeys(range(1, self._settings.workers + 1), now)
+            processes = self._settings.workers + self._settings.engines
+            self._due = dict.fromkeys(range(1, processes + 1), now)
             return self._watch()
         finally:
             shutil.rmtree(self._peers.folder, ignore_errors=True)
@@ -92,65 +106,87 @@ class Supervisor:
             if arrived in (signal.SIGTERM, signal.SIGINT):
                 return self._stop(was_interrupted=arrived == signal.SIGINT)
             if arrived == signal.SIGHUP:
-                _send_signal(self._starts, signal.SIGHUP)
-            for worker in [worker for worker in self._starts if worker.poll() is not None]:
-                if worker.returncode in CANNOT_START and not self._has_replaced:
+                _send_signal(self._list("worker"), signal.SIGHUP)
+            for process in [process for process in self._starts if process.poll() is not None]:
+                if process.returncode in CANNOT_START and not self._has_replaced:
                     self._stop()
-                    return worker.returncode
-                self._replace(worker)
+                    return process.returncode
+                self._replace(process)
 
     def _await_signal(self) -> signal.Signals | None:
-        """Wait for a signal; return None if a worker is due before one arrives."""
+        """Wait for a signal; return None if a process is due before one arrives."""
         if not self._due:
             return signal.Signals(signal.sigwait(SIGNALS))
         return _await_signal_until(min(self._due.values()))
 
+    def _list(self, kind: str) -> list[Process]:
+        return [process for process, start in self._starts.items() if start.kind == kind]
+
     def _start(self, number: int) -> None:
-        descriptors = [bound.fileno() for bound in self._sockets]
-        threads = self._settings.threads or max(1, count_usable_cores() // self._settings.workers)
-        arguments = [self._peers.folder, number, *descriptors]
-        worker = subprocess.Popen(  # noqa: S603, nothing in it comes from a client
-            [sys.executable, "-m", WORKER, *map(str, arguments)],
+        settings, engine = self._settings, number - self._settings.workers - 1
+        if engine < 0:
+            kind, module, arguments = "worker", WORKER, [number]
+            descriptors = [bound.fileno() for bound in self._sockets]
+        else:
+            kind, module, arguments = "engine", ENGINE, [number, engine]
+            descriptors = [self._engine_sockets[engine].fileno()]
+        threads = settings.threads or max(
+            1, count_usable_cores() // (settings.engines or settings.workers)
+        )
+        process = subprocess.Popen(  # noqa: S603, nothing in it comes from a client
+            [
+                *(sys.executable, "-m", module),
+                *map(str, (self._peers.folder, *arguments, *descriptors)),
+            ],
             pass_fds=descriptors,
             env=os.environ | {f"{PREFIX}THREADS": str(threads)},
             preexec_fn=partial(become_worker, os.getpid()),
         )
-        self._starts[worker] = _Start(number, time.monotonic())
-        self._peers.assign(number, worker.pid)
-        log.info("worker started", worker=worker.pid)
+        self._starts[process] = _Start(number, time.monotonic(), kind)
+        self._peers.assign(number, process.pid)
+        log.info(f"{kind} started", **{kind: process.pid})
 
-    def _replace(self, worker: subprocess.Popen[bytes]) -> None:
+    def _replace(self, process: Process) -> None:
         now = time.monotonic()
-        start = self._starts.pop(worker)
+        start = self._starts.pop(process)
         self._peers.assign(start.number, 0)
-        log.error("worker ended", worker=worker.pid, status=worker.returncode)
-        mark_process_dead(worker.pid, self._peers.folder)  # type: ignore[no-untyped-call]
+        log.error(f"{start.kind} ended", **{start.kind: process.pid}, status=process.returncode)
+        mark_process_dead(process.pid, self._peers.folder)  # type: ignore[no-untyped-call]
         self._restarts.inc()
         self._has_replaced = True
         self._due[start.number] = now if now - start.at >= SHORT_LIFE_S else now + PAUSE_S
 
     def _stop(self, *, was_interrupted: bool = False) -> int:
-        """Stop all workers; return 0 if all exited normally, or by SIGTERM while loading."""
+        """Stop all processes; return 0 if all exited normally, or by SIGTERM while loading."""
         self._peers.take_requests(False)
         for bound in self._sockets:
             bound.close()  # refuses connections that no worker has accepted
-        _send_signal(self._starts, signal.SIGTERM)
-        self._await_end(was_interrupted=was_interrupted)
-        for worker in self._starts:
-            if worker.poll() is None:
-                log.error("worker killed", worker=worker.pid)
-                worker.kill()
-                worker.wait()
-        return int(any(worker.returncode not in (0, -signal.SIGTERM) for worker in self._starts))
-
-    def _await_end(self, *, was_interrupted: bool) -> None:
-        """Wait for all workers to exit, until the drain's limit or a second Ctrl-C."""
         last = time.monotonic() + self._settings.drain_timeout_s + LONGER_THAN_DRAIN_S
-        while any(worker.poll() is None for worker in self._starts):
-            arrived = _await_signal_until(last)
-            if arrived is None or (arrived == signal.SIGINT and was_interrupted):
-                return
-            was_interrupted = was_interrupted or arrived == signal.SIGINT
+        self._end(self._list("worker"), last, was_interrupted=was_interrupted)
+        # Until now, engine processes have computed what the workers had accepted.
+        last = time.monotonic() + LONGER_THAN_DRAIN_S
+        self._end(self._list("engine"), last, was_interrupted=was_interrupted)
+        return int(any(one.returncode not in (0, -signal.SIGTERM) for one in self._starts))
+
+    def _end(self, processes: Sequence[Process], last: float, *, was_interrupted: bool) -> None:
+        """Send SIGTERM, and kill those that run at `last`, or at a second Ctrl-C."""
+        _send_signal(processes, signal.SIGTERM)
+        _await_end(processes, last, was_interrupted=was_interrupted)
+        for process in processes:
+            if process.poll() is None:
+                kind = self._starts[process].kind
+                log.error(f"{kind} killed", **{kind: process.pid})
+                process.kill()
+                process.wait()
+
+
+def _await_end(processes: Sequence[Process], last: float, *, was_interrupted: bool) -> None:
+    """Wait for all processes to exit, until `last` or a second Ctrl-C."""
+    while any(process.poll() is None for process in processes):
+        arrived = _await_signal_until(last)
+        if arrived is None or (arrived == signal.SIGINT and was_interrupted):
+            return
+        was_interrupted = was_interrupted or arrived == signal.SIGINT
 
 
 def _await_signal_until(moment: float) -> signal.Signals | None:
@@ -159,9 +195,9 @@ def _await_signal_until(moment: float) -> signal.Signals | None:
     return signal.Signals(info.si_signo) if info else None
 
 
-def _send_signal(workers: Iterable[subprocess.Popen[bytes]], number: signal.Signals) -> None:
-    for worker in workers:
-        worker.send_signal(number)
+def _send_signal(processes: Iterable[Process], number: signal.Signals) -> None:
+    for process in processes:
+        process.send_signal(number)
 
 
 _libc = ctypes.CDLL(None)

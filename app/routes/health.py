@@ -3,7 +3,8 @@
 Knows nothing of HTTP.
 """
 
-from app.service import Service, State
+from app.service import Service
+from app.state import State
 
 
 def find_state(service: Service) -> State:

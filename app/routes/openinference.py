@@ -23,7 +23,7 @@ from app.routes.health import find_state, is_usable
 from app.routes.inference import InferenceTask
 from app.routes.segmentation import carry_out, open_context
 from app.routes.sending import respond
-from app.service import State
+from app.state import State
 
 router = APIRouter(tags=["open inference protocol"], responses=describe_protocol_errors())
 

@@ -9,7 +9,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from app.http.description import EVERYWHERE, describe_problems
 from app.routes.health import find_state, is_usable
 from app.schemas import Health
-from app.service import Service, State
+from app.service import Service
+from app.state import State
 
 router = APIRouter(tags=["operations"])
 

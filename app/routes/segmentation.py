@@ -16,9 +16,10 @@ from app.codecs.pool import CodecPool
 from app.formats import AnswerFormat, AnswerOptions
 from app.http.uploads import run_while_connected
 from app.observability.stages import Stages
-from app.scheduling.batcher import Batcher, Predict
+from app.scheduling.batcher import Predict
 from app.scheduling.budget import Share
 from app.service import Service
+from app.sharing.dispatcher import Scheduler
 from model.engines.base import Array
 from model.predictor import Canvas, Predictor
 
@@ -32,7 +33,7 @@ class RequestContext:
 
     service: Service
     predictor: Predictor
-    batcher: Batcher
+    batcher: Scheduler
     stages: Stages
     upload: Share
     """The share of the uploads' budget: the bytes of the request's body."""

@@ -9,21 +9,23 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import structlog
 
-from app.errors import InferenceFailed, Overloaded
+from app.errors import Overloaded
 from app.observability.metrics import Metrics
 from app.observability.request_id import get_request_id
 from app.observability.stages import Stages
-from app.scheduling.budget import Share
+from app.scheduling.answers import fail
+from app.scheduling.budget import Held
 from app.scheduling.threads import start_work_threads
 from app.scheduling.watchdog import Watchdog
-from model.engines.base import Array, Size
+from model.engines.base import Array, Engine, Size
 from model.errors import DeviceLost
 from model.predictor import Canvas
 
@@ -42,7 +44,7 @@ class _Waiting:
     answer: asyncio.Future[Array]
     since: float
     """The Unix time at which it entered the queue."""
-    held: Share | None = None
+    held: Held | None = None
     request_id: str = field(default_factory=get_request_id)
 
     @property
@@ -93,6 +95,12 @@ class Batcher:
         self.has_lost_device = False
         """Whether the engine's device fails every call from now on."""
 
+    @classmethod
+    def for_engine(cls, engine: Engine, **rest: Any) -> "Batcher":
+        """Return a batcher whose batches keep this engine busy."""
+        callers, images = engine.callers_at_once, engine.images_per_call
+        return cls(concurrency=callers, max_batch_images=images, **rest)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Form batches during the block; at its end, first answer the requests that still wait."""
@@ -111,7 +119,7 @@ class Batcher:
         return self._task is not None and not self._task.done() and self._watchdog.is_healthy
 
     async def submit(
-        self, predict: Predict, canvas: Canvas, stages: Stages, *, held: Share | None = None
+        self, predict: Predict, canvas: Canvas, stages: Stages, *, held: Held | None = None
     ) -> Array:
         """Return the mask that `predict` computes for the canvas in a batch.
 
@@ -133,7 +141,7 @@ class Batcher:
 
     def give_up(self) -> None:
         """Fail all requests that wait, because the engine does not return."""
-        _fail(chain(*self.queues.values(), *self.computing.values()))
+        fail(chain(*self.queues.values(), *self.computing.values()))
 
     def _leave(self, waiting: _Waiting) -> None:
         """Remove a request from the queue if it is still there."""
@@ -170,12 +178,12 @@ class Batcher:
             self._watchdog.give_up("batcher")
         finally:
             # However the loop has ended, nothing will compute what is still queued.
-            _fail(chain(*self.queues.values()))
+            fail(chain(*self.queues.values()))
 
     def _finish(self, computing: asyncio.Task[None]) -> None:
         """Answer every request of the batch, however it ended."""
         batch = self.computing.pop(computing)
-        _fail(batch)
+        fail(batch)
         for waiting in batch:
             waiting.let_go()
         self._free_threads.release()
@@ -204,7 +212,7 @@ class Batcher:
         self.metrics.batch_size.observe(len(batch))
         try:
             pixels = sum(canvas.computed_pixels for canvas in canvases)
-            with self._watchdog.watching("batch", lambda: _fail(batch), pixels=pixels):
+            with self._watchdog.watching("batch", lambda: fail(batch), pixels=pixels):
                 masks = await loop.run_in_executor(self.threads, batch[0].predict, canvases)
             answers = list(zip(batch, masks, strict=True))
         except DeviceLost:
@@ -235,15 +243,3 @@ class Batcher:
         answers = [waiting.answer for waiting in entries if not waiting.answer.done()]
         if answers and self.is_alive:
             await asyncio.wait(answers)
-
-
-def _fail(unanswered: Iterable[_Waiting]) -> None:
-    for waiting in unanswered:
-        if not waiting.answer.done():
-            waiting.answer.set_exception(
-                InferenceFailed(
-                    "The engine failed on this image.",
-                    remedy="Try again. If the error persists, report the X-Request-ID of this "
-                    "answer.",
-                )
-            )

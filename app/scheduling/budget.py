@@ -6,6 +6,7 @@ Knows nothing of what is counted. All methods may be called from any thread.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from prometheus_client import Gauge
 
@@ -19,6 +20,13 @@ class ShareEnded(Exception):
 def leaves_room(amount: int, *, held: int, limit: int) -> bool:
     """Return whether the amount is at most half of what is free."""
     return 2 * amount <= limit - held
+
+
+class Held(Protocol):
+    """Something that work keeps while it runs, such as a `Share`."""
+
+    def keep(self) -> None: ...
+    def let_go(self) -> None: ...
 
 
 class Budget:

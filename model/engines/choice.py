@@ -19,17 +19,21 @@ def start_engine(
     device: str = "auto",
     threads: int = 0,
     precision: Precision = "float32",
+    number: int = 0,
 ) -> Engine:
     """Start an engine for the weights.
 
     "auto" chooses PyTorch if there is a GPU. On the CPU it chooses the native engine if that is
     built or can be built, or else ncnn, or else PyTorch. `threads` are those of one forward pass on
     the CPU; 0 takes one per core. `precision`: on the CPU, only the native engine has bfloat16, on
-    processors with AMX. Raises EngineError.
+    processors with AMX. `number` is the engine's among several: they share the GPUs evenly, unless
+    `device` names one. Raises EngineError.
     """
     name = choose(engine, device)
     if name == "torch":
-        return _start_torch(weights, device=device, threads=threads, precision=precision)
+        return _start_torch(
+            weights, device=device, threads=threads, precision=precision, number=number
+        )
     if precision == "auto":
         precision = "float32"
     if name == "native":
@@ -41,10 +45,13 @@ def start_engine(
     return NcnnEngine(weights, threads=threads)
 
 
-def _start_torch(weights: Weights, *, device: str, threads: int, precision: Precision) -> Engine:
+def _start_torch(
+    weights: Weights, *, device: str, threads: int, precision: Precision, number: int
+) -> Engine:
     _require_installed("torch")
-    from model.engines.torch_engine import TorchEngine, choose_device
+    from model.engines.torch_engine import TorchEngine, choose_device, count_gpus
 
+    device = spread(device, number, count_gpus())
     if choose_device(device).type == "cuda":
         from model.engines.cuda_engine import CudaEngine
 
@@ -92,6 +99,14 @@ def choose(engine: EngineName, device: str) -> EngineName:
     if library.find_library_or_warn() is not None:
         return "native"
     return "ncnn" if find_spec("ncnn") else "torch"
+
+
+def spread(device: str, number: int, gpus: int) -> str:
+    """Return the device of one of several engines: each has the next of the GPUs that are visible.
+
+    After the last follows the first. A device that is named, and the CPU, are those of all.
+    """
+    return f"cuda:{number % gpus}" if gpus and device in ("auto", "cuda") else device
 
 
 def has_cuda_gpu() -> bool:

@@ -79,6 +79,11 @@ def use_exact_float32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
+def count_gpus() -> int:
+    """Return the number of GPUs that PyTorch can use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def choose_device(name: str) -> torch.device:
     """Choose the device. "auto" is the first GPU, or else the CPU. Raises EngineError."""
     available = torch.cuda.is_available()

@@ -88,6 +88,7 @@ def main():
     from app.process import supervisor, worker
 
     supervisor.WORKER = "tests.app.faulty"
+    supervisor.ENGINE = "tests.app.faulty_engine"
     loading.open_predictor = open_faulty_predictor
     (worker if sys.argv[1:] else program).main()
 

@@ -341,3 +341,18 @@ def test_an_engine_that_is_not_installed_is_named(weights, monkeypatch):
     monkeypatch.setattr(choice, "find_spec", lambda _: None)
     with pytest.raises(EngineError, match="pip install ncnn"):
         choice.start_engine(weights, engine="ncnn")
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "devices"),
+    [
+        ("auto", 0, ["auto", "auto", "auto"]),
+        ("cuda", 0, ["cuda", "cuda", "cuda"]),  # which then says that there is none
+        ("auto", 1, ["cuda:0", "cuda:0", "cuda:0"]),
+        ("cuda", 2, ["cuda:0", "cuda:1", "cuda:0"]),
+        ("cuda:1", 2, ["cuda:1", "cuda:1", "cuda:1"]),
+        ("cpu", 2, ["cpu", "cpu", "cpu"]),
+    ],
+)
+def test_several_engines_share_the_gpus_evenly(device, gpus, devices):
+    assert [choice.spread(device, number, gpus) for number in range(3)] == devices

@@ -8,7 +8,8 @@ import pytest
 from app.access.counts import MAX_WINDOWS, Windows
 from app.access.keys import format_line, make_key
 from app.access.rates import identify_caller
-from app.settings import Settings, parse_rates
+from app.setting_syntax import parse_rates
+from app.settings import Settings
 from tests.app.access.test_keys import bearer
 from tests.app.conftest import serving
 from tests.app.test_program import program

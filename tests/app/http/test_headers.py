@@ -8,7 +8,8 @@ import pytest
 
 from app.access.keys import format_line, make_key
 from app.http.headers import CORS_ANSWER_HEADERS, SECURITY_HEADERS
-from app.settings import Settings, parse_origins
+from app.setting_syntax import parse_origins
+from app.settings import Settings
 from tests.app.access.test_keys import bearer
 from tests.app.conftest import serving
 from tests.app.test_docs import table

@@ -247,3 +247,11 @@ def test_peers_know_which_worker_takes_requests(tmp_path):
     supervisor.take_requests(False)
     assert second.are_draining
     assert not second.some_take_requests
+
+
+def test_peers_tell_engine_processes_from_workers(tmp_path):
+    supervisor = Peers.create(tmp_path, workers=1, engines=2)
+    for number in (1, 2, 3):
+        supervisor.assign(number, 1000 + number)
+    names = {"worker-1": 1001, "engine-0": 1002, "engine-1": 1003}
+    assert Peers(tmp_path, 1).pids == {"supervisor": os.getpid(), **names}
