@@ -20,9 +20,6 @@ from model.engines.tiles import Neighbours
 Reduce = Callable[[Floats], Array]
 """Logits (C, ...) to one byte for each pixel."""
 
-ROWS_AT_ONCE = 2**16
-"""The most output rows that are listed with their source rows: a thin mask has millions."""
-
 Scalar = TypeVar("Scalar", np.float32, np.uint8)
 
 
@@ -75,8 +72,8 @@ class NumpyHead:
             logits = np.concatenate([logits, joined[:, within]], axis=1)
             canvas_row += len(scores) * self._side
             ready = tiles.count_between(content_height, height, known=top + logits.shape[1])
-            for start in range(done, ready, ROWS_AT_ONCE):
-                stop = min(start + ROWS_AT_ONCE, ready)
+            for start in range(done, ready, tiles.ROWS_AT_ONCE):
+                stop = min(start + tiles.ROWS_AT_ONCE, ready)
                 rows = Neighbours.between(content_height, height, start=start, stop=stop)
                 _fill_rows(mask[start:stop], logits, rows.count_from(top), reduce)
             done = ready

@@ -25,6 +25,9 @@ PIXELS_PER_BLOCK = 2**15
 # The columns of a scaled mask that are computed in one sweep. Wider masks take several sweeps.
 COLUMNS_AT_ONCE = 16384
 
+# The rows of a scaled mask that are listed with their source rows: a thin mask has millions.
+ROWS_AT_ONCE = 2**16
+
 # The pixels of a scaled mask that are blended at once: in a narrow mask, these are several rows.
 PIXELS_AT_ONCE = 2**16
 
