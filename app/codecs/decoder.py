@@ -96,6 +96,7 @@ def _answer(data: bytes, max_pixels: int, requests: BinaryIO, answers: BinaryIO)
         data = strip_file(data)
         with open_upload(data, max_pixels=max_pixels) as upload:
             height, width = upload.size
+            limit_time(None)  # the server may let this image wait for others
             _send(answers, SIZE, height, width)
             content = CHOSEN_SIZE.unpack(requests.read(CHOSEN_SIZE.size))
             if not all(content):

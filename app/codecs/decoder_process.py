@@ -90,12 +90,18 @@ class DecoderProcess:
         self.files = 0
         """The number of files that the process has received."""
         self._is_between_files = True
+        self._is_killed = False
         _enlarge_pipes(self._requests, self._answers)
 
     @property
     def is_usable(self) -> bool:
         """Whether the process can decode another file."""
-        return self._is_between_files and self.files < MAX_FILES and self._popen.poll() is None
+        return (
+            self._is_between_files
+            and not self._is_killed  # the kernel may need a moment
+            and self.files < MAX_FILES
+            and self._popen.poll() is None
+        )
 
     @property
     def pid(self) -> int:
@@ -104,6 +110,7 @@ class DecoderProcess:
 
     def kill(self) -> None:
         """Kill the process; the decoding that uses it then fails."""
+        self._is_killed = True
         self._popen.kill()
 
     def end(self) -> None:

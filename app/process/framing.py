@@ -4,6 +4,7 @@ Reports a request once its head is complete and the length of its body is certai
 and trailers. Knows nothing of connections.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import httptools
@@ -58,10 +59,12 @@ class RequestParser:
         """Return the bytes that are not parsed yet: the parser stops after a head with Upgrade."""
         try:
             self._parser.feed_data(data)
+            return b""
         except httptools.HttpParserUpgrade as stop:
-            self._ignore_upgrade()
-            return data[stop.args[0] :]
-        return b""
+            position: int = stop.args[0]
+        # Outside of `except`, so that an error has no other context than its own.
+        self._ignore_upgrade()
+        return data[position:]
 
     def _ignore_upgrade(self) -> None:
         """Continue as if the request had not asked for an upgrade (RFC 9110, 7.8).
@@ -94,6 +97,7 @@ class RequestParser:
             raise Unimplemented("This server is not a proxy.", remedy="Use another method.")
         if self._parser.should_upgrade():
             return
+        require_host(self._fields, version=self.get_http_version())
         codings = [value for name, value in self._fields if name.lower() == b"transfer-encoding"]
         if codings:
             require_chunked(b",".join(codings), version=self.get_http_version())
@@ -123,6 +127,21 @@ class RequestParser:
     def should_upgrade(self) -> bool:
         """Return False: upgrades are ignored."""
         return False
+
+
+def require_host(fields: Sequence[Field], *, version: str) -> None:
+    """Raise unless the version and the number of Host fields are valid (RFC 9112, 2.3 and 3.2)."""
+    hosts = sum(name.lower() == b"host" for name, _ in fields)
+    if version not in ("1.0", "1.1"):
+        raise BadRequest(
+            "The request line has no version of HTTP/1.",
+            remedy="End the request line with HTTP/1.1.",
+        )
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise BadRequest(
+            f"The request has {hosts} Host fields, not one.",
+            remedy="Send one Host field, with the name of the server.",
+        )
 
 
 def require_chunked(codings: bytes, *, version: str) -> None:

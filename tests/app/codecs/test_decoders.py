@@ -84,6 +84,15 @@ pictures.Upload.decode = decode
 """
 
 
+SIGNAL_INSTEAD_OF_TIMER = """
+import signal
+from app.codecs import decoder
+def limit_time(pixels):
+    signal.signal(signal.SIGALRM, signal.SIG_IGN if pixels is None else signal.SIG_DFL)
+decoder.limit_time = limit_time
+"""
+
+
 def ended(pool, reason):
     text = pool.metrics.export().decode()
     return metric(text, f'seg_decoders_ended_total{{reason="{reason}"}}')
@@ -169,6 +178,31 @@ def test_an_internal_error_is_not_the_files_problem(monkeypatch):
                 await decoded(pool, PNG)
 
     asyncio.run(run())
+
+
+def test_a_picture_that_waits_for_its_turn_has_no_time_limit(monkeypatch):
+    """The signal of the limit, sent while the server lets the picture wait, ends nothing."""
+    misbehave(monkeypatch, SIGNAL_INSTEAD_OF_TIMER)
+    process = DecoderProcess()
+
+    def wait(size):
+        os.kill(process.pid, signal.SIGALRM)
+        return size
+
+    try:
+        assert process.decode(PNG, max_pixels=10**6, choose_size=wait).size == (60, 80)
+    finally:
+        process.end()
+
+
+def test_a_killed_decoder_gets_no_other_file():
+    process = DecoderProcess()
+    try:
+        assert process.is_usable
+        process.kill()
+        assert not process.is_usable
+    finally:
+        process.end()
 
 
 @LINUX

@@ -148,14 +148,20 @@ def test_trailers_are_no_headers():
     ],
 )
 def test_a_transfer_coding_that_is_not_chunked_is_refused(version, codings, problem):
-    head = b"POST / HTTP/%b\r\nTransfer-Encoding: %b\r\n\r\n" % (version.encode(), codings)
+    head = b"POST / HTTP/%b\r\nHost: x\r\nTransfer-Encoding: %b\r\n\r\n" % (
+        version.encode(),
+        codings,
+    )
     told = Told()
     assert told.feed(head + b"1\r\na\r\n0\r\n\r\n") is problem
     assert len(told.requests) == (problem is None)
 
 
 def test_codings_in_several_fields_are_one_list():
-    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = (
+        b"POST / HTTP/1.1\r\nHost: x\r\n"
+        b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     assert Told().feed(head) is Unimplemented
 
 
@@ -164,9 +170,34 @@ def test_codings_in_several_fields_are_one_list():
 )
 def test_a_bad_chunk_is_a_problem(body):
     told = Told()
-    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert told.feed(head + body) is BadRequest
     assert not told.requests[0][3]
+
+
+@pytest.mark.parametrize("fields", UPGRADES)
+def test_an_upgrade_does_not_hide_what_is_wrong(fields):
+    assert Told().feed(request(b"", fields=fields + b"Transfer-Encoding: gzip\r\n")) is BadRequest
+    gzip = b"Transfer-Encoding: gzip, chunked\r\n\r\n"
+    assert Told().feed(b"POST / HTTP/1.1\r\nHost: x\r\n" + fields + gzip) is Unimplemented
+
+
+@pytest.mark.parametrize(
+    ("line", "hosts", "problem"),
+    [
+        (b"GET / HTTP/1.1", 1, None),
+        (b"GET / HTTP/1.1", 0, BadRequest),  # RFC 9112, 3.2
+        (b"GET / HTTP/1.1", 2, BadRequest),
+        (b"GET / HTTP/1.0", 0, None),
+        (b"GET / HTTP/1.0", 2, BadRequest),
+        (b"GET /", 1, BadRequest),
+    ],
+)
+@pytest.mark.parametrize("fields", [b"", UPGRADES[0]])
+def test_a_request_has_a_version_and_one_host(line, hosts, problem, fields):
+    told = Told()
+    assert told.feed(line + b"\r\n" + hosts * b"host: x\r\n" + fields + b"\r\n") is problem
+    assert len(told.requests) == (problem is None)
 
 
 def test_connect_is_refused():
