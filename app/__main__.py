@@ -18,7 +18,7 @@ import structlog
 from app.access.keys import KeysError
 from app.access.shared_counts import RateStorageError
 from app.arguments import parse_arguments
-from app.environment import load_env_file
+from app.environment import EnvFileError, load_env_file
 from app.observability.traces import TracesError
 from app.process.ending import end_process
 from app.process.sockets import ListenError
@@ -39,8 +39,8 @@ def main() -> None:
     os.environ.update(options)
     try:
         load_env_file(env_file)
-    except (OSError, UnicodeDecodeError) as error:
-        sys.exit(f"error: {env_file}: {error}")
+    except EnvFileError as error:
+        sys.exit(f"error: {error}")
     settings = load_settings()
     for name in find_unknown_variables(os.environ):
         log.warning("unknown setting, ignored", variable=name)

@@ -24,6 +24,7 @@ from app.cli.options import (
     add_request_options,
     end_interrupted,
     hides_progress,
+    load_env_file_or_exit,
     open_client,
     parse_count,
     summarise,
@@ -34,7 +35,6 @@ from app.cli.source import Source, open_source
 from app.cli.storage import Storage, StorageError, open_storage
 from app.cli.tables import RunTable
 from app.client import AsyncClient, ClientError
-from app.environment import load_env_file
 from app.observability.console import RED, paint
 from app.process.startup import load_settings
 from model.errors import ModelError
@@ -43,7 +43,7 @@ from model.weights import read_metadata
 
 def main() -> None:
     """Segment the photos. Exits with 0 if every photo has its result."""
-    load_env_file()
+    load_env_file_or_exit()
     parser = _build_parser()
     options = parser.parse_args()
     try:

@@ -19,9 +19,10 @@ from pydantic import ValidationError
 from app import __version__
 from app.access.keys import Keyring, KeysError
 from app.cli import ROOT
-from app.environment import load_env_file
+from app.environment import EnvFileError, load_env_file
 from app.observability.console import GREEN, RED, YELLOW, paint
 from app.process.sockets import ListenError, bind
+from app.process.startup import list_invalid
 from app.settings import PREFIX, Settings, find_unknown_variables
 
 TIMEOUT_S = 300
@@ -48,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         load_env_file(options.env_file)
-    except OSError as error:
+    except EnvFileError as error:
         parser.error(str(error))
     is_wrong = False
     for finding in check_all():
@@ -73,9 +74,8 @@ def check_all() -> Iterator[Finding]:
     try:
         settings = Settings()
     except ValidationError as error:
-        for invalid in error.errors():
-            name = PREFIX + "_".join(map(str, invalid["loc"])).upper()
-            yield "wrong", "settings", f"{name}={invalid['input']}", invalid["msg"]
+        for given, message in list_invalid(error):
+            yield "wrong", "settings", given, message
         return
     yield from check_settings(settings)
     yield from check_network(settings)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from app.client import AsyncClient, Retries
+from app.environment import EnvFileError, load_env_file
 from app.formats import MAX_SIDE, MIN_SIDE
 from app.observability.console import GREEN, RED, YELLOW, paint
 
@@ -26,6 +27,15 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=parse_seconds, default=60, metavar="SECONDS",
         help="for each attempt to get a mask (%(default)s)")  # fmt: skip
     add("--quiet", action="store_true", help="no progress bar")
+
+
+def load_env_file_or_exit() -> None:
+    """Add the variables in `.env` to the environment; exits if the file cannot be read."""
+    try:
+        load_env_file()
+    except EnvFileError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
 
 
 def open_client(url: str, options: argparse.Namespace) -> AsyncClient:

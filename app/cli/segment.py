@@ -22,18 +22,18 @@ from app.cli.options import (
     add_request_options,
     end_interrupted,
     hides_progress,
+    load_env_file_or_exit,
     open_client,
     summarise,
 )
 from app.cli.outputs import Job, NoPhotos, Outputs, list_jobs
 from app.client.clients import DEFAULT_URL
-from app.environment import load_env_file
 from app.observability.console import RED, paint
 
 
 def main() -> None:
     """Segment photos. Exits with 0 if every photo has its mask."""
-    load_env_file()
+    load_env_file_or_exit()
     parser = _build_parser()
     options = parser.parse_args()
     try:

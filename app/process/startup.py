@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Iterator
 
 from pydantic import ValidationError
 
@@ -19,13 +20,18 @@ def load_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        for invalid in error.errors():
-            name = PREFIX + "_".join(str(part) for part in invalid["loc"]).upper()
-            value = hide_password(str(invalid["input"]))
-            print(f"error: {name}={value}: {invalid['msg']}", file=sys.stderr)
+        for given, message in list_invalid(error):
+            print(f"error: {given}: {message}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     return settings
+
+
+def list_invalid(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """Yield each invalid setting as NAME=VALUE, without passwords, and what is wrong with it."""
+    for invalid in error.errors():
+        name = PREFIX + "_".join(str(part) for part in invalid["loc"]).upper()
+        yield f"{name}={hide_password(str(invalid['input']))}", invalid["msg"]
 
 
 def hide_password(text: str) -> str:

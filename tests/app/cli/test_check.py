@@ -56,6 +56,9 @@ def test_invalid_settings_are_named(tmp_path):
     ended = run_fcn("check", cwd=tmp_path, SEG_PORT="many")
     assert ended.returncode == 1
     assert "WRONG settings: SEG_PORT=many" in ended.stdout
+    ended = run_fcn("check", cwd=tmp_path, SEG_RATE_STORAGE="redis://me:secret@host:port")
+    assert "WRONG settings: SEG_RATE_STORAGE=redis://***@host:port" in ended.stdout
+    assert "secret" not in ended.stdout + ended.stderr
 
 
 def look(code):

@@ -10,7 +10,7 @@ import pytest
 
 from app import __version__
 from app.cli.__main__ import COMMANDS
-from app.environment import load_env_file
+from app.environment import EnvFileError, load_env_file
 from app.observability.console import RED, is_coloured, paint
 from tests.app.cli.conftest import run_fcn
 from tests.conftest import REPOSITORY
@@ -80,11 +80,20 @@ def test_an_env_file_sets_what_is_not_set(tmp_path, monkeypatch):
         assert os.environ["SEG_WORKERS"] == "3"
         assert os.environ["PATH"] == path
         assert "SEG_X" not in os.environ
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(EnvFileError, match="none"):
             load_env_file(tmp_path / "none")
     finally:
         for name in ("SEG_HOST", "FCN_URL", "SEG_WORKERS"):
             os.environ.pop(name, None)
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "segment", "bulk"])
+def test_an_env_file_that_is_no_text_is_an_error_in_one_line(tmp_path, fcn, command):
+    (tmp_path / ".env").write_bytes(b"SEG_PORT=\xff\n")
+    ended = fcn(command, *(("in", "out") if command == "bulk" else ()))
+    assert ended.returncode in (1, 2)
+    assert "error: .env: 'utf-8' codec can't decode byte 0xff" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_the_server_reads_the_env_file(tmp_path, fcn):

@@ -452,7 +452,9 @@ def test_class_names_are_left_out_if_the_weights_change_in_between(kind):
         assert [entry.name for entry in client.segment(b"photo").classes] == ["0"]
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "/v1", "ftp://x", "http://", "http://x:y"])
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8000", "/v1", "ftp://x", "http://", "http://x:y", "http://[::1"]
+)
 def test_an_invalid_address_is_refused_at_once(url):
     with pytest.raises(ValueError, match="is not an address"):
         Client(url)
