@@ -79,6 +79,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # `pages` has its own, with a content security policy
         redoc_url=None,
+        redirect_slashes=False,  # the address would be made of the request's Host field
     )
     _add_routes(app, settings)
     _add_limits(app, settings, service, counts)
@@ -89,7 +90,12 @@ def create_app(
 
 def create_operations_app(service: Service) -> FastAPI:
     """Return an application with probes and metrics only, for a separate port."""
-    app = FastAPI(title="FCN segmentation service: operations", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="FCN segmentation service: operations",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.include_router(operations.router)
     return _observe(app, service)
 

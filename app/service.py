@@ -31,6 +31,9 @@ from model.predictor import Predictor
 
 log = structlog.get_logger("segmentation")
 
+RELOAD_LIMIT_S = 600
+"""The limit of a reload, so that one that hangs, as on a dead network disk, blocks no later one."""
+
 
 class Service:
     """The parts of a running server, and its state.
@@ -158,7 +161,8 @@ class Service:
             raise make_not_ready(self.state)
         before = self.predictor.metadata.digest
         try:
-            predictor = await load(self.settings, start=self._start_predictor)
+            async with asyncio.timeout(RELOAD_LIMIT_S):
+                predictor = await load(self.settings, start=self._start_predictor)
         except Overloaded as error:  # says nothing of the weights: the caller may try again
             self.metrics.reloads.labels("kept").inc()
             log.warning("reload refused", weights=before, reason=str(error))
@@ -167,7 +171,7 @@ class Service:
             self.metrics.reloads.labels("kept").inc()
             log.exception("reload failed", weights=before)
             raise ReloadFailed(
-                str(error) if isinstance(error, ModelError) else "The weights do not work.",
+                _explain_failure(error),
                 remedy="Correct the weights file; the server still uses the old weights.",
             ) from error
         self._use(predictor)
@@ -235,3 +239,9 @@ class Service:
         if self._batcher is None or self.state is not State.READY:
             raise make_not_ready(self.state)
         return self._batcher
+
+
+def _explain_failure(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"Loading the weights did not end within {RELOAD_LIMIT_S} s."
+    return str(error) if isinstance(error, ModelError) else "The weights do not work."

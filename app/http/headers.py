@@ -28,6 +28,9 @@ SECURITY_HEADERS = (
 KEY_HEADER = "X-API-Key"
 """The request header for an API key, an alternative to Authorization."""
 
+MAX_SHOWN_CHARACTERS = 200
+"""The limit of what an error repeats of a header."""
+
 CORS_METHODS = ("GET", "POST")
 CORS_REQUEST_HEADERS = ("Authorization", KEY_HEADER, "X-Request-ID", "X-Request-Timeout")
 CORS_ANSWER_HEADERS = (
@@ -83,13 +86,27 @@ class Cors(CORSMiddleware):
         if response.status_code < 400:
             return response
         own = ("content-length", "content-type")
-        error = PreflightRefused(
-            f"{bytes(response.body).decode()}.",
-            remedy="The operator names the allowed origins in SEG_CORS_ORIGINS.",
-        )
         raise _Refused(
-            error, {name: value for name, value in response.headers.items() if name not in own}
+            _explain_refusal(request_headers, bytes(response.body).decode()),
+            {name: value for name, value in response.headers.items() if name not in own},
         )
+
+
+def _explain_refusal(headers: Headers, failures: str) -> PreflightRefused:
+    """Return the error for the first part of a preflight that Starlette names as disallowed."""
+    for part, field, remedy in (
+        ("origin", "Origin", "The operator names the allowed origins in SEG_CORS_ORIGINS."),
+        ("method", "Access-Control-Request-Method", f"Use {' or '.join(CORS_METHODS)}."),
+        (
+            "headers",
+            "Access-Control-Request-Headers",
+            f"Send no headers of your own except {', '.join(CORS_REQUEST_HEADERS)}.",
+        ),
+    ):
+        if part in failures:
+            value = headers.get(field, "")[:MAX_SHOWN_CHARACTERS]
+            return PreflightRefused(f"{field} {value!r} is not allowed.", remedy=remedy)
+    return PreflightRefused(f"{failures}.", remedy="Send the request from a page of this server.")
 
 
 def allow_origins(app: FastAPI, origins: Sequence[str]) -> None:

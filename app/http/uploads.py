@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from app.errors import ImageMissing, RequestTimeout, UnsupportedType
+from app.errors import ImageMissing, InvalidTensor, RequestTimeout, UnsupportedType
 from app.formats import SUPPORTED
 from app.http.forms import File, FormError, read_file, read_files
+from app.http.paths import MODEL_PATH
 
 FIELD = "file"
 FILES_FIELD = "files"
@@ -34,6 +35,23 @@ async def read_upload(request: Request, due: float) -> bytes:
     then, and ImageMissing, UnsupportedType and ClientDisconnect.
     """
     return await _read_until(due, _read(request))
+
+
+async def read_tensors(request: Request, due: float) -> bytes:
+    """Return the body of a request of the Open Inference Protocol, at least one byte.
+
+    Raises RequestTimeout, UnsupportedType, InvalidTensor and ClientDisconnect.
+    """
+    if (content_type := read_content_type(request)) not in (*RAW_TYPES, JSON_TYPE):
+        raise UnsupportedType(
+            f"Content-Type {content_type[:100]!r} is not an inference request.",
+            remedy=f"Send {JSON_TYPE}, or application/octet-stream with binary data.",
+        )
+    if not (data := await _read_until(due, _read_body(request))):
+        raise InvalidTensor(
+            "The request has no body.", remedy=f"Send the tensors; {MODEL_PATH} describes them."
+        )
+    return data
 
 
 async def read_uploads(request: Request, due: float, *, max_files: int) -> list[File]:
@@ -66,9 +84,7 @@ async def _read(request: Request) -> bytes:
     if content_type == "multipart/form-data":
         return await _read_form(request)
     if content_type in (*RAW_TYPES, JSON_TYPE) or content_type.startswith("image/"):
-        # `body()` would keep the bytes until the request ends.
-        data = b"".join([chunk async for chunk in request.stream()])
-        if not data:
+        if not (data := await _read_body(request)):
             raise ImageMissing(
                 "The request has no body.",
                 remedy=f"Send the image as the body, or as the multipart field {FIELD!r}.",
@@ -78,6 +94,11 @@ async def _read(request: Request) -> bytes:
         f"Content-Type {content_type[:100]!r} is not an image.",
         remedy=f"Send {SUPPORTED}, as image/..., multipart/form-data or base64 in JSON.",
     )
+
+
+async def _read_body(request: Request) -> bytes:
+    # `body()` would keep the bytes until the request ends.
+    return b"".join([chunk async for chunk in request.stream()])
 
 
 async def _read_files(request: Request, max_files: int) -> list[File]:

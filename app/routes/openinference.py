@@ -11,7 +11,7 @@ from app.errors import InvalidTensor
 from app.formats import AnswerOptions
 from app.http.description import BINARY, describe_protocol_errors
 from app.http.paths import MODEL_NAME, MODEL_PATH, MODEL_VERSION, PROTOCOL_PREFIX, VERSION_PATH
-from app.http.uploads import read_upload
+from app.http.uploads import read_tensors
 from app.protocol_schemas import (
     ModelMetadata,
     ModelReadiness,
@@ -168,7 +168,7 @@ async def infer(request: Request) -> Response:
         due=context.find_due(),
         json_bytes=read_json_length(request),
     )
-    answer, json_bytes = await carry_out(request, task, task.infer, read=read_upload)
+    answer, json_bytes = await carry_out(request, task, task.infer, read=read_tensors)
     if json_bytes is None:
         return respond(task, answer, media_type="application/json", headers={})
     return respond(

@@ -215,6 +215,23 @@ def test_every_error_under_v2_is_one_of_the_protocol(client):
     assert "title" in client.get("/v20").json()
 
 
+def test_the_remedies_under_v2_are_about_tensors(client):
+    form = client.post(INFER, files={"file": b"x"})
+    assert form.status_code == 415
+    assert form.json()["error"].endswith("or application/octet-stream with binary data.")
+    empty = client.post(INFER)
+    assert empty.status_code == 400
+    assert "Send the tensors" in empty.json()["error"]
+
+
+def test_a_slash_behind_a_path_leads_nowhere(client):
+    """A redirect would lead to whatever the Host field says."""
+    for path in ("/v1/segment/", f"{INFER}/", "/health/live/"):
+        answer = client.post(path, headers={"Host": "evil.example"}, follow_redirects=False)
+        assert answer.status_code == 404, path
+        assert "location" not in answer.headers
+
+
 def test_keys_hold_under_v2_but_not_for_its_probes(settings, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text(format_line("anna", make_key()) + "\n")

@@ -194,6 +194,21 @@ def test_signals_during_a_reload_cause_one_more_reload(settings, two, monkeypatc
         assert digest == read_weights(two / "second").metadata.digest
 
 
+def test_a_reload_that_hangs_fails_at_its_limit_and_blocks_no_other(settings, two, monkeypatch):
+    with serving_current(settings, two) as (client, server):
+        goes_on = threading.Event()
+        with monkeypatch.context() as patched:
+            patched.setattr("app.service.RELOAD_LIMIT_S", 0.01)
+            patched.setattr("app.loading.open_predictor", lambda *_, **__: goes_on.wait(600))
+            with pytest.raises(ReloadFailed, match=r"did not end within 0.01 s"):
+                reload(server)
+        put(two, "second")
+        reload(server)
+        goes_on.set()
+        digest = client.get("/v1/model").json()["digest"]
+        assert digest == read_weights(two / "second").metadata.digest
+
+
 def test_a_draining_server_does_not_reload(settings, two):
     with serving_current(settings, two) as (_, server):
         server.service.drain()

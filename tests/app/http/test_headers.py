@@ -123,21 +123,26 @@ def test_a_preflight_needs_no_key(shared):
 
 
 @pytest.mark.parametrize(
-    ("headers", "what"),
+    ("headers", "what", "remedy"),
     [
-        (preflight_headers("https://evil.example"), "origin"),
-        (preflight_headers() | {"Access-Control-Request-Method": "DELETE"}, "method"),
-        (preflight_headers(headers="x-other"), "headers"),
+        (preflight_headers("https://evil.example"), "https://evil.example", "SEG_CORS_ORIGINS"),
+        (
+            preflight_headers() | {"Access-Control-Request-Method": "DELETE"},
+            "DELETE",
+            "GET or POST",
+        ),
+        (preflight_headers(headers="x-other"), "x-other", "X-Request-Timeout"),
     ],
 )
-def test_a_refused_preflight_is_a_problem(shared, headers, what):
+def test_a_refused_preflight_is_a_problem(shared, headers, what, remedy):
     answer = shared.options("/v1/segment", headers=headers)
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["type"] == "urn:segmentation:problem:preflight-refused"
     assert what in answer.json()["detail"]
+    assert remedy in answer.json()["remedy"]
     allowed = answer.headers.get("access-control-allow-origin")
-    assert allowed == (None if what == "origin" else PAGE)
+    assert allowed == (None if "evil" in what else PAGE)
     assert secured(answer)
     metrics = httpx.get(f"{shared.server.address}/metrics").text
     assert 'seg_rejections_total{reason="preflight-refused"}' in metrics

@@ -137,7 +137,7 @@ def test_a_connection_is_reused_after_a_refused_body(impatient):
     [
         b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n",
         b"GET / HTTP/1.1\r\nX-Long: " + b"a" * 100_000,
-        b"GET / HTTP/1.1\r\n" + b"X-Many: a\r\n" * 10_000 + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Many: a\r\n" * 10_000 + b"\r\n",
     ],
     ids=["path", "field", "fields"],
 )
