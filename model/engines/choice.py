@@ -4,12 +4,16 @@ This is the only module that knows all engines. It imports an engine only when i
 """
 
 import ctypes
+import logging
 from importlib.util import find_spec
+from typing import get_args
 
 from model.engines.base import Engine, EngineName, Precision
 from model.engines.native import library
 from model.errors import EngineError
 from model.weights import Weights
+
+log = logging.getLogger(__name__)
 
 
 def start_engine(
@@ -88,17 +92,21 @@ def _require_installed(name: str) -> None:
 
 def choose(engine: EngineName, device: str) -> EngineName:
     """Choose the engine, never "auto". Raises EngineError if it does not run on the device."""
+    if engine not in get_args(EngineName):
+        known = ", ".join(get_args(EngineName))
+        raise EngineError(f"there is no engine {engine!r}: choose one of {known}")
     if engine in ("native", "ncnn") and device not in ("auto", "cpu"):
         raise EngineError(f"engine {engine!r} runs on the CPU only, not on device {device!r}")
     if engine != "auto":
         return engine
     if device not in ("auto", "cpu") or (
-        device == "auto" and find_spec("torch") and has_cuda_gpu()
+        device == "auto" and find_spec("torch") and has_cuda_gpu() and torch_finds_gpu()
     ):
         return "torch"
     if library.find_library_or_warn() is not None:
         return "native"
     return "ncnn" if find_spec("ncnn") else "torch"
+
 
 
 def spread(device: str, number: int, gpus: int) -> str:
@@ -107,6 +115,20 @@ def spread(device: str, number: int, gpus: int) -> str:
     After the last follows the first. A device that is named, and the CPU, are those of all.
     """
     return f"cuda:{number % gpus}" if gpus and device in ("auto", "cuda") else device
+
+
+def torch_finds_gpu() -> bool:
+    """Ask PyTorch for a GPU; log why not, since the driver has one. Imports torch."""
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            return True
+        reason = f"PyTorch {torch.__version__}, built for CUDA {torch.version.cuda}, finds none"
+    except (ImportError, OSError) as error:
+        reason = f"PyTorch cannot be imported: {error}"
+    log.warning("there is an NVIDIA GPU, but the CPU is used, because %s", reason)
+    return False
 
 
 def has_cuda_gpu() -> bool:

@@ -330,11 +330,25 @@ def test_the_engine_is_chosen_by_what_is_installed(monkeypatch, tmp_path):
     monkeypatch.setattr(library, "find_library_or_warn", lambda: None)
     assert choice.choose("auto", "auto") == "ncnn"
     monkeypatch.setattr(choice, "has_cuda_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choice.choose("auto", "auto") == "torch"
     assert choice.choose("auto", "cpu") == "ncnn"
     for engine in ("native", "ncnn"):
         with pytest.raises(EngineError, match=f"'{engine}' runs on the CPU"):
             choice.choose(engine, "cuda")
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_left_out_with_a_warning(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(choice, "has_cuda_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(library, "find_library_or_warn", lambda: tmp_path)
+    assert choice.choose("auto", "auto") == "native"
+    assert "there is an NVIDIA GPU, but the CPU is used, because PyTorch" in caplog.text
+
+
+def test_an_unknown_engine_is_told_the_known_ones():
+    with pytest.raises(EngineError, match="no engine 'nativ': choose one of auto, native, "):
+        choice.choose("nativ", "auto")
 
 
 def test_an_engine_that_is_not_installed_is_named(weights, monkeypatch):
