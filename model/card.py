@@ -22,23 +22,21 @@ def describe_weights(name: str, metadata: Metadata) -> str:
         "digest": f"`{metadata.digest}`",
         "started from": data.get("start", "not recorded"),
         "trained on": f"{data.get('images', '?')} images, list `{data.get('image_set', '?')}`",
-        "recipe": ", ".join(f"{key} {_format_value(value)}" for key, value in recipe.items()),
+        "recipe": ", ".join(f"{key} {_format_value(key, value)}" for key, value in recipe.items()),
     }
     if scores:
         facts |= {
-            "measured on": f"{scores['images']} images, list `{scores['image_set']}`, "
-            f"{_describe_size(scores)}",
-            "mean IoU": f"**{100 * scores['mean_iou']:.1f} %**",
-            "pixel accuracy": f"{100 * scores['pixel_accuracy']:.1f} %",
+            "measured on": f"{scores.get('images', '?')} images, list "
+            f"`{scores.get('image_set', '?')}`, {_describe_size(scores)}",
+            "mean IoU": f"**{_format_percent(scores.get('mean_iou'))} %**",
+            "pixel accuracy": f"{_format_percent(scores.get('pixel_accuracy'))} %",
         }
     lines = [f"# {name}", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
-    if scores:
+    iou = scores.get("iou")
+    if isinstance(iou, Mapping):
         lines += ["", "| class | IoU, % |", "|---|---|"]
-        lines += [
-            f"| {name} | {'-' if iou is None else f'{100 * iou:.1f}'} |"
-            for name, iou in scores["iou"].items()
-        ]
+        lines += [f"| {name} | {_format_percent(value)} |" for name, value in iou.items()]
     return "\n".join([*lines, ""])
 
 
@@ -50,8 +48,19 @@ def _describe_size(scores: Mapping[str, Any]) -> str:
     )
 
 
-def _format_value(value: object) -> str:
-    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _format_percent(share: object) -> str:
+    """A share in percent; a dash for what was not measured, such as a class that never occurs."""
+    return f"{100 * share:.1f}" if isinstance(share, int | float) else "-"
+
+
+SEPARATORS = {"crop": " x ", "scale": " to "}
+"""Between the two numbers of these parts of a recipe; other lists have commas."""
+
+
+def _format_value(key: str, value: object) -> str:
+    if not isinstance(value, list | tuple):
+        return str(value)
+    return SEPARATORS.get(key, ", ").join(map(str, value)) or "none"
 
 
 def main(arguments: list[str] | None = None) -> None:

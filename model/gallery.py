@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from model.engines.base import Array
 from model.errors import ModelError
 from model.extras import name_program
 from model.predictor import Predictor, open_predictor
 from model.scaling import SERVED_SIDE
+from model.training.photos import read_photo
 from model.weights import SHIPPED_WEIGHTS, get_colormap
 
 HEIGHT = 240
@@ -50,12 +51,6 @@ def _scale(picture: Array) -> Array:
     height, width = picture.shape[:2]
     size = max(1, round(width * HEIGHT / height)), HEIGHT
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-
-
-def read_photo(path: Path) -> Array:
-    """Return the photo as RGB (H, W, 3), upright. Raises OSError."""
-    with Image.open(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -119,10 +119,12 @@ def describe(quality: Quality, *, curves: bool) -> str:
     ]
     weakest = np.argsort(np.where(np.isnan(iou), np.inf, iou))[:3]
     weak = ", ".join(f"{quality.classes[i]} ({_format_percent(iou[i])} %)" for i in weakest)
-    lines += [f"The weakest classes are {weak}. Most often taken for something else:", ""]
+    confusions = quality.confusions(5)
+    title = "Most often taken for something else:" if confusions else "None is taken for another."
+    lines += [f"The weakest classes are {weak}. {title}", ""]
     lines += [
         f"- {target}: {_format_percent(share)} % of its pixels are called {prediction}"
-        for target, prediction, share in quality.confusions(5)
+        for target, prediction, share in confusions
     ]
     pictures = ["confusion", "calibration", "best", "worst", *(["curves"] if curves else [])]
     lines += [""] + [f"![{name}]({name}.png)" for name in pictures]

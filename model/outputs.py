@@ -7,10 +7,7 @@ from model.errors import OutputError
 
 
 def require_writable(*paths: Path | None) -> None:
-    """Raises OutputError unless files can be written at these paths; None is left out.
-
-    Makes their folders.
-    """
+    """Raises OutputError unless files can be written at these paths; None is left out."""
     for path in paths:
         if path is not None:
             if path.is_dir():
@@ -19,10 +16,10 @@ def require_writable(*paths: Path | None) -> None:
 
 
 def require_folder(folder: Path) -> None:
-    """Raises OutputError unless files can be written into the folder. Makes it."""
+    """Raises OutputError unless files can be written into the folder, which need not exist yet."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        existing = next(place for place in (folder, *folder.parents) if place.exists())
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise OutputError(

@@ -77,10 +77,14 @@ class Quality:
         return float(np.abs(confident - right).sum() / max(pixels.sum(), 1))
 
     def confusions(self, number: int) -> list[tuple[str, str, float]]:
-        """The most frequent confusions: target, prediction, share of the target's pixels."""
+        """The most frequent confusions: target, prediction, share of the target's pixels.
+
+        Fewer than `number`, or none, where no more classes are confused.
+        """
         counts = self.confusion
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         np.fill_diagonal(shares, 0)
+        number = min(number, int(np.count_nonzero(shares)))
         order = np.argsort(shares, axis=None)[::-1][:number]
         pairs = [divmod(int(place), len(self.classes)) for place in order]
         return [(self.classes[t], self.classes[p], float(shares[t, p])) for t, p in pairs]

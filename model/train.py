@@ -10,6 +10,7 @@ if __name__ == "__main__":  # before the imports that fail without them
     require_packages("torch", "torchvision", "matplotlib", "tqdm")
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable, Iterable
 from io import TextIOWrapper
@@ -56,6 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = build_parser(__doc__).parse_args(arguments)
     if options.tensorboard:
         require_packages("tensorboard")
+    if options.download and options.image_set == TRAIN_AUG:
+        require_packages("scipy")  # reads SBD's masks
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # so that `tail -f` shows each epoch at once
     keep_freed_memory()
@@ -63,11 +66,12 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         require_images(options)
         with join_group(options.device) as group:
-            status = run(options, choose_recipe(options), group)
+            status: int | str = run(options, choose_recipe(options), group)
     except ModelError as error:
-        sys.exit(f"error: {error}")
+        status = f"error: {error}"
     except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        status = EXIT_INTERRUPTED
+    gc.collect()  # ends loader processes: an error of theirs holds their loader in a cycle
     sys.exit(status)
 
 

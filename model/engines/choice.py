@@ -108,7 +108,6 @@ def choose(engine: EngineName, device: str) -> EngineName:
     return "ncnn" if find_spec("ncnn") else "torch"
 
 
-
 def spread(device: str, number: int, gpus: int) -> str:
     """Return the device of one of several engines: each has the next of the GPUs that are visible.
 

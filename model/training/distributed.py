@@ -7,11 +7,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
 
 from model.engines.torch_engine import choose_device
+
+LONGEST_WAIT = timedelta(hours=12)
+"""How long processes wait for the main one, which may download or fill a feature cache. PyTorch's
+own limit is ten minutes on GPUs. torchrun ends them earlier if one of them dies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,8 @@ def join_group(device: str) -> Iterator[Group]:
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
         yield Group(chosen, distributed.get_rank(), world_size)
     finally:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from model.engines.base import Array
 from model.engines.torch_engine import normalise
 from model.errors import RecipeError
+from model.outputs import require_folder
 from model.training.frozen import count_frozen_start, take_frozen_start
 from model.training.identity import identify_content
 from model.training.loader import TrainingSamples, ignore_signals
@@ -75,9 +76,13 @@ class FeatureCache:
         return bool(list(file.shape) == self.description["shape"])
 
     def write(self, batches: Iterator[Tensor]) -> None:
-        """Fill the file from features (N, h, w, channels) in order. Raises RecipeError."""
+        """Fill the file from features (N, h, w, channels) in order.
+
+        Raises RecipeError for a disk that is too small, and OutputError.
+        """
         folder, shape = self.path.parent, tuple(self.description["shape"])
         dtype = np.dtype(np.int16 if self.description["dtype"] == "bfloat16" else np.float32)
+        require_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         needed, free = dtype.itemsize * int(np.prod(shape)), shutil.disk_usage(folder).free
         if needed > free:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -12,8 +11,6 @@ from model.engines.base import Array
 from model.predictor import Segmenter
 from model.training.history import EpochRow
 from model.weights import get_colormap, write_atomically
-
-matplotlib.use("Agg")
 
 
 def draw_curves(path: Path, rows: Sequence[EpochRow]) -> None:

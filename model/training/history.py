@@ -4,7 +4,7 @@ import csv
 import io
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from model.weights import write_atomically
@@ -62,7 +62,7 @@ def count_worse(rows: Sequence[EpochRow]) -> int:
 
 @dataclass(slots=True)
 class EpochSums:
-    """The current epoch's figures in one process. Its time starts with its first batch."""
+    """The current epoch's figures in one process. Its time starts when `start` is first called."""
 
     loss: float = 0.0
     """The sum of the images' losses. Each image of a batch has the batch's mean."""
@@ -70,7 +70,12 @@ class EpochSums:
     hits: int = 0
     known: int = 0
     seconds: float = 0.0
-    _last: float = field(default_factory=time.perf_counter)
+    _last: float | None = None
+
+    def start(self) -> None:
+        """Start the clock, unless it runs: at the first batch, after what precedes an epoch."""
+        if self._last is None:
+            self._last = time.perf_counter()
 
     def add(self, loss: float, images: int, hits: int, known: int) -> None:
         self.loss += loss * images
@@ -78,7 +83,7 @@ class EpochSums:
         self.hits += hits
         self.known += known
         now = time.perf_counter()
-        self.seconds += now - self._last
+        self.seconds += now - (now if self._last is None else self._last)
         self._last = now
 
     @property

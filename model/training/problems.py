@@ -23,9 +23,19 @@ class Problem:
 class BrokenSample(DatasetError):
     """An image and its mask cannot be used. Has all their problems."""
 
-    def __init__(self, *problems: Problem) -> None:
-        self.problems = problems
-        super().__init__("; ".join(f"{p.text}. {p.remedy}" for p in problems))
+    def __init__(self, *problems: Problem | str) -> None:
+        """PyTorch raises the error of a loader process anew, with its traceback as a string."""
+        self.problems = tuple(map(_read_report, problems))
+        super().__init__("; ".join(f"{p.text}. {p.remedy}" for p in self.problems))
+
+
+def _read_report(problem: Problem | str) -> Problem:
+    """Read a problem from the last line of a traceback that ends with a BrokenSample."""
+    if isinstance(problem, Problem):
+        return problem
+    last = problem.strip().splitlines()[-1]
+    text, _, remedy = last.partition(f"{BrokenSample.__name__}: ")[2].rpartition(". ")
+    return Problem(text or last, remedy)
 
 
 def require_sound(broken: Sequence[BrokenSample], *, name: str, samples: int) -> None:

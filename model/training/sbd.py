@@ -37,9 +37,7 @@ def add_sbd(folder: Path) -> None:
     Masks of VOC itself are kept. Raises DatasetError.
     """
     sbd = folder / SBD_FOLDER
-    names = {
-        name for part in ("train", "val") for name in (sbd / f"{part}.txt").read_text().split()
-    }
+    names = {name for part in ("train", "val") for name in _read_names(sbd / f"{part}.txt")}
     names |= set(read_list(folder, "train"))
     names -= set(read_list(folder, "val"))
     masks = folder / VOC_FOLDER / "SegmentationClass"

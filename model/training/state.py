@@ -123,6 +123,7 @@ class Training:
         GPU it returns before the step is computed: `collect_steps` has the figures. Raises
         RecipeError if the loss of an earlier step is not finite.
         """
+        self._figures.sums.start()
         start_learning(self.network, self.recipe)
         factor = compute_lr_factor(self.step, self.total_steps, self.recipe)
         for parameters in self.optimiser.param_groups:

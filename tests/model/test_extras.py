@@ -46,6 +46,7 @@ def test_a_training_command_says_what_to_install(module, arguments, missing):
     ("module", "option", "missing"),
     [
         ("model.train", ["--tensorboard"], "tensorboard"),
+        ("model.train", ["--download", "--image-set", "train_aug"], "scipy"),
         ("model.evaluate", ["--output", "figure.png"], "matplotlib"),
     ],
 )

@@ -65,7 +65,17 @@ def test_confusions_are_named_by_their_share():
     target[:4] = 1
     mask[:3] = 2
     quality.add(target, mask, np.ones((10, 10), np.float32))
-    assert quality.confusions(2) == [("ship", "quay", 0.75), ("ship", "background", 0.25)]
+    confusions = [("ship", "quay", 0.75), ("ship", "background", 0.25)]
+    assert quality.confusions(2) == quality.confusions(9) == confusions
+
+
+def test_a_perfect_network_confuses_nothing():
+    quality = Quality(CLASSES)
+    quality.add(square(), square(), np.ones((100, 120), np.float32))
+    assert quality.confusions(5) == []
+    text = measured_card.describe(quality, curves=False)
+    assert "None is taken for another." in text
+    assert "are called" not in text
 
 
 def test_one_command_makes_a_whole_card(voc_folder, weights_file, tmp_path, capsys):

@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import threading
@@ -5,11 +6,13 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from model.errors import DatasetError
 from model.training.dataset import open_images
-from model.training.loader import TrainingSamples
+from model.training.loader import TrainingSamples, create_loader
+from model.training.problems import BrokenSample
 from model.training.recipe import PRESETS
 from model.training.sampler import Draw, EpochSampler, compute_rarity_weights
 from model.training.samples import Sample
@@ -158,6 +161,19 @@ def test_processes_share_each_batch(voc_folder):
     for batch, first, second in zip(whole, *shares, strict=True):
         assert len(first) == len(second) == 2
         assert {d.index for d in first} | {d.index for d in second} == {d.index for d in batch}
+
+
+def test_a_loader_process_names_a_file_that_was_lost_while_training(folder):
+    """In the main process PyTorch gives the error its traceback as its only argument."""
+    images = open_voc(folder, "train")
+    images.decoded.clear()  # as if no memory were left for them
+    (folder / VOC / "JPEGImages/train_0004.jpg").unlink()
+    samples = TrainingSamples(images, PRESETS["default"], seed=0, fill=(0, 0, 0))
+    sampler = EpochSampler(images, batch_size=12, seed=0)
+    loader = create_loader(samples, sampler, workers=1, device=torch.device("cpu"))
+    with pytest.raises(BrokenSample, match=r"^\S+train_0004\.jpg is missing\. Copy the \D+$"):
+        list(loader)
+    gc.collect()  # as model.train does; else Python would wait for the loader process at its end
 
 
 def test_a_set_smaller_than_a_batch_is_refused(voc_folder):

@@ -96,6 +96,13 @@ def test_sbd_adds_masks_where_voc_has_none_and_lists_no_image_of_val(voc_and_sbd
     download_sbd(folder)  # its list is there, so nothing is fetched
 
 
+def test_a_missing_list_of_sbd_is_named(voc_and_sbd):
+    folder, _ = voc_and_sbd
+    (folder / SBD_FOLDER / "val.txt").unlink()
+    with pytest.raises(DatasetError, match=r"val\.txt cannot be read: unpack SBD's archive again"):
+        add_sbd(folder)
+
+
 def test_a_damaged_mask_of_sbd_is_named_and_leaves_no_list(voc_and_sbd):
     folder, names = voc_and_sbd
     (folder / SBD_FOLDER / "cls" / f"{names[4]}.mat").write_bytes(b"damaged")

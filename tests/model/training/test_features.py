@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from model import train
-from model.errors import RecipeError
+from model.errors import OutputError, RecipeError
 from model.network import FCN
 from model.training.cutmix import mix_batch
 from model.training.features import FeatureCache
@@ -149,6 +149,9 @@ def test_a_full_disk_is_reported_before_anything_is_computed(cached, tmp_path):
     cache = FeatureCache(tmp_path, description | {"shape": [10**9, 40, 40, 128]})
     with pytest.raises(RecipeError, match=r"819200\.0 GB"):
         cache.write(iter(()))
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="nothing can be written into"):
+        FeatureCache(tmp_path / "file" / "folder", description).write(iter(()))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A training's own parts: its average, its batch norms, its resumable state."""
 
 import copy
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from model.network import FCN
 from model.state_dict import list_tensors
 from model.training.batch_norm import synchronise_batch_norms
 from model.training.distributed import Group
+from model.training.history import EpochSums
 from model.training.recipe import PRESETS
 from model.training.state import Training
 from model.training.validation import export
@@ -44,6 +46,17 @@ def batch(number):
         torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=generator),
         torch.randint(0, 2, (2, 32, 32), dtype=torch.uint8, generator=generator),
     )
+
+
+def test_the_time_of_an_epoch_starts_with_its_first_batch(monkeypatch):
+    """Not with the feature cache, or the checkpoint and the figures of the epoch before."""
+    sums = EpochSums()
+    clock = iter([100.0, 101.5, 104.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    for _ in range(2):
+        sums.start()
+        sums.add(loss=1.0, images=4, hits=1, known=2)
+    assert (sums.seconds, sums.images_per_s) == (4.0, 2.0)
 
 
 def test_the_average_is_what_is_exported_and_it_resumes():
