@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 import urllib.error
@@ -46,6 +48,16 @@ def test_the_images_run_as_an_unprivileged_user():
 SERVICES = ("segmentation-cpu", "segmentation-gpu")
 FIXED = {"SEG_HOST", "SEG_PORT"}
 """Of the container: compose publishes its port 8000, as SEG_PUBLISH says."""
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_compose_accepts_the_file(profile):
+    config = ["docker-compose", "--profile", profile, "config"]
+    shown = subprocess.run(config, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    services = yaml.safe_load(shown.stdout)["services"]
+    assert {f"segmentation-{profile}", "prometheus", "grafana"} <= set(services)
 
 
 def test_compose_builds_stages_that_exist_and_waits_for_the_drain():
