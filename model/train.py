@@ -64,7 +64,6 @@ def main(arguments: list[str] | None = None) -> None:
     keep_freed_memory()
     use_exact_float32()
     try:
-        require_images(options)
         with join_group(options.device) as group:
             status: int | str = run(options, choose_recipe(options), group)
     except ModelError as error:
@@ -81,8 +80,8 @@ def run(options: argparse.Namespace, recipe: Recipe, group: Group) -> int:
     files = open_files(
         options.output, is_main=group.is_main, is_new=not (options.resume or options.overwrite)
     )
+    require_images(options)  # before a backbone is fetched
     torch.manual_seed(options.seed)
-
     network, pretrained, metadata = start_network(options, recipe, say)
     images, val_images = open_data(options, recipe, metadata, group, say)
     samples = open_samples(options, recipe, metadata, images)

@@ -22,6 +22,7 @@ from app.cli.options import (
     EXIT_NO_SERVER,
     EXIT_USAGE,
     add_request_options,
+    ask_model,
     end_interrupted,
     hides_progress,
     load_env_file_or_exit,
@@ -34,7 +35,7 @@ from app.cli.plan import Plan, Terms, has_plan, open_plan
 from app.cli.source import Source, open_source
 from app.cli.storage import Storage, StorageError, open_storage
 from app.cli.tables import RunTable
-from app.client import AsyncClient, ClientError
+from app.client import ClientError
 from app.observability.console import RED, paint
 from app.process.startup import load_settings
 from model.errors import ModelError
@@ -119,22 +120,22 @@ def _run_with_server(
 
         serving = serve_for_command()
     with serving as url:
-        asyncio.run(_run(open_client(url, options), source, output, tally, options))
+        asyncio.run(_run(url, source, output, tally, options))
 
 
 async def _run(
-    client: AsyncClient,
+    url: str,
     source: Source,
     output: Storage,
     tally: Tally,
     options: argparse.Namespace,
 ) -> None:
-    async with client:
-        try:
-            model = await client.model()
-        except ClientError as error:
-            tally.ended_by = error
-            return
+    try:
+        model = await ask_model(url, options)
+    except ClientError as error:
+        tally.ended_by = error
+        return
+    async with open_client(url, options) as client:
         resumes = await asyncio.to_thread(has_plan, output)
         plan = await asyncio.to_thread(_open_plan, source, output, model.digest, options)
         with tqdm(total=plan.photos, unit="photo", disable=hides_progress(options)) as bar:
@@ -159,7 +160,7 @@ def _run_on_ray(source: Source, output: Storage, tally: Tally, options: argparse
     settings = load_settings()
     try:
         if options.url:
-            digest = asyncio.run(_ask_digest(open_client(options.url, options)))
+            digest = asyncio.run(ask_model(options.url, options)).digest
         else:
             digest = read_metadata(settings.weights).digest
     except ClientError as error:
@@ -180,11 +181,6 @@ def _run_on_ray(source: Source, output: Storage, tally: Tally, options: argparse
     )
     with tqdm(total=plan.photos, unit="photo", disable=hides_progress(options)) as bar:
         run_on_ray(job, processes=options.ray, on_end=bar.update, tally=tally)
-
-
-async def _ask_digest(client: AsyncClient) -> str:
-    async with client:
-        return (await client.model()).digest
 
 
 def _open_plan(source: Source, output: Storage, digest: str, options: argparse.Namespace) -> Plan:

@@ -10,6 +10,7 @@ from app.client import AsyncClient, Retries
 from app.environment import EnvFileError, load_env_file
 from app.formats import MAX_SIDE, MIN_SIDE
 from app.observability.console import GREEN, RED, YELLOW, paint
+from app.schemas import ModelInfo
 
 EXIT_FAILURES, EXIT_USAGE, EXIT_NO_SERVER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -38,13 +39,24 @@ def load_env_file_or_exit() -> None:
         sys.exit(EXIT_USAGE)
 
 
-def open_client(url: str, options: argparse.Namespace) -> AsyncClient:
+def open_client(
+    url: str, options: argparse.Namespace, *, retries: Retries = PATIENT
+) -> AsyncClient:
     """Return a client that waits for a busy server; exits with 2 if the URL is invalid."""
     try:
-        return AsyncClient(url, key=options.key, timeout_s=options.timeout, retries=PATIENT)
+        return AsyncClient(url, key=options.key, timeout_s=options.timeout, retries=retries)
     except ValueError as error:
         print(f"{paint('error', RED, sys.stderr)}: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
+
+
+async def ask_model(url: str, options: argparse.Namespace) -> ModelInfo:
+    """Ask the server for its model. Raises ClientError, after a few seconds if nothing answers.
+
+    So a wrong address does not cost the minutes for which a running batch waits for its server.
+    """
+    async with open_client(url, options, retries=Retries()) as client:
+        return await client.model()
 
 
 def hides_progress(options: argparse.Namespace) -> bool:

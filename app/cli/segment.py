@@ -20,6 +20,7 @@ from app.cli.options import (
     EXIT_FAILURES,
     EXIT_NO_SERVER,
     add_request_options,
+    ask_model,
     end_interrupted,
     hides_progress,
     load_env_file_or_exit,
@@ -27,6 +28,7 @@ from app.cli.options import (
     summarise,
 )
 from app.cli.outputs import Job, NoPhotos, Outputs, list_jobs
+from app.client import ClientError, ServerUnreachable
 from app.client.clients import DEFAULT_URL
 from app.observability.console import RED, paint
 
@@ -111,6 +113,13 @@ async def _run(
     report: Report[Job],
     options: argparse.Namespace,
 ) -> None:
+    try:
+        await ask_model(url, options)
+    except ServerUnreachable as error:
+        report.ended_by = error
+        return
+    except ClientError:
+        pass  # each photo is told what is wrong
     client = open_client(url, options)
     bar = tqdm(total=len(jobs), unit="photo", disable=hides_progress(options))
     async with client:

@@ -76,17 +76,7 @@ def test_a_broken_photo_fails_alone(server, photos, fcn, tmp_path):
 def test_without_a_server_it_says_what_to_do(photos, fcn):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    code = (
-        "import app.cli.segment as command, sys\n"
-        "from app.client import Retries\n"
-        "command.PATIENT = Retries(attempts=2, backoff_s=0.01)\n"
-        f"sys.argv = ['fcn segment', {str(photos)!r}, '--url', 'http://127.0.0.1:{port}']\n"
-        "command.main()"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=photos, env={"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    ended = fcn("segment", photos, "--url", f"http://127.0.0.1:{port}")
     assert ended.returncode == 3
     assert f"error: http://127.0.0.1:{port} cannot be reached" in ended.stderr
     assert "fcn serve" in ended.stderr
