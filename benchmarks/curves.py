@@ -22,7 +22,7 @@ import httpx
 from benchmarks import report
 from benchmarks.connection import Request, send_once, upload_request
 from benchmarks.load import LoadGenerator, draw_arrivals
-from benchmarks.photos import VOC_SIZE, make_photos, read_photos
+from benchmarks.photos import describe_photos, make_photos, read_photos
 from benchmarks.process import OUR_PATH, Server, start_our_server
 from benchmarks.report import Row, format_table, publish, read_plan
 from benchmarks.results import Load, Result
@@ -180,14 +180,13 @@ def main() -> None:
         curves = Curves(plan, server, requests)
         for number in range(plan.rounds):
             curves.take_round(seed=number)
-    source = "a folder's" if plan.images else "made from docs/images/cat.jpg"
     publish(
         "curves",
         f"Our server ({engine}) against the offered load",
         {"rows": curves.open, "Closed loops": curves.closed},
         plan=plan,
         engine=engine,
-        photos=f"{len(photos)} of {VOC_SIZE[1]} x {VOC_SIZE[0]}, {source}",
+        photos=describe_photos(len(photos), plan.images),
         capacity=curves.capacity,
         request_bytes=mean(len(one.head) + len(one.body) for one in requests),
         answer_bytes=mean(len(one.body) for one in answers),

@@ -9,19 +9,19 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from operator import attrgetter, methodcaller
 from typing import Annotated
 
 import httpx
 
 from app.settings import Settings
 from benchmarks import report
-from benchmarks.connection import Address, upload_request
+from benchmarks.connection import Address, Request, upload_request
 from benchmarks.load import LoadGenerator
-from benchmarks.photos import VOC_SIZE, make_photos
+from benchmarks.photos import describe_photos, make_photos
 from benchmarks.process import HOST, OUR_PATH, start_our_server
 from benchmarks.ray_cluster import start_ray_cluster
-from benchmarks.report import Row, publish, read_plan
+from benchmarks.report import Row, list_medians, publish, read_plan
 from benchmarks.results import Load
 
 SETTLE_S = 0.2
@@ -54,29 +54,22 @@ def deploy(engines: int) -> None:
     serve.run(compose(Settings(device="cpu", threads=1), options))
 
 
-def load(address: Address, photos: Sequence[bytes], plan: Plan, callers: int) -> Load:
+def load(address: Address, requests: Sequence[Request], plan: Plan, callers: int) -> Load:
     time.sleep(SETTLE_S)
-    requests = [upload_request(OUR_PATH, photo) for photo in photos]
     generator = LoadGenerator(address)
     return asyncio.run(generator.run_closed_loop(requests, callers=callers, seconds=plan.seconds))
 
 
 def list_rows(loads: dict[tuple[str, int], list[Load]], plan: Plan) -> list[Row]:
     """A row for each candidate: images per second and latency of each number of callers."""
-    rows: list[Row] = []
-    for name in (PLAIN, RAY, PLAIN_TWO, RAY_TWO):
-        row: dict[str, report.Cell] = {"service": name}
-        for callers in plan.callers:
-            taken = loads[name, callers]
-            row[f"images/s, {callers} callers"] = median(it.throughput for it in taken)
-            row[f"p50 ms, {callers} callers"] = median(it.latency_ms(0.5) for it in taken)
-        rows.append(row)
-    return rows
+    names = (PLAIN, RAY, PLAIN_TWO, RAY_TWO)
+    columns = {"images/s": attrgetter("throughput"), "p50 ms": methodcaller("latency_ms", 0.5)}
+    return list_medians("service", names, loads, callers=plan.callers, columns=columns)
 
 
 def main() -> None:
     plan = read_plan(Plan, "ray_serve", __doc__, quick=QUICK)
-    photos = make_photos(plan.photos)
+    requests = [upload_request(OUR_PATH, photo) for photo in make_photos(plan.photos)]
     loads: dict[tuple[str, int], list[Load]] = defaultdict(list)
     with (
         start_our_server(threads=1, device="cpu") as one,
@@ -91,14 +84,14 @@ def main() -> None:
             for _ in range(plan.rounds):
                 for callers in plan.callers:
                     for who, address in candidates.items():
-                        loads[who, callers].append(load(address, photos, plan, callers))
+                        loads[who, callers].append(load(address, requests, plan, callers))
     publish(
         "ray_serve",
         f"The service on Ray and without ({engine})",
         list_rows(loads, plan),
         plan=plan,
         engine=engine,
-        photos=f"{len(photos)} of {VOC_SIZE[1]} x {VOC_SIZE[0]}, made from docs/images/cat.jpg",
+        photos=describe_photos(plan.photos),
     )
 
 

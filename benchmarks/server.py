@@ -25,7 +25,7 @@ from app.settings import Settings
 from benchmarks import report
 from benchmarks.connection import Address, Request, get_request, send_once, upload_request
 from benchmarks.load import OVERLOAD, LoadGenerator, draw_arrivals
-from benchmarks.photos import VOC_SIZE, decode_photo, make_photos, read_photos
+from benchmarks.photos import decode_photo, describe_photos, make_photos, read_photos
 from benchmarks.process import (
     NAIVE_PATH,
     OUR_PATH,
@@ -173,14 +173,13 @@ def main() -> None:
         found = Measurements(plan.callers, compare_masks(ours, naive))
         take_rounds(plan, found, ours, naive, tuple(photos))
         take_overloads(plan, found, ours, naive)
-    source = "a folder's" if plan.images else "made from docs/images/cat.jpg"
     publish(
         "server",
         f"Our server ({engine}) and a naive one",
         found.list_rows(),
         plan=plan,
         engine=engine,
-        photos=f"{len(photos)} of {VOC_SIZE[1]} x {VOC_SIZE[0]}, {source}",
+        photos=describe_photos(len(photos), plan.images),
         throughputs=found.collect_throughputs(),
         equal_pixels=found.equal,
     )

@@ -8,17 +8,17 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from operator import attrgetter
 from typing import Annotated
 
 import httpx
 
 from benchmarks import report
-from benchmarks.connection import upload_request
+from benchmarks.connection import Request, upload_request
 from benchmarks.load import LoadGenerator
-from benchmarks.photos import VOC_SIZE, make_photos
+from benchmarks.photos import describe_photos, make_photos
 from benchmarks.process import OUR_PATH, Server, start_our_server
-from benchmarks.report import Row, publish, read_plan
+from benchmarks.report import Row, list_medians, publish, read_plan
 from benchmarks.watch import ProcessTree
 
 OWN, SHARED = "1 worker with its engine", "1 worker, 1 engine process"
@@ -45,8 +45,7 @@ class Figures:
     """The server's processor time per image."""
 
 
-def measure(server: Server, photos: Sequence[bytes], plan: Plan, callers: int) -> Figures:
-    requests = [upload_request(OUR_PATH, photo) for photo in photos]
+def measure(server: Server, requests: Sequence[Request], plan: Plan, callers: int) -> Figures:
     processes = ProcessTree(server.process.pid)
     before_s = processes.measure_cpu_s()
     loop = LoadGenerator(server.address).run_closed_loop(
@@ -59,21 +58,17 @@ def measure(server: Server, photos: Sequence[bytes], plan: Plan, callers: int) -
 
 def list_rows(figures: Mapping[tuple[str, int], Sequence[Figures]], plan: Plan) -> list[Row]:
     """A row for each server: the medians of the rounds for each number of callers."""
-    rows: list[Row] = []
-    for name in (OWN, SHARED):
-        row: dict[str, report.Cell] = {"server": name}
-        for callers in plan.callers:
-            taken = figures[name, callers]
-            row[f"images/s, {callers} callers"] = median(it.throughput for it in taken)
-            row[f"p50 ms, {callers} callers"] = median(it.p50_ms for it in taken)
-            row[f"CPU ms per image, {callers} callers"] = median(it.cpu_ms for it in taken)
-        rows.append(row)
-    return rows
+    columns = {
+        "images/s": attrgetter("throughput"),
+        "p50 ms": attrgetter("p50_ms"),
+        "CPU ms per image": attrgetter("cpu_ms"),
+    }
+    return list_medians("server", (OWN, SHARED), figures, callers=plan.callers, columns=columns)
 
 
 def main() -> None:
     plan = read_plan(Plan, "sharing", __doc__, quick=QUICK)
-    photos = make_photos(plan.photos)
+    requests = [upload_request(OUR_PATH, photo) for photo in make_photos(plan.photos)]
     figures: dict[tuple[str, int], list[Figures]] = defaultdict(list)
     with (
         start_our_server(threads=1, device="cpu") as own,
@@ -83,14 +78,14 @@ def main() -> None:
         for _ in range(plan.rounds):
             for callers in plan.callers:
                 for name, server in ((OWN, own), (SHARED, shared)):
-                    figures[name, callers].append(measure(server, photos, plan, callers))
+                    figures[name, callers].append(measure(server, requests, plan, callers))
     publish(
         "sharing",
         f"The engine in a process of its own ({engine})",
         list_rows(figures, plan),
         plan=plan,
         engine=engine,
-        photos=f"{len(photos)} of {VOC_SIZE[1]} x {VOC_SIZE[0]}, made from docs/images/cat.jpg",
+        photos=describe_photos(plan.photos),
     )
 
 
