@@ -10,6 +10,7 @@ from app.codecs.trial import try_out
 from app.observability import allocator
 from app.scheduling.threads import start_work_threads
 from app.settings import Settings
+from model.errors import ModelError
 from model.predictor import EngineOptions, Predictor, open_predictor
 
 Start = Callable[[Settings], Predictor]
@@ -32,6 +33,11 @@ def choose_engine_options(settings: Settings) -> EngineOptions:
         threads=settings.threads,
         precision=settings.precision,
     )
+
+
+def explain_failure(error: Exception) -> str:
+    """Return what those who asked for the weights may be told of a load that failed."""
+    return str(error) if isinstance(error, ModelError) else "The weights do not work."
 
 
 async def load(settings: Settings, *, start: Start = start_here) -> Predictor:

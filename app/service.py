@@ -13,7 +13,7 @@ import structlog
 from app.codecs.pool import CodecPool
 from app.errors import Overloaded, ReloadFailed
 from app.http.drain import Drain
-from app.loading import Start, load, start_here
+from app.loading import Start, explain_failure, load, start_here
 from app.observability.gpus import find_gpus
 from app.observability.metrics import Metrics
 from app.observability.peers import Peers
@@ -26,7 +26,6 @@ from app.scheduling.watchdog import Watchdog
 from app.settings import Settings
 from app.sharing.dispatcher import Scheduler, open_dispatcher
 from app.state import State, make_not_ready
-from model.errors import ModelError
 from model.predictor import Predictor
 
 log = structlog.get_logger("segmentation")
@@ -171,7 +170,7 @@ class Service:
             self.metrics.reloads.labels("kept").inc()
             log.exception("reload failed", weights=before)
             raise ReloadFailed(
-                _explain_failure(error),
+                _explain_reload(error),
                 remedy="Correct the weights file; the server still uses the old weights.",
             ) from error
         self._use(predictor)
@@ -241,7 +240,7 @@ class Service:
         return self._batcher
 
 
-def _explain_failure(error: Exception) -> str:
+def _explain_reload(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"Loading the weights did not end within {RELOAD_LIMIT_S} s."
-    return str(error) if isinstance(error, ModelError) else "The weights do not work."
+    return explain_failure(error)

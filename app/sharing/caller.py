@@ -16,7 +16,7 @@ import numpy as np
 import structlog
 
 from app.errors import InferenceFailed
-from app.loading import start_here
+from app.loading import explain_failure, start_here
 from app.observability.stages import Stages
 from app.settings import Settings
 from app.sharing.batching import BatchingEngine
@@ -41,7 +41,7 @@ from app.sharing.messages import (
     Welcome,
 )
 from model.engines.base import Array, Region
-from model.errors import DeviceLost, EngineError, ModelError
+from model.errors import DeviceLost, EngineError
 from model.predictor import CANVAS_MULTIPLE, Canvas, Predictor
 
 MAX_TASKS = 1024
@@ -140,8 +140,9 @@ class Caller:
                 return
             except Exception as error:
                 log.exception("weights refused", weights=digest)
-                text = str(error) if isinstance(error, ModelError) else "The weights do not work."
-                text = text.replace(str(file.path), str(self._engine.settings.weights))
+                text = explain_failure(error).replace(
+                    str(file.path), str(self._engine.settings.weights)
+                )
                 self._channel.send(Refused(message.number, text))
                 return
         engine = predictor.engine
