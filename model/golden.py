@@ -5,12 +5,12 @@ An engine's mask of the picture must agree before the engine serves. Knows no en
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 from PIL import Image
 
 from model.engines import folding
 from model.engines.base import Array, Engine, Region
 from model.engines.folding import Convolution, Floats, FoldedNetwork
-from model.engines.numpy_head import NumpyHead
 from model.errors import EngineError
 from model.weights import Weights
 
@@ -22,15 +22,23 @@ SEEDS = (1607, 5958, 5606, 1025)
 MAX_SHARE = 0.9
 """The largest share of one class, because a mask of a single class would prove little."""
 
-MIN_AGREEMENT = 0.98
-"""The required share of equal pixels. float32 engines reach 1; bfloat16 differs at borders."""
+MIN_AGREEMENT = 0.99
+"""The required share of equal pixels, among those that are no near-ties."""
+
+NEAR_TIE = 0.02
+"""At a near-tie the two highest logits differ by less than this share of the logits' range.
+
+There, bfloat16 may choose the other class. Where it did on 34 pictures, with the shipped weights,
+they differed by at most 0.0052 of the range.
+"""
 
 
 def require_golden_mask(engine: Engine, weights: Weights) -> None:
     """Raises EngineError if the engine's mask is not the network's, and WeightsError as `fold`."""
-    image, expected = compute_golden_pair(weights)
+    image, logits = compute_golden_logits(weights)
+    expected, clear = logits.argmax(0), find_clear_pixels(logits)
     (mask,) = engine.segment([image], [Region(SIZE, SIZE)])
-    agreement = float((mask == expected).mean()) if mask.shape == expected.shape else 0.0
+    agreement = float((mask == expected)[clear].mean()) if mask.shape == SIZE else 0.0
     if agreement < MIN_AGREEMENT:
         raise EngineError(
             f"{engine.description} does not compute the network of {weights.source}: "
@@ -38,14 +46,20 @@ def require_golden_mask(engine: Engine, weights: Weights) -> None:
         )
 
 
-def compute_golden_pair(weights: Weights) -> tuple[Array, Array]:
-    """Return a picture and its mask, with more than one class if any of the pictures has.
+def find_clear_pixels(logits: Floats) -> NDArray[np.bool_]:
+    """Where the logits (C, H, W) are no near-tie; everywhere, if they are one in every pixel."""
+    second, first = np.sort(logits, axis=0)[-2:]
+    clear: NDArray[np.bool_] = first - second > NEAR_TIE * np.ptp(logits)
+    return clear if clear.any() else ~clear
+
+
+def compute_golden_logits(weights: Weights) -> tuple[Array, Floats]:
+    """Return a picture and its logits (C, H, W), in which more than one class wins if possible.
 
     Raises WeightsError, and EngineError for logits that are no numbers.
     """
     network = folding.fold(weights)
     levels = folding.normalise_levels(weights.metadata)
-    head = NumpyHead(network)
     for seed in SEEDS:
         image = draw_picture(seed)
         coarse = compute_coarse_logits(
@@ -53,10 +67,11 @@ def compute_golden_pair(weights: Weights) -> tuple[Array, Array]:
         )
         if not np.isfinite(coarse).all():
             raise EngineError(f"{weights.source}: the network's logits are not finite")
-        mask = head(coarse, Region(SIZE, SIZE))
-        if np.bincount(mask.ravel()).max() < MAX_SHARE * mask.size:
+        enlarged = _convolve_transposed(coarse, network.upsampling_kernel)
+        logits: Floats = enlarged + network.upsampling_bias[:, None, None]
+        if np.bincount(logits.argmax(0).ravel()).max() < MAX_SHARE * logits[0].size:
             break
-    return image, mask
+    return image, logits
 
 
 def draw_picture(seed: int) -> Array:
@@ -78,19 +93,23 @@ def compute_coarse_logits(network: FoldedNetwork, image: Floats) -> Floats:
         outputs.append(x)
     coarse = _convolve(x, network.classifier)
     for skip in network.skips:
-        coarse = _double(coarse, skip.doubling) + _convolve(outputs[skip.block], skip.classifier)
+        coarse = _convolve_transposed(coarse, skip.doubling) + _convolve(
+            outputs[skip.block], skip.classifier
+        )
     return coarse
 
 
-def _double(x: Floats, kernel: Floats) -> Floats:
-    """The transposed convolution with stride 2, padding 1 and kernel (in, out, 4, 4)."""
+def _convolve_transposed(x: Floats, kernel: Floats) -> Floats:
+    """The transposed convolution with kernel (in, out, 2 s, 2 s), stride s and padding s / 2."""
+    side, stride = kernel.shape[-1], kernel.shape[-1] // 2
     _, height, width = x.shape
-    framed = np.zeros((kernel.shape[1], 2 * height + 2, 2 * width + 2), np.float32)
-    for dy in range(4):
-        for dx in range(4):
-            part = framed[:, dy : dy + 2 * height : 2, dx : dx + 2 * width : 2]
+    framed = np.zeros((kernel.shape[1], (height + 1) * stride, (width + 1) * stride), np.float32)
+    for dy in range(side):
+        for dx in range(side):
+            part = framed[:, dy : dy + height * stride : stride, dx : dx + width * stride : stride]
             part += np.tensordot(kernel[:, :, dy, dx], x, (0, 0))
-    return framed[:, 1:-1, 1:-1]
+    margin = stride // 2
+    return framed[:, margin:-margin, margin:-margin]
 
 
 def _convolve(x: Floats, convolution: Convolution) -> Floats:
