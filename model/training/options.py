@@ -54,13 +54,16 @@ def choose_recipe(options: argparse.Namespace) -> Recipe:
     given = {name: getattr(options, name) for name in TRAINED}
     values |= {name: value for name, value in given.items() if value is not None}
     try:
-        return TypeAdapter(Recipe).validate_python(PRESETS[options.preset].as_dict() | values)
+        recipe = TypeAdapter(Recipe).validate_python(PRESETS[options.preset].as_dict() | values)
     except ValidationError as error:
         problems = [
             f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}, found {entry['input']!r}"
             for entry in error.errors()
         ]
         raise RecipeError(f"the recipe is not valid: {'; '.join(problems)}") from error
+    if options.soft_labels and not recipe.augment:
+        raise RecipeError("--soft-labels needs --augment: only augmented views have soft labels")
+    return recipe
 
 
 def _read_recipe_file(path: Path) -> dict[str, Any]:

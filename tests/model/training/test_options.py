@@ -35,6 +35,13 @@ def test_every_number_of_a_recipe_has_an_option():
     assert recipe_of(*arguments) == replace(PRESETS["d2l"], name="default")
 
 
+@pytest.mark.parametrize("options", [["--no-augment"], ["--preset", "d2l"]])
+def test_soft_labels_of_views_that_have_none_are_refused(options):
+    with pytest.raises(RecipeError, match="--soft-labels needs --augment"):
+        recipe_of("--soft-labels", "soft", *options)
+    assert recipe_of("--soft-labels", "soft").augment
+
+
 def test_the_help_explains_every_option_with_its_default():
     text = " ".join(build_parser(None).format_help().split())
     assert EXPLANATIONS.keys() == asdict(PRESETS["default"]).keys() - {"name"}
