@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -14,7 +15,7 @@ from model.predictor import open_predictor
 from tests.app.conftest import metric
 from tests.app.faulty import LOSE_DEVICE, STUCK, command
 from tests.app.test_program import descendants, logged, program
-from tests.app.test_reload import put, two  # noqa: F401, a fixture
+from tests.app.test_reload import expected, put, two  # noqa: F401, fixtures
 from tests.conftest import PHOTO
 
 CALLERS = 8
@@ -127,6 +128,47 @@ def test_the_only_engine_is_replaced_reloads_and_drains_under_load(two):  # noqa
         os.kill(engine, signal.SIGCONT)
         for answer in answers:
             assert answer.result().headers["x-weights-digest"] == second
+        assert process.wait(600) == 0
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_two_engines_that_reload_at_once_under_load_compute_with_the_named_weights(two, expected):  # noqa: F811
+    """Each reload is one of both workers, and so of both engines, which keep two weights."""
+    put(two, "first")
+    is_over = threading.Event()
+
+    def ask(address):
+        answers = []
+        while not is_over.is_set():
+            answers.append(segment(address))
+        return answers
+
+    with (
+        sharing(two / "current", workers=2, engines=2) as process,
+        ThreadPoolExecutor(CALLERS) as threads,
+    ):
+        for _ in range(2):
+            ready = logged(process, "ready")
+        address, operations, digest = ready["address"], ready["operations"], ready["weights"]
+        asked = [threads.submit(ask, address) for _ in range(CALLERS)]
+        try:
+            for name in ("second", "first", "second"):
+                put(two, name)
+                process.send_signal(signal.SIGHUP)
+                reloaded = {logged(process, "reloaded")["weights"] for _ in range(2)}
+                assert reloaded == expected.keys() - {digest}
+                (digest,) = reloaded
+        finally:
+            is_over.set()
+        answers = [answer for caller in asked for answer in caller.result()]
+        last = [segment(address) for _ in range(2)]
+        assert {answer.headers["x-weights-digest"] for answer in last} == {digest}
+        for answer in [*answers, *last]:
+            assert (decode(answer) == expected[answer.headers["x-weights-digest"]]).all()
+        text = httpx.get(f"{operations}/metrics", timeout=600).text
+        assert metric(text, 'seg_reloads_total{outcome="swapped"}') == 6
+        assert metric(text, "seg_queue_depth") == metric(text, "seg_in_flight") == 0
+        process.send_signal(signal.SIGTERM)
         assert process.wait(600) == 0
         assert "Traceback" not in process.stderr.read()
 
