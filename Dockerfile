@@ -44,6 +44,13 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
 CMD ["python", "-m", "app"]
 
 FROM service AS cuda
+# When the engine starts, Triton compiles the head's kernels with this compiler into this folder.
+USER 0
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER 10001
+ENV TRITON_CACHE_DIR=/tmp/triton
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=cuda-environment /opt/venv /opt/venv
 

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from app.codecs.pool import CodecPool
+from app.codecs.pool import CodecPool, count_codec_threads
 from app.errors import Overloaded, ReloadFailed
 from app.http.drain import Drain
 from app.loading import Start, explain_failure, load, start_here
@@ -47,7 +47,8 @@ class Service:
         """`start` makes a predictor of weights; its engine may be in another process."""
         self.settings = settings
         self.peers = peers
-        self.metrics = Metrics(peers, gpus=find_gpus())
+        gpus = find_gpus()
+        self.metrics = Metrics(peers, gpus=gpus)
         self.changed: Callable[[], None] = lambda: None
         """This function is called when `takes_requests` may have changed."""
         self.state = State.LOADING
@@ -56,7 +57,13 @@ class Service:
         self.died: Future[None] = Future()
         self._open_budgets(settings)
         self.codecs = CodecPool(
-            settings.codec_threads, max_pixels=settings.max_pixels, metrics=self.metrics
+            count_codec_threads(
+                settings.codec_threads,
+                on_gpu=gpus is not None and settings.device != "cpu",
+                workers=settings.workers,
+            ),
+            max_pixels=settings.max_pixels,
+            metrics=self.metrics,
         )
         self.admission = Admission(
             max_queue=settings.max_queue,

@@ -74,7 +74,12 @@ class Settings(BaseSettings):
         "CPU.",
     )
     codec_threads: int = Field(
-        2, ge=1, le=256, description="Number of threads that decode uploads and encode masks."
+        0,
+        ge=0,
+        le=256,
+        description="Number of threads that decode uploads and encode masks. 0 means two if the "
+        "engine computes on the CPU. If it computes on a GPU, 0 means one per core and at least "
+        "two, divided among the workers.",
     )
     max_body_bytes: int = Field(
         32 * 2**20, ge=1024, le=2**31, description="Largest request body, in bytes."

@@ -50,6 +50,15 @@ FIXED = {"SEG_HOST", "SEG_PORT"}
 """Of the container: compose publishes its port 8000, as SEG_PUBLISH says."""
 
 
+def test_triton_may_compile_and_load_its_kernels_in_the_gpus_container():
+    stage = DOCKERFILE.split("FROM service AS cuda\n")[1].split("\nFROM ")[0]
+    assert re.search(r"apt-get install .* gcc libc6-dev", stage)
+    assert stage.index("USER 0") < stage.index("apt-get") < stage.index("USER 10001")
+    assert "TRITON_CACHE_DIR=/tmp/" in stage
+    # Without "exec", Docker's temporary file systems load no code.
+    assert COMPOSE["services"]["segmentation-gpu"]["tmpfs"] == ["/tmp:exec"]
+
+
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
 def test_compose_accepts_the_file(profile):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from simpy import Environment, Event, Resource
 
+from app.codecs.pool import THREADS_ON_CPU
 from app.scheduling.admission import NEWEST_WEIGHT
 from app.settings import Settings
 from benchmarks.scale.cores import Cores
@@ -50,7 +51,7 @@ class Limits:
 
     cores: int = 2
     taken_cores: float = 0.0
-    codec_threads: int = field(default_factory=lambda: get_default("codec_threads"))
+    codec_threads: int = THREADS_ON_CPU
     max_queue: int = field(default_factory=lambda: get_default("max_queue"))
     deadline_s: float = field(default_factory=lambda: get_default("deadline_s"))
     refusal_s: float = 0.00027

@@ -112,7 +112,7 @@ def test_settings_are_frozen_and_bounded():
     settings = Settings()
     with pytest.raises(ValueError, match="frozen"):
         settings.port = 1
-    for name in ("max_pixels", "max_queue", "codec_threads", "max_body_bytes"):
+    for name in ("max_pixels", "max_queue", "max_files", "max_body_bytes"):
         with pytest.raises(ValueError, match=name):
             Settings(**{name: 0})
 
