@@ -101,15 +101,17 @@ def compute_coarse_logits(network: FoldedNetwork, image: Floats) -> Floats:
 
 def _convolve_transposed(x: Floats, kernel: Floats) -> Floats:
     """The transposed convolution with kernel (in, out, 2 s, 2 s), stride s and padding s / 2."""
-    side, stride = kernel.shape[-1], kernel.shape[-1] // 2
+    stride = kernel.shape[-1] // 2
     _, height, width = x.shape
-    framed = np.zeros((kernel.shape[1], (height + 1) * stride, (width + 1) * stride), np.float32)
-    for dy in range(side):
-        for dx in range(side):
-            part = framed[:, dy : dy + height * stride : stride, dx : dx + width * stride : stride]
-            part += np.tensordot(kernel[:, :, dy, dx], x, (0, 0))
+    parts = np.tensordot(kernel, x, (0, 0)).reshape(-1, 2, stride, 2, stride, height, width)
+    framed = np.zeros((len(parts), height + 1, stride, width + 1, stride), np.float32)
+    for down in range(2):
+        for right in range(2):
+            part = parts[:, down, :, right].transpose(0, 3, 1, 4, 2)
+            framed[:, down : down + height, :, right : right + width] += part
     margin = stride // 2
-    return framed[:, margin:-margin, margin:-margin]
+    y: Floats = framed.reshape(len(parts), (height + 1) * stride, (width + 1) * stride)
+    return y[:, margin:-margin, margin:-margin]
 
 
 def _convolve(x: Floats, convolution: Convolution) -> Floats:
