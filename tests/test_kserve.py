@@ -8,7 +8,9 @@ import base64
 import pytest
 import yaml
 
+from app.http.drain import GRACE_S
 from app.http.paths import MODEL_PATH
+from app.process.supervisor import LONGER_THAN_DRAIN_S
 from app.settings import PREFIX, Settings
 from tests.app.conftest import serving
 from tests.conftest import PHOTO, REPOSITORY
@@ -20,6 +22,9 @@ PREDICTOR = MANIFEST["spec"]["predictor"]
 VARIABLES = {entry["name"]: entry["value"] for entry in CONTAINER["env"]}
 PROBES = ("readinessProbe", "livenessProbe")
 PAGE = (REPOSITORY / "docs" / "kubernetes.md").read_text()
+
+KUBERNETES_GRACE_S = 30
+"""The time from SIGTERM to SIGKILL, unless a pod sets another."""
 
 ONLY_OF_KSERVE = {"minReplicas", "maxReplicas", "timeout"}
 """The fields of a predictor that a pod does not have."""
@@ -39,6 +44,20 @@ def test_kserve_finds_the_container_and_its_port():
     assert str(port["containerPort"]) == VARIABLES["SEG_PORT"]
     for name in PROBES:
         assert CONTAINER[name]["httpGet"]["port"] == port["containerPort"]
+
+
+def test_knative_takes_every_field():
+    """It refuses other fields of a pod, and a security context of the pod unless that is enabled."""
+    assert PREDICTOR.keys() - ONLY_OF_KSERVE == {"containers", "volumes"}
+    assert not CONTAINER.keys() & {"lifecycle", "startupProbe"}
+    context = CONTAINER["securityContext"]
+    assert context["runAsUser"] == 10001
+    assert context["runAsNonRoot"] is context["readOnlyRootFilesystem"] is True
+
+
+def test_a_pod_has_drained_before_it_is_killed():
+    drain_s = float(VARIABLES["SEG_DRAIN_TIMEOUT_S"])
+    assert drain_s + max(GRACE_S, LONGER_THAN_DRAIN_S) < KUBERNETES_GRACE_S
 
 
 def test_every_variable_is_a_setting():

@@ -34,6 +34,8 @@ PAGE = (REPOSITORY / "docs" / "kubernetes.md").read_text()
 
 NAMESPACE = "vision"
 
+COLLECTOR = {"ports": [{"port": 4318}], "to": [{"podSelector": {}}]}
+
 CHOICES = {
     "default": {},
     "cpu": {
@@ -56,6 +58,7 @@ CHOICES = {
         },
         "keys": {"secret": "keys"},
         "rateStorage": {"secret": "rates"},
+        "networkPolicy": {"egress": [COLLECTOR]},
         "autoscaling": {"kind": "keda"},
         "monitoring": {"serviceMonitor": True, "prometheusRule": True, "dashboard": True},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
@@ -369,13 +372,23 @@ def test_no_secret_is_in_the_chart(objects):
     assert "Secret" not in {kind for kind, _ in objects}
 
 
-def test_a_pod_may_reach_its_rate_storage_and_nothing_else():
+def test_pods_are_spread_over_zones_and_nodes(objects):
+    constraints = pod_of(objects)["spec"]["topologySpreadConstraints"]
+    keys = [constraint["topologyKey"] for constraint in constraints]
+    assert keys == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+    for constraint in constraints:
+        assert constraint["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert constraint["matchLabelKeys"] == ["pod-template-hash"]
+
+
+def test_a_pod_may_reach_its_rate_storage_the_named_peers_and_nothing_else():
     _, all_objects = render_all()
     assert find_object(all_objects["default"], "NetworkPolicy")["spec"]["egress"] == []
-    names, storage = find_object(all_objects["cuda"], "NetworkPolicy")["spec"]["egress"]
+    names, storage, collector = find_object(all_objects["cuda"], "NetworkPolicy")["spec"]["egress"]
     assert {entry["port"] for entry in names["ports"]} == {53}
     assert [entry["port"] for entry in storage["ports"]] == [6379]
     assert storage["to"]
+    assert collector == COLLECTOR
 
 
 def test_replicas_are_left_to_the_autoscaler():
