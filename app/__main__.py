@@ -41,7 +41,7 @@ def main() -> None:
         load_env_file(env_file)
     except EnvFileError as error:
         sys.exit(f"error: {error}")
-    settings = load_settings()
+    settings = load_settings(options=options)
     for name in find_unknown_variables(os.environ):
         log.warning("unknown setting, ignored", variable=name)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # not yet done if `fcn serve` imported this file

@@ -47,12 +47,17 @@ def _build_parser(prog: str) -> argparse.ArgumentParser:
     for name, field in Settings.model_fields.items():
         assert field.description
         parser.add_argument(
-            f"--{name.replace('_', '-')}",
+            name_option(name),
             dest=PREFIX + name.upper(),
             metavar="VALUE",
             help=f"{field.description}{_format_default(field.default)}".replace("%", "%%"),
         )
     return parser
+
+
+def name_option(setting: str) -> str:
+    """Return the option for a setting."""
+    return f"--{setting.replace('_', '-')}"
 
 
 def _format_default(value: object) -> str:

@@ -180,6 +180,7 @@ class Settings(BaseSettings):
     )
     rate_storage: str = Field(
         "",
+        repr=False,  # contains a password
         description="Redis server that counts the requests at all servers together, such as "
         "redis://host:6379/0, or rediss://... with TLS. Empty means that each process counts "
         "its own.",

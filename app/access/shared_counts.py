@@ -38,7 +38,7 @@ log = structlog.get_logger("segmentation")
 
 
 class RateStorageError(Exception):
-    """The package that the rate storage needs is missing."""
+    """The package that the rate storage needs is missing, or the URL has a wrong option."""
 
 
 class SharedCounts:
@@ -49,7 +49,7 @@ class SharedCounts:
     """
 
     def __init__(self, uri: str, rates: Sequence[RateLimitItem], *, fallbacks: Counter) -> None:
-        """Connects at the first request. Raises RateStorageError if the package redis is missing.
+        """Connects at the first request. Raises RateStorageError.
 
         `fallbacks` counts the requests that this process has counted alone.
         """
@@ -127,11 +127,16 @@ def _make_pool(uri: str) -> "ConnectionPool":
         raise RateStorageError(
             "SEG_RATE_STORAGE needs the package redis: pip install redis"
         ) from error
-    return BlockingConnectionPool.from_url(
-        uri,
-        max_connections=MAX_CONNECTIONS,
-        timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
-        socket_timeout=TIMEOUT_S,
-        retry=Retry(NoBackoff(), 1),  # a connection that a restarted server has closed
-    )
+    try:
+        pool = BlockingConnectionPool.from_url(
+            uri,
+            max_connections=MAX_CONNECTIONS,
+            timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            socket_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 1),  # a connection that a restarted server has closed
+        )
+        pool.connection_class(**pool.connection_kwargs)  # reads the options, connects to nothing
+    except (TypeError, ValueError) as error:
+        raise RateStorageError(f"the URL of SEG_RATE_STORAGE has a wrong part: {error}") from error
+    return pool

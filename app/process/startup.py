@@ -2,38 +2,56 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from pydantic import ValidationError
 
+from app.arguments import name_option
 from app.observability.logs import configure_logging
 from app.settings import PREFIX, Settings
 
 EXIT_USAGE = 2
 
 
-def load_settings() -> Settings:
+def load_settings(*, options: Collection[str] = ()) -> Settings:
     """Read the settings from the environment, and configure the log with them.
 
-    For invalid values, prints one line each and exits.
+    For invalid values, prints one line each and exits. `options` are the names of the variables
+    that were given as options of the command line.
     """
     try:
         settings = Settings()
     except ValidationError as error:
-        for given, message in list_invalid(error):
+        for given, message in list_invalid(error, options=options):
             print(f"error: {given}: {message}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     return settings
 
 
-def list_invalid(error: ValidationError) -> Iterator[tuple[str, str]]:
-    """Yield each invalid setting as NAME=VALUE, without passwords, and what is wrong with it."""
+def list_invalid(
+    error: ValidationError, *, options: Collection[str] = ()
+) -> Iterator[tuple[str, str]]:
+    """Yield each invalid setting as it was given, without passwords, and what is wrong with it.
+
+    It is NAME=VALUE, or --NAME VALUE if its variable is one of `options`.
+    """
     for invalid in error.errors():
-        name = PREFIX + "_".join(str(part) for part in invalid["loc"]).upper()
-        yield f"{name}={hide_password(str(invalid['input']))}", invalid["msg"]
+        setting = str(invalid["loc"][0])
+        variable = PREFIX + setting.upper()
+        value = hide_password(setting, str(invalid["input"]))
+        given = f"{variable}={value}"
+        if variable in options:
+            given = f"{name_option(setting)} {value}"
+        yield given, invalid["msg"]
 
 
-def hide_password(text: str) -> str:
-    """Replace the user and the password in a URL."""
-    return re.sub(r"//.*@", "//***@", text)
+def hide_password(setting: str, text: str) -> str:
+    """Replace the value of a setting with a password, and the user and password of any URL.
+
+    An invalid value with a password is replaced whole, because nothing says where in it the
+    password is.
+    """
+    if not Settings.model_fields[setting].repr:
+        return "***"
+    return re.sub(r"//.*@", "//***@", text, flags=re.DOTALL)

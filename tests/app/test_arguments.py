@@ -36,8 +36,8 @@ def test_help_and_version_start_nothing(module):
         (["app", "--nonsense"], "python -m app: error: unrecognized arguments: --nonsense"),
         (["app", "--por", "1"], "python -m app: error: unrecognized arguments: --por 1"),
         (["app", "--port"], "python -m app: error: argument --port: expected one argument"),
-        (["app", "--port", "many"], "error: SEG_PORT=many: Input should be a valid integer"),
-        (["app", "--port", "99999"], "error: SEG_PORT=99999: Input should be less than or equal"),
+        (["app", "--port", "many"], "error: --port many: Input should be a valid integer"),
+        (["app", "--port", "99999"], "error: --port 99999: Input should be less than or equal"),
         (["app.keys", "a", "b"], "python -m app.keys: error: unrecognized arguments: b"),
         (
             ["app.keys", "a", "--adm"],

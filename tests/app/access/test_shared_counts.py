@@ -10,9 +10,11 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from app.main import create_app
+from app.process.startup import list_invalid
 from app.settings import Settings
 from tests.app.access.test_rates import limited
 from tests.app.conftest import metric
@@ -210,7 +212,12 @@ def test_a_storage_without_its_package_is_one_clear_line(weights_file):
 
 @pytest.mark.parametrize(
     "uri",
-    ["redis://host", "redis://:pass@host:6379/1", "rediss://me:pass@host/?a=b", "redis://[::1]:1"],
+    [
+        "redis://host",
+        "redis://:pass@host:6379/1",
+        "rediss://me:pass@host/?health_check_interval=9",
+        "redis://[::1]:1",
+    ],
 )
 def test_a_storage_is_a_redis_url(uri):
     settings = Settings(rate_storage=uri, rate_limit="9/minute")
@@ -224,9 +231,34 @@ def test_an_invalid_storage_is_refused(uri):
         Settings(rate_storage=uri)
 
 
-def test_an_invalid_storage_ends_the_program_without_printing_its_password():
-    with program(port=0, rate_storage="redis://me:pass@host:port") as process:
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "redis://me:secret@host:port", "redis:/:secret@host", "me:secret@host:6379",
+        "redis://host:port?password=secret", "redis://:secret", "redis://:sec\nret@host",
+    ],
+)  # fmt: skip
+def test_an_invalid_storage_is_reported_without_its_password(uri):
+    with pytest.raises(ValidationError) as caught:
+        Settings(rate_storage=uri)
+    ((given, _),) = list_invalid(caught.value)
+    assert given == "SEG_RATE_STORAGE=***"
+    ((given, _),) = list_invalid(caught.value, options={"SEG_RATE_STORAGE"})
+    assert given == "--rate-storage ***"
+
+
+def test_a_storage_is_not_in_the_text_of_the_settings():
+    assert "secret" not in repr(Settings(rate_storage="redis://:secret@host:6379/0"))
+
+
+@pytest.mark.parametrize("query", ["socket_timeout=soon", "nonsense=1"])
+def test_a_storage_with_a_wrong_option_ends_the_program_in_one_line(weights_file, query):
+    uri = f"redis://:secret@127.0.0.1:1/0?{query}"
+    with program(port=0, weights=weights_file, rate_limit="9/second", rate_storage=uri) as process:
         _, err = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert err.startswith("error: SEG_RATE_STORAGE=redis://***@host:port: ")
-    assert "pass" not in err.replace("cannot pass", "")
+    assert process.returncode == 1
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: cannot start: the URL of SEG_RATE_STORAGE has a wrong part: ")
+    assert query.split("=")[0] in last
+    assert "secret" not in err
+    assert "Traceback" not in err
