@@ -124,7 +124,9 @@ class SegmentationTask(Task):
         """Return the photo (H, W, 3) at the upload's size, decoded again if it was scaled."""
         (height, width), output = canvas.region.content, canvas.region.output
         if (height, width) == output:
-            return canvas.pixels[:height, :width].copy()
+            place.take(height * width)
+            photo = canvas.pixels[:height, :width]
+            return await self.context.codecs.run(photo.copy, held=(place,), first=True)
         return await self.context.codecs.decode(
             data,
             max_side=0,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.codecs import decode
+from app.codecs import decode, encode
 from tests.app.conftest import connected, held_by, serving, wait_for_rest
 from tests.conftest import PHOTO
 
@@ -84,6 +84,21 @@ def test_pixels_count_until_their_decoding_ends(lone, monkeypatch):
     assert held_by(server)["seg_in_flight"] == 1
     goes_on.set()
     wait_for_rest(server)
+
+
+@pytest.mark.parametrize("max_side", [512, 64], ids=["not scaled", "scaled"])
+def test_the_photo_of_an_overlay_counts_like_another_image(lone, monkeypatch, max_side):
+    client, server = lone
+    encoded, held = encode.encode_overlay, []
+
+    def notes(*arguments):
+        held.append(held_by(server)["seg_pixels"])
+        return encoded(*arguments)
+
+    monkeypatch.setattr(encode, "encode_overlay", notes)
+    path = f"/v1/segment?format=overlay&max_side={max_side}"
+    assert client.post(path, content=PHOTO.read_bytes()).status_code == 200
+    assert held == [2 * PHOTO_PIXELS]
 
 
 def test_uploads_of_disconnected_requests_in_the_queue_are_released_at_once(lone, monkeypatch):
