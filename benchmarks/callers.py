@@ -5,7 +5,7 @@ Each function is one caller. It runs until it is cancelled or has finished.
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from http import HTTPStatus
 
@@ -37,16 +37,23 @@ def shuffle_forever(load: LoadGenerator, requests: Sequence[Request]) -> Iterato
         yield from load.rng.sample(requests, len(requests))
 
 
-async def keep_leaving(load: LoadGenerator, requests: Sequence[Request], *, pause_s: float) -> None:
-    """Disconnect at each of the moments in turn."""
-    moments = itertools.cycle(Leaving)
-    for request, leaving in zip(shuffle_forever(load, requests), moments, strict=False):
+async def keep_leaving(
+    load: LoadGenerator,
+    requests: Sequence[Request],
+    *,
+    moments: Iterable[Leaving] = Leaving,
+    caller: str = "",
+    pause_s: float = 0,
+) -> None:
+    """Disconnect at each of the moments in turn. Without a name, the caller has the moment's."""
+    pairs = zip(shuffle_forever(load, requests), itertools.cycle(moments), strict=False)
+    for request, leaving in pairs:
+        outcome: Outcome | Exception = Outcome.LEFT
         try:
             await leave(load, request, leaving)
-            load.record(leaving, request, Outcome.LEFT)
         except (OSError, EOFError) as error:
-            was_sent = leaving is Leaving.ANSWERED
-            load.record(leaving, request, error if was_sent else Outcome.CUT_OFF)
+            outcome = error if leaving is Leaving.ANSWERED else Outcome.CUT_OFF
+        load.record(caller or leaving, request, outcome)
         await asyncio.sleep(load.rng.uniform(0, 2 * pause_s))
 
 

@@ -6,6 +6,7 @@ Knows nothing of servers.
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +20,9 @@ from app.codecs.decode import decode_image
 from app.codecs.encode import encode_json, encode_npy, encode_png
 from benchmarks import report
 from benchmarks.photos import TWELVE_MEGAPIXELS, VOC_SIZE, decode_photo, encode_image, make_photos
-from benchmarks.process import measure_call, start_worker
+from benchmarks.process import start_worker
 from benchmarks.report import Row, median_ms, publish, read_plan, run_in_turns
-from benchmarks.watch import MIB
+from benchmarks.watch import MIB, ProcessTree
 from model.engines.base import Array, Size
 from model.predictor import Predictor, open_predictor
 from model.scaling import find_content_size
@@ -86,7 +87,11 @@ def measure_peak_mib(function: Callable[[Any], object], value: Any, tiny: Any) -
 
 def _measure_peak_bytes(function: Callable[[Any], object], value: Any, tiny: Any) -> int:
     function(tiny)
-    return measure_call(function, value).peak_bytes
+    memory = ProcessTree(os.getpid())
+    memory.reset_peak()
+    before = memory.measure_peak_bytes()
+    function(value)
+    return max(0, memory.measure_peak_bytes() - before)
 
 
 def decode_usually(data: bytes, *, max_side: int) -> Array:

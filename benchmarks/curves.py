@@ -8,26 +8,23 @@ Knows of the inside of a server only its Server-Timing header and its processor 
 import asyncio
 import os
 import time
-from collections.abc import Container, Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
-from itertools import cycle
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Any
-
-import httpx
+from typing import Annotated
 
 from benchmarks import report
 from benchmarks.connection import Request, send_once, upload_request
-from benchmarks.load import LoadGenerator, draw_arrivals
-from benchmarks.photos import describe_photos, make_photos, read_photos
+from benchmarks.cost import Measured, measure, measure_closed_loop
+from benchmarks.load import SETTLE_S, run_open_loop
+from benchmarks.photos import describe_photos, open_photos
 from benchmarks.process import OUR_PATH, Server, start_our_server
 from benchmarks.report import Row, format_table, publish, read_plan
-from benchmarks.results import Load, Result
-from benchmarks.server_figures import SETTLE_S
-from benchmarks.watch import ProcessTree
+from benchmarks.results import Result
 
 STAGES = ("decode", "inference", "encode")
 """The stages that threads execute; the event loop and the caller take the rest of a request."""
@@ -56,44 +53,6 @@ QUICK = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A load, and the processor seconds that the server and other processes used meanwhile.
-
-    Only the server's cores count.
-    """
-
-    load: Load
-    server_cpu_s: float
-    others_cpu_s: float
-
-
-def measure(server: Server, loop: Coroutine[Any, Any, Load]) -> Measured:
-    """Run the loop, and count processor time: the server's, and that of others on its cores.
-
-    The caller does not count as one of the others.
-    """
-    time.sleep(SETTLE_S)
-    pid = server.process.pid
-    cores = os.sched_getaffinity(pid)
-    tree, before, busy = ProcessTree(pid), ProcessTree(pid).measure_cpu_s(), read_busy_s(cores)
-    load = asyncio.run(loop)
-    used, busy = tree.measure_cpu_s() - before, read_busy_s(cores) - busy
-    shared = load.client_cpu_s if cores & os.sched_getaffinity(0) else 0.0
-    return Measured(load, used, max(0.0, busy - used - shared))
-
-
-def read_busy_s(cores: Container[int]) -> float:
-    """Return the seconds since the machine's start in which these cores were busy or stolen."""
-    ticks = 0
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *values = line.split()
-        if name[:3] == "cpu" and name[3:] and int(name[3:]) in cores:
-            idle, waiting = int(values[3]), int(values[4])
-            ticks += sum(map(int, values[:8])) - idle - waiting
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
 @contextmanager
 def start_server(core: int | None) -> Iterator[Server]:
     """Start our server on this core, and keep this process on the others; None: both use all."""
@@ -108,14 +67,13 @@ def start_server(core: int | None) -> Iterator[Server]:
 
 def describe(measured: Measured) -> Row:
     load = measured.load
-    answered = load.statuses.get(HTTPStatus.OK, 0)
     return {
         "requests": len(load.results),
-        "goodput/s": answered / load.wall_s,
+        "goodput/s": load.answered / load.wall_s,
         "refused": load.share(HTTPStatus.SERVICE_UNAVAILABLE),
         "p50 ms": load.latency_ms(0.5),
         "p99 ms": load.latency_ms(0.99),
-        "server's CPU ms an answer": 1000 * measured.server_cpu_s / answered,
+        "server's CPU ms an answer": measured.cpu_ms_per_answer,
         "caller's share of a core": load.client_share,
         "others' share of a core": measured.others_cpu_s / load.wall_s,
     }
@@ -153,28 +111,29 @@ class Curves:
             print(format_table(self.open[-1:]), flush=True)
 
     def run_closed_loop(self, callers: int) -> Measured:
-        load = LoadGenerator(self.server.address)
-        seconds = self.plan.calibration_s
-        loop = load.run_closed_loop(self.requests, callers=callers, seconds=seconds)
-        measured = measure(self.server, loop)
-        assert set(measured.load.statuses) == {HTTPStatus.OK}, measured.load.statuses
+        time.sleep(SETTLE_S)
+        measured = measure_closed_loop(
+            self.server, self.requests, callers=callers, seconds=self.plan.calibration_s
+        )
+        measured.load.require_masks()
         return measured
 
     def run_open_loop(self, share: float, seed: int) -> Row:
         rate = share * self.capacity
         seconds = max(self.plan.least_s, self.plan.requests / rate)
-        load = LoadGenerator(self.server.address)
-        loop = load.run_open_loop(draw_arrivals(rate, seconds, seed), cycle(self.requests))
+        loop = partial(run_open_loop, rate=rate, seconds=seconds, seed=seed)
+        time.sleep(SETTLE_S)
+        measured = measure(self.server, partial(loop, self.server.address, self.requests))
         row = {"load": share, "offered/s": rate, "seconds": seconds, "seed": seed}
-        return row | describe(measure(self.server, loop))
+        return row | describe(measured)
 
 
 def main() -> None:
     plan = read_plan(Plan, "curves", __doc__, quick=QUICK)
-    photos = read_photos(plan.images, plan.photos) if plan.images else make_photos(plan.photos)
+    photos = open_photos(plan.photos, plan.images)
     requests = [upload_request(OUR_PATH, photo) for photo in photos]
     with start_server(plan.core) as server:
-        engine = httpx.get(f"{server.address.url}/v1/model").json()["engine"]
+        engine = server.ask_for_engine()
         answers = [asyncio.run(send_once(server.address, one)) for one in requests]
         print("The server is ready.", flush=True)
         curves = Curves(plan, server, requests)

@@ -24,6 +24,7 @@ from benchmarks.photos import decode_photo, make_photos
 from benchmarks.report import Cell, median_ms, publish, read_plan, run_in_turns
 from model.engines.base import Array, Engine, EngineName, Size, count_usable_cores
 from model.engines.choice import start_engine
+from model.engines.torch_engine import normalise
 from model.errors import EngineError
 from model.predictor import Canvas, Predictor
 from model.state_dict import network_from_weights
@@ -97,7 +98,8 @@ def list_candidates(
     canvas: Canvas, weights: Weights, network: nn.Module, predictors: Mapping[str, Predictor]
 ) -> dict[str, Callable[[], Array]]:
     """Functions that compute the canvas' mask, eager PyTorch first."""
-    candidates = {"eager": prepare_eager(network, weights, canvas.pixels)}
+    predict = prepare_eager(network, weights)
+    candidates = {"eager": lambda: predict([canvas.pixels])[0]}
     for name, predictor in predictors.items():
         candidates[name] = lambda predictor=predictor: predictor.predict([canvas])[0]
     if find_spec("openvino"):
@@ -136,17 +138,19 @@ def replace_kernel(weights: Weights, kernel: str) -> Weights:
     return replace(weights, tensors={**weights.tensors, **dense})
 
 
-def prepare_eager(network: nn.Module, weights: Weights, pixels: Array) -> Callable[[], Array]:
-    """Prepare the notebook's prediction: normalise, run the whole network, argmax."""
-    mean = torch.tensor(weights.metadata.mean).view(1, 3, 1, 1)
-    std = torch.tensor(weights.metadata.std).view(1, 3, 1, 1)
+def prepare_eager(network: nn.Module, weights: Weights) -> Callable[[Sequence[Array]], Array]:
+    """The notebook's prediction of a batch: normalise, run the whole network, argmax."""
+    device = next(network.parameters()).device
+    mean, std = weights.metadata.mean, weights.metadata.std
 
-    def run() -> Array:
-        with torch.no_grad():
-            image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-            return network((image - mean) / std).argmax(dim=1)[0].to(torch.uint8).numpy()
+    @torch.inference_mode()
+    def predict(canvases: Sequence[Array]) -> Array:
+        images = torch.from_numpy(np.stack(canvases)).to(device)
+        logits = network(normalise(images, mean, std).contiguous())
+        masks: Array = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        return masks
 
-    return run
+    return predict
 
 
 class _Argmax(nn.Module):

@@ -5,7 +5,6 @@ the device begin with uint8 images in its memory and end with masks there; all o
 in the memory of the CPU. Eager PyTorch computes in float32, without TensorFloat-32.
 """
 
-import asyncio
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,21 +15,20 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks import report
 from benchmarks.augmentation import measure_gpu
 from benchmarks.connection import upload_request
-from benchmarks.engine import load_network, replace_kernel
-from benchmarks.load import LoadGenerator
-from benchmarks.photos import decode_photo, make_photos, read_photos
+from benchmarks.engine import load_network, prepare_eager, replace_kernel
+from benchmarks.load import run_closed_loop
+from benchmarks.photos import decode_photo, open_photos
 from benchmarks.process import OUR_PATH, start_our_server
 from benchmarks.report import Cell, Row, median_ms, publish, read_plan, run_in_turns
 from model.engines import folding
-from model.engines.base import Array, Engine, Region, Size
+from model.engines.base import Engine, Region, Size
 from model.engines.cuda_engine import DTYPES, CudaEngine, create_head
 from model.engines.cuda_graphs import WORTH_RECORDING, GraphedFunction
-from model.engines.torch_engine import normalise
 from model.engines.torch_network import TorchNetwork
 from model.predictor import Predictor
 from model.weights import SHIPPED_WEIGHTS, Weights, read_weights
@@ -67,7 +65,7 @@ def main() -> None:
     plan = read_plan(Plan, "gpu", __doc__, quick=QUICK)
     if not torch.cuda.is_available():
         sys.exit("error: there is no CUDA GPU here, so nothing was measured")
-    photos = read_photos(plan.images, plan.photos) if plan.images else make_photos(plan.photos)
+    photos = open_photos(plan.photos, plan.images)
     weights = read_weights(SHIPPED_WEIGHTS)
     figures: dict[str, Cell] = {}
     for kernel in ("bilinear", "dense"):
@@ -154,21 +152,6 @@ def measure_calls(
     }
 
 
-def prepare_eager(network: nn.Module, weights: Weights) -> Callable[[Sequence[Array]], Array]:
-    """The notebook's prediction of a batch: normalise, run the whole network, argmax."""
-    device = next(network.parameters()).device
-    mean, std = weights.metadata.mean, weights.metadata.std
-
-    @torch.inference_mode()
-    def run(canvases: Sequence[Array]) -> Array:
-        images: Tensor = torch.from_numpy(np.stack(canvases)).to(device)
-        scores = network(normalise(images, mean, std).contiguous())
-        masks: Array = scores.argmax(dim=1).to(torch.uint8).cpu().numpy()
-        return masks
-
-    return run
-
-
 def compare_masks(ours: Predictor, exact: Predictor, photos: Sequence[bytes]) -> str:
     images = [decode_photo(photo) for photo in photos]
     return f"{np.mean([np.mean(ours(image) == exact(image)) for image in images]):.3%}"
@@ -212,10 +195,7 @@ def measure_server(photos: Sequence[bytes], plan: Plan) -> dict[str, Cell]:
     requests = [upload_request(OUR_PATH, photo) for photo in photos]
     with start_our_server(device="cuda", max_queue=4 * plan.callers) as server:
         for seconds in (min(10.0, plan.seconds), plan.seconds):  # the first one warms up
-            generator = LoadGenerator(server.address)
-            load = asyncio.run(
-                generator.run_closed_loop(requests, callers=plan.callers, seconds=seconds)
-            )
+            load = run_closed_loop(server.address, requests, callers=plan.callers, seconds=seconds)
     return {
         "requests/s, JPEG in and PNG out": load.throughput,
         "ms of the 99th percentile of requests": load.latency_ms(0.99),

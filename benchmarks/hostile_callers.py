@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.attack_files import make_deep_png, make_many_scans
-from benchmarks.callers import Leaving, leave
 from benchmarks.connection import Request, open_streams, post_request
 from benchmarks.load import LoadGenerator
 from benchmarks.process import OUR_PATH
@@ -63,16 +62,6 @@ def make_noise(side: int) -> Request:
 def make_small_webp(side: int) -> Request:
     data = saved(Image.new("RGB", (side, side)), "WEBP", lossless=True, method=0)
     return post_request("flat WebP", f"{OUR_PATH}?format=json", content=data)
-
-
-async def keep_leaving_late(load: LoadGenerator, request: Request) -> None:
-    """Send the whole of a large photo and disconnect while the server decodes it."""
-    while True:
-        try:
-            await leave(load, request, Leaving.COMPUTED)
-            load.record("leaves large photos", request, Outcome.LEFT)
-        except (OSError, EOFError):
-            load.record("leaves large photos", request, Outcome.CUT_OFF)
 
 
 async def keep_reading_slowly(load: LoadGenerator, request: Request) -> None:

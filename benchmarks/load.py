@@ -8,15 +8,23 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 from benchmarks.connection import Address, Connection, Request, Response
 from benchmarks.results import FAILURES, NO_RESPONSE, Load, Outcome, Result
 
 OVERLOAD = 3
 """An overload sends this many times the measured capacity."""
+
+SETTLE_S = 0.5
+"""The pause before a load: threads of an engine may spin for 0.2 s after their last work, and would
+slow the next candidate.
+"""
+
+TIMEOUT_S = 120
 
 # A refused connection fails at once. Without a pause, its caller would spin.
 PAUSE_AFTER_NO_RESPONSE_S = 0.05
@@ -39,7 +47,7 @@ class LoadGenerator:
 
     address: Address
     judge: Judge = judge_by_status
-    timeout_s: float = 120
+    timeout_s: float = TIMEOUT_S
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     results: list[Result] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
@@ -153,6 +161,48 @@ class LoadGenerator:
         result = Result(status, now - due, now - self.started, caller, outcome, server_timing)
         self.results.append(result)
         return result
+
+
+async def run_until(end: Awaitable[object], callers: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run the callers until `end` is done, and cancel them. Raises the exception that ends one.
+
+    A request that this cancels has no result.
+    """
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(caller) for caller in callers]
+        await end
+        for task in tasks:
+            task.cancel()
+
+
+def run_closed_loop(
+    address: Address,
+    requests: Sequence[Request],
+    *,
+    callers: int,
+    count: int | None = None,
+    seconds: float = math.inf,
+) -> Load:
+    """Run a closed loop to its end, with a generator of its own."""
+    loop = LoadGenerator(address).run_closed_loop(
+        requests, callers=callers, count=count, seconds=seconds
+    )
+    return asyncio.run(loop)
+
+
+def run_open_loop(
+    address: Address,
+    requests: Sequence[Request],
+    *,
+    rate: float,
+    seconds: float,
+    seed: int = 0,
+    timeout_s: float = TIMEOUT_S,
+) -> Load:
+    """Run an open loop of random arrivals to its end, with a generator of its own."""
+    generator = LoadGenerator(address, timeout_s=timeout_s)
+    arrivals = draw_arrivals(rate, seconds, seed)
+    return asyncio.run(generator.run_open_loop(arrivals, itertools.cycle(requests)))
 
 
 def draw_arrivals(rate: float, seconds: float, seed: int | None) -> Iterator[float]:

@@ -1,6 +1,5 @@
 """What our server needs of a machine: start-up time, memory, idle processor time, disk space."""
 
-import asyncio
 import math
 import shutil
 import subprocess
@@ -11,14 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from statistics import median
 from typing import Annotated
 
 from benchmarks import report
 from benchmarks.connection import Address, upload_request
-from benchmarks.load import LoadGenerator
+from benchmarks.load import run_closed_loop
 from benchmarks.photos import TWELVE_MEGAPIXELS, VOC_SIZE, make_photos
 from benchmarks.process import OUR_PATH, REPOSITORY, start_our_server
 from benchmarks.report import Cell, list_figures, publish, read_plan
@@ -63,23 +61,24 @@ def start_measured_server(values: Values) -> Iterator[tuple[Address, ProcessTree
 
 
 def send_photos(
-    address: Address, photos: Sequence[bytes], *, callers: int, count: int | None, seconds: float
+    address: Address,
+    photos: Sequence[bytes],
+    *,
+    callers: int,
+    count: int | None = None,
+    seconds: float = math.inf,
 ) -> list[float]:
     """Send the photos; all must be answered with 200. Returns the seconds of each request."""
     requests = [upload_request(OUR_PATH, photo) for photo in photos]
-    generator = LoadGenerator(address)
-    load = asyncio.run(
-        generator.run_closed_loop(requests, callers=callers, count=count, seconds=seconds)
-    )
-    assert set(load.statuses) == {HTTPStatus.OK}, f"statuses {load.statuses}"
-    return [result.seconds for result in load.results]
+    load = run_closed_loop(address, requests, callers=callers, count=count, seconds=seconds)
+    return [result.seconds for result in load.require_masks().results]
 
 
 def measure_large_photos(plan: Plan, values: Values, photos: Sequence[bytes]) -> None:
     """Send large photos, one after the other, as the first requests of a fresh server."""
     with start_measured_server(values) as (address, tree):
         count = plan.large_requests
-        first, *later = send_photos(address, photos, callers=1, count=count, seconds=math.inf)
+        first, *later = send_photos(address, photos, callers=1, count=count)
         values["large_first_s"].append(first)
         values["large_later_s"] += later
         values["large_peak_bytes"].append(tree.measure_peak_bytes())
@@ -90,8 +89,7 @@ def measure_large_photos(plan: Plan, values: Values, photos: Sequence[bytes]) ->
 def measure_load(plan: Plan, values: Values, photos: Sequence[bytes]) -> None:
     """Load a fresh server with many callers of small photos, then leave it idle."""
     with start_measured_server(values) as (address, tree):
-        seconds = plan.load_seconds
-        send_photos(address, photos, callers=plan.callers, count=None, seconds=seconds)
+        send_photos(address, photos, callers=plan.callers, seconds=plan.load_seconds)
         values["load_peak_bytes"].append(tree.measure_peak_bytes())
         time.sleep(SETTLE_S)
         values["resident_after_load_bytes"].append(tree.measure_resident_bytes())

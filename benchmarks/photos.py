@@ -48,6 +48,11 @@ def read_photos(folder: Path, count: int, size: Size = VOC_SIZE) -> list[bytes]:
     )
 
 
+def open_photos(count: int, folder: Path | None) -> list[bytes]:
+    """Photos of VOC_SIZE from the folder, or made ones. Raises FileNotFoundError."""
+    return make_photos(count) if folder is None else read_photos(folder, count)
+
+
 def describe_photos(count: int, folder: Path | None = None) -> str:
     """Say how many photos of VOC_SIZE a benchmark sent, and from where."""
     source = "made from docs/images/cat.jpg" if folder is None else "a folder's"

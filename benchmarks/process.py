@@ -1,6 +1,6 @@
 """Processes that benchmarks start: our server, the naive server, and workers that make calls.
 
-Measures the time and the peak memory of a call, and knows nothing else of what is measured.
+Knows nothing of what is measured.
 """
 
 import json
@@ -26,7 +26,6 @@ import httpx
 
 from app.settings import PREFIX
 from benchmarks.connection import Address
-from benchmarks.watch import ProcessTree
 
 REPOSITORY = Path(__file__).parent.parent
 HOST = "127.0.0.1"
@@ -45,6 +44,11 @@ class Server:
     address: Address
     seconds_to_ready: float
     log: IO[bytes]
+
+    def ask_for_engine(self) -> str:
+        """The description of the engine that our server uses."""
+        engine: str = httpx.get(f"{self.address.url}/v1/model", timeout=60).json()["engine"]
+        return engine
 
     def read_log(self) -> str:
         self.log.seek(0)
@@ -153,21 +157,3 @@ def _end_with_the_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """The result of one call, its time, and its peak memory in addition to what was in use."""
-
-    result: Any
-    seconds: float
-    peak_bytes: int
-
-
-def measure_call(function: Callable[..., Any], *arguments: Any) -> Cost:
-    tree = ProcessTree(os.getpid())
-    tree.reset_peak()
-    before, started = tree.measure_peak_bytes(), time.perf_counter()
-    result = function(*arguments)
-    seconds = time.perf_counter() - started
-    return Cost(result, seconds, max(0, tree.measure_peak_bytes() - before))

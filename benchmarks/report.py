@@ -28,7 +28,6 @@ class Plan:
 
 
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
-Load = TypeVar("Load")
 
 
 def read_plan(
@@ -124,26 +123,6 @@ def publish(
 
 def list_figures(figures: Mapping[str, Cell]) -> list[Row]:
     return [{"figure": name, "value": value} for name, value in figures.items()]
-
-
-def list_medians(
-    label: str,
-    names: Sequence[str],
-    loads: Mapping[tuple[str, int], Sequence[Load]],
-    *,
-    callers: Sequence[int],
-    columns: Mapping[str, Callable[[Load], float]],
-) -> list[Row]:
-    """A row for each name: for each number of callers, each column's median over the rounds."""
-    return [
-        {label: name}
-        | {
-            f"{column}, {number} callers": statistics.median(map(read, loads[name, number]))
-            for number in callers
-            for column, read in columns.items()
-        }
-        for name in names
-    ]
 
 
 def format_table(rows: Sequence[Row]) -> str:

@@ -71,6 +71,10 @@ class Load:
         return dict(Counter(result.status for result in self.results))
 
     @property
+    def answered(self) -> int:
+        return self.statuses.get(HTTPStatus.OK, 0)
+
+    @property
     def throughput(self) -> float:
         """Responses 200 per second, until the last of them; 0 if there are none."""
         ends = [result.ended_s for result in self.results if result.status == HTTPStatus.OK]
@@ -80,6 +84,11 @@ class Load:
     def client_share(self) -> float:
         """The share of one core that the load generator used."""
         return self.client_cpu_s / self.wall_s
+
+    def require_masks(self) -> "Load":
+        """Return this load. Raises AssertionError if a request was not answered with 200."""
+        assert set(self.statuses) == {HTTPStatus.OK}, f"statuses {self.statuses}"
+        return self
 
     def share(self, status: int) -> float:
         return self.statuses.get(status, 0) / len(self.results)

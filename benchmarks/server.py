@@ -17,15 +17,14 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Annotated
 
-import httpx
 import numpy as np
 from PIL import Image
 
 from app.settings import Settings
 from benchmarks import report
 from benchmarks.connection import Address, Request, get_request, send_once, upload_request
-from benchmarks.load import OVERLOAD, LoadGenerator, draw_arrivals
-from benchmarks.photos import decode_photo, describe_photos, make_photos, read_photos
+from benchmarks.load import OVERLOAD, SETTLE_S, run_closed_loop, run_open_loop
+from benchmarks.photos import decode_photo, describe_photos, open_photos
 from benchmarks.process import (
     NAIVE_PATH,
     OUR_PATH,
@@ -35,7 +34,7 @@ from benchmarks.process import (
 )
 from benchmarks.report import publish, read_plan
 from benchmarks.results import Load
-from benchmarks.server_figures import SETTLE_S, Measurements
+from benchmarks.server_figures import Measurements
 from model.engines.base import Array
 from model.predictor import Canvas, Predictor, open_predictor
 
@@ -72,15 +71,13 @@ class Candidate:
 
     def run_closed_loop(self, callers: int, seconds: float) -> Load:
         time.sleep(SETTLE_S)
-        generator = LoadGenerator(self.address)
-        return asyncio.run(
-            generator.run_closed_loop(self.requests, callers=callers, seconds=seconds)
-        )
+        return run_closed_loop(self.address, self.requests, callers=callers, seconds=seconds)
 
     def run_overload(self, plan: Plan, rate: float) -> Load:
-        generator = LoadGenerator(self.address, timeout_s=plan.overload_timeout_s)
-        arrivals = draw_arrivals(rate, plan.overload_seconds, seed=0)
-        return asyncio.run(generator.run_open_loop(arrivals, cycle(self.requests)))
+        seconds, timeout_s = plan.overload_seconds, plan.overload_timeout_s
+        return run_open_loop(
+            self.address, self.requests, rate=rate, seconds=seconds, timeout_s=timeout_s
+        )
 
     def fetch_mask(self, request: Request) -> Array:
         response = asyncio.run(send_once(self.address, request))
@@ -163,9 +160,9 @@ def measure_engine(photos: Sequence[bytes], seconds: float) -> list[float]:
 
 def main() -> None:
     plan = read_plan(Plan, "server", __doc__, quick=QUICK)
-    photos = read_photos(plan.images, plan.photos) if plan.images else make_photos(plan.photos)
+    photos = open_photos(plan.photos, plan.images)
     with start_our_server() as our, start_naive_server() as other:
-        engine = httpx.get(f"{our.address.url}/v1/model").json()["engine"]
+        engine = our.ask_for_engine()
         ours, naive = (
             Candidate(server.address, [upload_request(path, photo) for photo in photos])
             for server, path in ((our, OUR_PATH), (other, NAIVE_PATH))

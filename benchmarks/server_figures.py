@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from statistics import mean, median
 
+from benchmarks.load import SETTLE_S
 from benchmarks.report import Cell, Row
 from benchmarks.results import NO_RESPONSE, Load
-
-# An engine's threads may spin for a fifth of a second after their last work. This pause keeps that
-# from the next candidate's figures.
-SETTLE_S = 0.5
 
 ENGINE_ALONE = ("engine in a loop", "engine kept busy")
 REFUSED = HTTPStatus.SERVICE_UNAVAILABLE

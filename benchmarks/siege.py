@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -18,11 +18,10 @@ from multiprocessing import get_context
 from typing import Annotated, Any
 
 from benchmarks import report
-from benchmarks.callers import keep_sending_slowly, shuffle_forever
+from benchmarks.callers import Leaving, keep_leaving, keep_sending_slowly, shuffle_forever
 from benchmarks.connection import Address, Request, get_request, post_request
 from benchmarks.gauges import read_held
 from benchmarks.hostile_callers import (
-    keep_leaving_late,
     keep_reading_slowly,
     make_costly_tiffs,
     make_hasty_jpegs,
@@ -31,7 +30,7 @@ from benchmarks.hostile_callers import (
     make_small_webp,
     make_thin_pngs,
 )
-from benchmarks.load import LoadGenerator
+from benchmarks.load import LoadGenerator, run_until
 from benchmarks.photos import make_photos
 from benchmarks.process import OUR_PATH, Server, find_errors, start_our_server
 from benchmarks.report import Cell, Row, list_figures, publish, read_plan
@@ -128,15 +127,6 @@ def besiege(address: Address, plan: Plan) -> list[Result]:
     return load.results
 
 
-async def run_until(end: Awaitable[object], callers: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run the callers until `end` is done, and cancel them. Raises the exception that ends one."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(caller) for caller in callers]
-        await end
-        for task in tasks:
-            task.cancel()
-
-
 def make_photo_requests() -> list[Request]:
     photos = (*make_photos(4), saved(picture(300, 400), "PNG"))
     return [post_request("photo", OUR_PATH, content=photo) for photo in photos]
@@ -160,7 +150,9 @@ def list_hostile(load: LoadGenerator, plan: Plan) -> list[Coroutine[Any, Any, No
             load.ask_in_turn(shuffle_forever(load, requests), caller=name, keep=False)
             for name, requests in in_turn.items()
         ),
-        keep_leaving_late(load, make_noise(side)),
+        keep_leaving(
+            load, [make_noise(side)], moments=[Leaving.COMPUTED], caller="leaves large photos"
+        ),
         keep_reading_slowly(load, make_small_webp(side)),
         keep_sending_slowly(load, make_photo_requests(), seconds=5),
     ]

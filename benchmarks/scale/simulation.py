@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import numpy as np
 from simpy import Environment
 
+from benchmarks.results import find_quantile
 from benchmarks.scale.replica import Ending, Replica, Steps, Work
 
 Draw = Callable[[], Work]
@@ -45,12 +45,10 @@ class Simulated:
         return self.endings.count(ending) / len(self.endings)
 
     def latency_s(self, quantile: float) -> float:
-        """The latency of the answered, as benchmarks.results has it; NaN where there are none."""
+        """The quantile of the latencies of the answered; NaN if there are none."""
         pairs = zip(self.seconds, self.endings, strict=True)
-        answered = sorted(s for s, ending in pairs if ending is Ending.ANSWERED)
-        if not answered:
-            return float("nan")
-        return answered[max(0, int(np.ceil(quantile * len(answered))) - 1)]
+        answered = (s for s, ending in pairs if ending is Ending.ANSWERED)
+        return find_quantile(answered, quantile)
 
     def select(self, since_s: float, until_s: float) -> "Simulated":
         """The requests that were due in that time."""

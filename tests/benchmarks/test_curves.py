@@ -5,7 +5,8 @@ import os
 import pytest
 
 from benchmarks.connection import upload_request
-from benchmarks.curves import STAGES, Curves, Plan, describe_sample, read_busy_s, start_server
+from benchmarks.cost import read_busy_s
+from benchmarks.curves import STAGES, Curves, Plan, describe_sample, start_server
 from benchmarks.photos import SOURCE
 from benchmarks.process import OUR_PATH
 from benchmarks.results import Result

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.ray_serve import PLAIN, PLAIN_TWO, RAY, RAY_TWO, Plan, list_rows
+from benchmarks.ray_serve import PLAIN, PLAIN_TWO, RAY, RAY_TWO, list_rows
 from benchmarks.results import Load, Result
 
 
@@ -13,7 +13,7 @@ def make_load(*ends_s):
 def test_the_table_has_the_median_of_the_rounds():
     loads = {(name, 2): [make_load(1)] for name in (PLAIN, PLAIN_TWO, RAY_TWO)}
     loads[RAY, 2] = [make_load(1), make_load(0.25), make_load(0.5)]
-    rows = {row["service"]: row for row in list_rows(loads, Plan(callers=(2,)))}
+    rows = {row["service"]: row for row in list_rows(loads)}
     assert list(rows) == [PLAIN, RAY, PLAIN_TWO, RAY_TWO]
     assert rows[RAY]["images/s, 2 callers"] == pytest.approx(2)
     assert rows[RAY]["p50 ms, 2 callers"] == pytest.approx(500)

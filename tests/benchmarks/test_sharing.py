@@ -2,13 +2,20 @@
 
 import pytest
 
-from benchmarks.sharing import OWN, SHARED, Figures, Plan, list_rows
+from benchmarks.cost import Measured
+from benchmarks.results import Load, Result
+from benchmarks.sharing import OWN, SHARED, list_rows
+
+
+def measure(throughput, p50_s, cpu_s):
+    load = Load([Result(200, p50_s, 1 / throughput)], wall_s=10, client_cpu_s=1)
+    return Measured(load, cpu_s, others_cpu_s=0)
 
 
 def test_the_table_has_the_median_of_the_rounds():
-    figures = {(OWN, 2): [Figures(10, 100, 90)]}
-    figures[SHARED, 2] = [Figures(9, 110, 91), Figures(8, 130, 93), Figures(1, 120, 92)]
-    rows = {row["server"]: row for row in list_rows(figures, Plan(callers=(2,)))}
+    found = {(OWN, 2): [measure(10, 0.1, 0.09)]}
+    found[SHARED, 2] = [measure(9, 0.11, 0.091), measure(8, 0.13, 0.093), measure(1, 0.12, 0.092)]
+    rows = {row["server"]: row for row in list_rows(found)}
     assert list(rows) == [OWN, SHARED]
     assert rows[SHARED]["images/s, 2 callers"] == pytest.approx(8)
     assert rows[SHARED]["p50 ms, 2 callers"] == pytest.approx(120)
