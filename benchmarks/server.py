@@ -161,7 +161,8 @@ def measure_engine(photos: Sequence[bytes], seconds: float) -> list[float]:
 def main() -> None:
     plan = read_plan(Plan, "server", __doc__, quick=QUICK)
     photos = open_photos(plan.photos, plan.images)
-    with start_our_server() as our, start_naive_server() as other:
+    # Photos are not scaled, because the naive server and the engine alone do not scale them.
+    with start_our_server(max_side=0) as our, start_naive_server() as other:
         engine = our.ask_for_engine()
         ours, naive = (
             Candidate(server.address, [upload_request(path, photo) for photo in photos])

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.connection import upload_request
-from benchmarks.photos import SOURCE
+from benchmarks.photos import SOURCE, make_photos
 from benchmarks.process import (
     NAIVE_PATH,
     OUR_PATH,
@@ -14,11 +14,13 @@ from benchmarks.process import (
 from benchmarks.results import Load, Result
 from benchmarks.server import MIN_EQUAL, Candidate, compare_masks, measure_engine
 from benchmarks.server_figures import Measurements
+from model.scaling import SERVED_SIDE
 
 
 def test_both_servers_compute_the_same_mask():
-    photo = SOURCE.read_bytes()
-    with start_our_server() as ours, start_naive_server() as naive:
+    """The photo is one that our server scales by default."""
+    (photo,) = make_photos(1, (64, 2 * SERVED_SIDE))
+    with start_our_server(max_side=0) as ours, start_naive_server() as naive:
         (equal,) = compare_masks(
             Candidate(ours.address, [upload_request(OUR_PATH, photo)]),
             Candidate(naive.address, [upload_request(NAIVE_PATH, photo)]),
