@@ -62,7 +62,7 @@ MODEL = (
     {"averaging"},
     {"predictor", "quality", "comparison"},
     {"golden"},
-    {"state_dict", "class_list", "arguments"},
+    {"state_dict", "arguments"},
     {"engines", "network", "scaling"},
     {"weights", "confusion", "class_list"},
     {"metadata"},
@@ -161,6 +161,19 @@ def test_the_page_names_every_room_and_only_files_that_exist():
         for path in (REPOSITORY / package).glob("*/__init__.py")
     }
     assert folders <= named
+
+
+MAX_DOCUMENT_COLUMNS = 120
+
+
+def test_no_line_of_a_document_is_too_wide():
+    too_wide = [
+        f"{path.relative_to(REPOSITORY)}, line {number}, has {len(line)} columns"
+        for path in (*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"))
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if len(line) > MAX_DOCUMENT_COLUMNS
+    ]
+    assert too_wide == []
 
 
 MAX_FILE_LINES = 250

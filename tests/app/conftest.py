@@ -1,14 +1,15 @@
 """A real server in a thread, on a free port, which tests call over HTTP."""
 
+import functools
 import re
 import socket
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
 import pytest
+from prometheus_client import Counter, Gauge
 
 from app.process.server import Server
 from app.settings import Settings
@@ -40,13 +41,64 @@ def held_by(server: Server) -> dict[str, float]:
     return {name: value for name, value in values.items() if value}
 
 
+def read_metric(server: Server, name: str, **labels: str) -> float:
+    """The value of a gauge or a counter of a server in this process; 0 if it has none yet."""
+    return server.service.metrics.registry.get_sample_value(name, labels) or 0
+
+
+class Changes:
+    """The changes of all gauges and counters of this process, which tests wait for."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._count = 0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count the changes of the block."""
+        with pytest.MonkeyPatch.context() as patch:
+            for kind, name in ((Gauge, "set"), (Gauge, "inc"), (Gauge, "dec"), (Counter, "inc")):
+                patch.setattr(kind, name, self._count_after(getattr(kind, name)))
+            yield
+
+    def _count_after(self, change: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(change)
+        def change_and_count(*arguments: object) -> None:
+            change(*arguments)
+            with self._condition:
+                self._count += 1
+                self._condition.notify_all()
+
+        return change_and_count
+
+    def wait_until(self, is_so: Callable[[], bool], within_s: float = 60) -> None:
+        """Ask after each change; fail if there is none for so long."""
+        while True:
+            with self._condition:
+                seen = self._count
+            if is_so():
+                return
+            with self._condition:
+                assert self._condition.wait_for(lambda: self._count != seen, within_s)  # noqa: B023
+
+
+changes = Changes()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def changes_are_counted() -> Iterator[None]:
+    with changes.counted():
+        yield
+
+
+def wait_for_metric(server: Server, name: str, value: float, **labels: str) -> None:
+    """Wait until a metric of a server in this process has this value."""
+    changes.wait_until(lambda: read_metric(server, name, **labels) == value)
+
+
 def wait_for_rest(server: Server) -> None:
     """Wait until the server holds nothing. Fails after a minute, because something has leaked."""
-    last = time.monotonic() + 60
-    with httpx.Client(base_url=server.operations_address, timeout=300) as client:
-        while held := held_by(server):
-            assert time.monotonic() < last, held
-            client.get("/health/live")
+    changes.wait_until(lambda: not held_by(server))
 
 
 def connected(server: Server) -> socket.socket:

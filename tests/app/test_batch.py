@@ -14,7 +14,7 @@ from app.access.keys import format_line, make_key
 from app.file_schemas import FileAnswer, FileProblem, FileResults
 from app.formats import AnswerFormat
 from tests.app.codecs.test_decode import png_of_claimed_size, saved
-from tests.app.conftest import connected, held_by, metric, serving, wait_for_rest
+from tests.app.conftest import connected, held_by, metric, serving, wait_for_metric, wait_for_rest
 from tests.conftest import PHOTO
 
 ROUTE = "/v1/segment/batch"
@@ -260,8 +260,7 @@ def test_files_wait_for_their_turn_and_do_not_refuse_each_other(gate, photos):
     answers = []
     first = start(lambda: answers.append(send(client, *photos, *photos[:2])))
     assert busy.wait(60)
-    while held_by(server).get("seg_in_flight") != 3:
-        client.get("/health/live")
+    wait_for_metric(server, "seg_in_flight", 3)
     goes_on.set()
     first.join(60)
     assert [result.status for result in results(answers[0])] == 6 * [200]
@@ -284,11 +283,9 @@ def test_a_full_queue_refuses_files_but_not_those_that_have_a_place(gate, photos
     answers = []
     others = [start(lambda: answers.append(single(client, photos[0][1]))) for _ in range(2)]
     assert busy.wait(60)
-    while held_by(server).get("seg_in_flight") != 2:
-        client.get("/health/live")
+    wait_for_metric(server, "seg_in_flight", 2)
     batch = start(lambda: answers.append(send(client, *photos)))
-    while 'seg_files_total{status="503"} 3.0' not in client.get("/metrics").text:
-        assert batch.is_alive()
+    wait_for_metric(server, "seg_files_total", 3, status="503")
     goes_on.set()
     for thread in (*others, batch):
         thread.join(60)
@@ -319,8 +316,7 @@ def test_a_disconnected_request_cancels_all_its_files(gate, photos):
             + body
         )
         assert busy.wait(60)
-    while 'seg_dropped_total{stage="files"} 1.0' not in client.get("/metrics").text:
-        pass
+    wait_for_metric(server, "seg_dropped_total", 1, stage="files")
     goes_on.set()
     wait_for_rest(server)
     text = client.get("/metrics").text

@@ -10,7 +10,7 @@ import pytest
 from app.codecs import decode
 from app.codecs.trial import WARM_UP_SIZES
 from tests.app import faulty
-from tests.app.conftest import connected, metric, serving
+from tests.app.conftest import connected, metric, serving, wait_for_metric, wait_for_rest
 from tests.app.faulty import DIE, LOSE_DEVICE, NEEDS_TOO_MUCH, RAISE, STUCK, command, jpeg
 from tests.app.test_program import logged, program
 
@@ -48,13 +48,8 @@ def waiting_for(client, server, *colours):
     answers = []
     for number, colour in enumerate(colours, start=1):
         answers.append(threads.submit(post, client, colour))
-        while queue_depth(server) < number:
-            assert not answers[-1].done(), answers[-1].result().text
+        wait_for_metric(server, "seg_queue_depth", number)
     return answers
-
-
-def queue_depth(server):
-    return metric(server.service.metrics.export().decode(), "seg_queue_depth")
 
 
 def test_an_engine_that_raises_fails_the_culprit_only(faulty_server):
@@ -94,13 +89,11 @@ def test_of_a_thousand_callers_only_those_who_stay_are_computed(settings, monkey
         opened = [connected(server) for _ in range(1000)]
         for connection in opened:
             connection.sendall(request + body)
-        while queue_depth(server) < 1000:
-            pass
+        wait_for_metric(server, "seg_queue_depth", 1000)
         stayed, left = opened[::10], [c for i, c in enumerate(opened) if i % 10]
         for connection in left:
             connection.close()
-        while queue_depth(server) > 100:
-            pass
+        wait_for_metric(server, "seg_queue_depth", 100)
         engine.release.set()
         for connection in stayed:
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
@@ -126,8 +119,7 @@ def test_a_request_that_disconnects_while_it_is_decoded_is_not_computed(faulty_s
             b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
         assert begun.wait(30)
-    while 'seg_dropped_total{stage="decode"} 1' not in client.get("/metrics").text:
-        pass
+    wait_for_metric(server, "seg_dropped_total", 1, stage="decode")
     goes_on.set()
     monkeypatch.setattr(decode, "decode_image", decode_image)
     assert post(client, GOOD).status_code == 200
@@ -135,7 +127,7 @@ def test_a_request_that_disconnects_while_it_is_decoded_is_not_computed(faulty_s
 
 
 def test_a_request_that_disconnects_while_it_is_computed_is_not_encoded(faulty_server, monkeypatch):
-    client, server, engine = faulty_server
+    _, server, engine = faulty_server
     encoded = []
     monkeypatch.setattr("app.codecs.encode.encode_mask", lambda *_: encoded.append(1))
     body = command(STUCK)
@@ -144,13 +136,10 @@ def test_a_request_that_disconnects_while_it_is_computed_is_not_encoded(faulty_s
             b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
         assert engine.is_stuck.wait(30)
-    while 'seg_dropped_total{stage="inference"} 1' not in client.get("/metrics").text:
-        pass
+    wait_for_metric(server, "seg_dropped_total", 1, stage="inference")
     engine.release.set()
-    while engine.computed < WARM_UP + 1:
-        pass
-    while metric(client.get("/metrics").text, "seg_in_flight"):
-        pass
+    wait_for_rest(server)
+    assert engine.computed == WARM_UP + 1
     assert not encoded
 
 

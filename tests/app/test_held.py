@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from app.codecs import decode, encode
-from tests.app.conftest import connected, held_by, serving, wait_for_rest
+from tests.app.conftest import connected, held_by, serving, wait_for_metric, wait_for_rest
 from tests.conftest import PHOTO
 
 PHOTO_PIXELS = 300 * 451
@@ -44,11 +44,6 @@ def post(body: bytes) -> bytes:
     return b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
-def until(client, name, value):
-    while f"\n{name} {value}.0\n" not in client.get("/metrics").text:
-        pass
-
-
 def test_decoding_that_outlives_its_request_reserves_no_pixels(lone, monkeypatch):
     client, server = lone
     photo = PHOTO.read_bytes()
@@ -67,7 +62,7 @@ def test_decoding_that_outlives_its_request_reserves_no_pixels(lone, monkeypatch
 
 
 def test_pixels_count_until_their_decoding_ends(lone, monkeypatch):
-    client, server = lone
+    _, server = lone
     loaded, begun, goes_on = decode.decode_jpeg, threading.Event(), threading.Event()
 
     def waits(*arguments):
@@ -79,7 +74,7 @@ def test_pixels_count_until_their_decoding_ends(lone, monkeypatch):
     with connected(server) as caller:
         caller.sendall(post(PHOTO.read_bytes()))
         assert begun.wait(60)
-    until(client, 'seg_dropped_total{stage="decode"}', 1)
+    wait_for_metric(server, "seg_dropped_total", 1, stage="decode")
     assert held_by(server)["seg_pixels"] == PHOTO_PIXELS
     assert held_by(server)["seg_in_flight"] == 1
     goes_on.set()
@@ -102,7 +97,7 @@ def test_the_photo_of_an_overlay_counts_like_another_image(lone, monkeypatch, ma
 
 
 def test_uploads_of_disconnected_requests_in_the_queue_are_released_at_once(lone, monkeypatch):
-    client, server = lone
+    _, server = lone
     photo = PHOTO.read_bytes()
     with gated(monkeypatch) as (begun, _):
         with connected(server) as first:
@@ -111,11 +106,11 @@ def test_uploads_of_disconnected_requests_in_the_queue_are_released_at_once(lone
             for number in range(1, 9):
                 with connected(server) as leaver:
                     leaver.sendall(post(photo))
-                    until(client, "seg_in_flight", 2)
-                until(client, 'seg_dropped_total{stage="decode"}', number)
+                    wait_for_metric(server, "seg_in_flight", 2)
+                wait_for_metric(server, "seg_dropped_total", number, stage="decode")
                 assert held_by(server)["seg_upload_bytes"] == len(photo)
                 assert server.service.codecs.waiting == 0
-        until(client, 'seg_dropped_total{stage="decode"}', 9)
+        wait_for_metric(server, "seg_dropped_total", 9, stage="decode")
         assert held_by(server)["seg_upload_bytes"] == len(photo)  # its decoding still runs
 
 
@@ -129,7 +124,7 @@ def test_decoding_of_disconnected_requests_keeps_their_places_until_it_ends(sett
         with connected(server) as caller:
             caller.sendall(post(PHOTO.read_bytes()))
             assert begun.wait(60)
-        until(client, 'seg_dropped_total{stage="decode"}', 1)
+        wait_for_metric(server, "seg_dropped_total", 1, stage="decode")
         assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 503
         goes_on.set()
         wait_for_rest(server)

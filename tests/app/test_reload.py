@@ -21,7 +21,7 @@ from app.errors import NotReady, Overloaded, ReloadFailed
 from app.scheduling.admission import make_overloaded
 from model.predictor import open_predictor
 from model.weights import read_weights, write_weights
-from tests.app.conftest import metric, serving
+from tests.app.conftest import changes, metric, read_metric, serving
 from tests.app.test_program import logged, program
 from tests.conftest import PHOTO
 
@@ -110,13 +110,11 @@ def test_waiting_requests_are_computed_with_the_weights_of_their_arrival(setting
         engine.segment = gated
         waits = [threads.submit(segment, client) for _ in range(5)]
         assert busy.wait(600)
-        while metric(client.get("/metrics").text, "seg_queue_depth") < 2:
-            pass
+        changes.wait_until(lambda: read_metric(server, "seg_queue_depth") >= 2)
         put(two, "second")
         reload(server)
         waits.append(threads.submit(segment, client))
-        while metric(client.get("/metrics").text, "seg_queue_depth") < 3:
-            pass
+        changes.wait_until(lambda: read_metric(server, "seg_queue_depth") >= 3)
         gate.set()
         for wait, wanted in zip(waits, [first] * 5 + [second], strict=True):
             digest, mask = wait.result()

@@ -18,7 +18,7 @@ from app.codecs.tensor_answers import make_tensor_answer
 from app.codecs.tensors import InferenceRequest
 from app.formats import MASK_FORMATS, AnswerFormat, AnswerOptions
 from model.weights import Metadata
-from tests.app.conftest import held_by, serving, wait_for_rest
+from tests.app.conftest import changes, held_by, serving, wait_for_rest
 from tests.conftest import PHOTO
 
 SHAPES = [
@@ -156,8 +156,7 @@ def test_answers_count_until_they_are_read_and_share_a_limit(sending):
         assert 'seg_rejections_total{reason="answer-bytes"} 1' in client.get("/metrics").text
         assert client.post("/v1/segment", content=PHOTO.read_bytes()).status_code == 200
         callers[0].close()
-        while held_by(server)["seg_answer_bytes"] > WHOLE_BYTES:
-            client.get("/health/live")
+        changes.wait_until(lambda: held_by(server)["seg_answer_bytes"] <= WHOLE_BYTES)
         answer = client.post("/v1/segment?format=json", content=picture())
         whole = callers[1].makefile("rb").read().partition(b"\r\n\r\n")[2]
         assert orjson.loads(whole) == answer.json()

@@ -13,12 +13,12 @@ import pytest
 
 from app.codecs import decode
 from tests.app import faulty
-from tests.app.conftest import connected, held_by, metric, serving
+from tests.app.conftest import connected, metric, serving, wait_for_metric, wait_for_rest
 from tests.app.corpus import picture, saved
 from tests.app.faulty import STUCK, command
 from tests.app.process.test_connections import everything, problem
 from tests.app.process.test_framing import request
-from tests.app.test_faults import PATIENT, faulty_program, held, queue_depth
+from tests.app.test_faults import PATIENT, faulty_program, held
 from tests.app.test_program import logged, program
 
 GOOD = command((10, 200, 30))
@@ -58,8 +58,7 @@ def test_requests_that_cannot_be_answered_before_the_drain_limit_get_a_problem(
             connection.sendall(request(body, fields=origin))
             if not engine.is_stuck.is_set():
                 assert engine.is_stuck.wait(30)
-        while queue_depth(server) < 1:
-            pass
+        wait_for_metric(server, "seg_queue_depth", 1)
         assert decoding.wait(30)
         uploading = stack.enter_context(connected(server))
         uploading.sendall(request(GOOD, fields=origin + b"Expect: 100-continue\r\n")[:-1])
@@ -71,8 +70,7 @@ def test_requests_that_cannot_be_answered_before_the_drain_limit_get_a_problem(
             assert b"\r\naccess-control-allow-origin: %b\r\n" % PAGE.encode() in answer
         engine.release.set()
         goes_on.set()
-        while held_by(server):
-            pass
+        wait_for_rest(server)
     text = server.service.metrics.export().decode()
     assert metric(text, 'seg_rejections_total{reason="not-ready"}') == 4
 
@@ -84,11 +82,9 @@ def test_requests_that_can_be_answered_before_the_drain_limit_are(settings, monk
         stuck = held(engine, client)
         with connected(server) as connection:
             connection.sendall(request(GOOD))
-            while queue_depth(server) < 1:
-                pass
+            wait_for_metric(server, "seg_queue_depth", 1)
             server.should_exit = True
-            while server.servers[0].is_serving():
-                pass
+            wait_for_metric(server, "seg_ready", 0)
             engine.release.set()
             assert everything(connection).startswith(b"HTTP/1.1 200 ")
         stuck.join()

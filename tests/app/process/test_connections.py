@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from app.process import connections, protocol
-from tests.app.conftest import connected, metric, serving
+from tests.app.conftest import changes, connected, metric, read_metric, serving
 from tests.conftest import PHOTO
 
 SHORT_S = 0.5
@@ -244,8 +244,7 @@ def test_uploads_are_bounded_together(settings):
     with serving(settings.model_copy(update=limits)) as (client, server):
         with connected(server) as holding:
             holding.sendall(post(len(body)) + body[:4000])
-            while metric(client.get("/metrics").text, "seg_upload_bytes") < 4000:
-                pass
+            changes.wait_until(lambda: read_metric(server, "seg_upload_bytes") >= 4000)
             refused = client.post("/v1/segment", content=body)
             assert refused.status_code == 503
             assert refused.headers["retry-after"] == "1"

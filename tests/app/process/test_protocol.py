@@ -9,11 +9,11 @@ import subprocess
 import pytest
 
 from app.process import protocol
-from tests.app.conftest import connected, metric, serving
+from tests.app.conftest import connected, metric, serving, wait_for_metric
 from tests.app.faulty import command
 from tests.app.process.test_connections import CHUNKED, everything, problem
 from tests.app.process.test_framing import TRAILERS, UPGRADES, request
-from tests.app.test_faults import faulty_server, held, queue_depth  # noqa: F401, a fixture
+from tests.app.test_faults import faulty_server, held  # noqa: F401, a fixture
 from tests.conftest import PHOTO, REPOSITORY
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -175,11 +175,9 @@ def test_a_disconnected_request_leaves_the_queue(faulty_server, leave, behind): 
     stuck = held(engine, client)
     with connected(server) as connection:
         connection.sendall(request(command((1, 2, 3))) + behind)
-        while queue_depth(server) < 1:
-            pass
+        wait_for_metric(server, "seg_queue_depth", 1)
         leave(connection)
-        while queue_depth(server) > 0:
-            pass
+        wait_for_metric(server, "seg_queue_depth", 0)
     engine.release.set()
     stuck.join()
     text = client.get("/metrics").text
