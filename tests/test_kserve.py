@@ -47,7 +47,7 @@ def test_kserve_finds_the_container_and_its_port():
 
 
 def test_knative_takes_every_field():
-    """It refuses other fields of a pod, and a security context of the pod unless that is enabled."""
+    """It refuses other fields of a pod, and by default a security context of the pod."""
     assert PREDICTOR.keys() - ONLY_OF_KSERVE == {"containers", "volumes"}
     assert not CONTAINER.keys() & {"lifecycle", "startupProbe"}
     context = CONTAINER["securityContext"]

@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 import ray
@@ -18,11 +19,13 @@ from ray.exceptions import (
     OutOfMemoryError,
     RayActorError,
     RayTaskError,
+    TaskCancelledError,
     WorkerCrashedError,
 )
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from app.ray.flights import Flights
 from app.scheduling.admission import make_overloaded
 from app.settings import Settings
 from model.engines.base import Array, Region
@@ -64,12 +67,14 @@ class RemoteEngine:
         timeout_s: float,
         start_timeout_s: float = math.inf,
         share: Callable[[Weights], Any] = ray.put,
+        flights: Flights | None = None,
     ) -> None:
         """Ask a replica for its description; waits until there is one, at most `start_timeout_s`.
 
-        `share` puts the weights where all replicas can read them, and returns the reference. Raises
-        Overloaded and EngineError.
+        `share` puts the weights where all replicas can read them, and returns the reference.
+        `flights` is common to the engines of a service. Raises Overloaded and EngineError.
         """
+        self._flights = flights or Flights()
         self._handle = handle
         self._weights = weights
         self._timeout_s = timeout_s
@@ -78,7 +83,9 @@ class RemoteEngine:
         self._sharing = threading.Lock()
         self.callers_at_once = min(callers, MAX_CALLERS)
         until = time.monotonic() + start_timeout_s
-        self.description, self.device = try_replicas(lambda: call(handle.describe, until=until))
+        self.description, self.device = try_replicas(
+            lambda: wait_for(handle.describe.remote(), until=until)
+        )
 
     def segment(self, canvases: Sequence[Array], regions: Sequence[Region]) -> list[Array]:
         """Raises Overloaded and EngineError."""
@@ -90,6 +97,10 @@ class RemoteEngine:
         """Raises Overloaded and EngineError."""
         return [self._compute(*pair, True) for pair in zip(canvases, regions, strict=True)]
 
+    def abandon(self, pixels: Array) -> None:
+        """Cancel the image with this canvas, whose caller has left. Does not block."""
+        self._flights.cancel(pixels)
+
     def _compute(self, pixels: Array, region: Region, confidence: bool) -> Array:
         """Return what a replica computes.
 
@@ -99,13 +110,19 @@ class RemoteEngine:
         image = self._weights.metadata.digest, Canvas(pixels, region), confidence
 
         def compute() -> Array:
-            mask: Array | None = call(self._handle.segment, *image, None, until=until)
+            mask = self._fly(pixels, *image, None, until=until)
             if mask is None:
-                mask = call(self._handle.segment, *image, self._share_weights(), until=until)
+                mask = self._fly(pixels, *image, self._share_weights(), until=until)
             assert mask is not None, "a replica keeps the weights that come along"
             return mask
 
         return try_replicas(compute)
+
+    def _fly(self, pixels: Array, *arguments: object, until: float) -> Array | None:
+        response = self._handle.segment.remote(*arguments)
+        with self._flights.keep(pixels, response):
+            mask: Array | None = wait_for(response, until=until)
+            return mask
 
     def _share_weights(self) -> Any:
         """Return the reference of the weights: all images that wait for them share one copy."""
@@ -120,6 +137,7 @@ class RemoteStart:
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle
+        self._flights = Flights()
         self._has_started = False
 
     def __call__(self, settings: Settings) -> Predictor:
@@ -137,6 +155,7 @@ class RemoteStart:
             callers=settings.max_queue,
             timeout_s=settings.deadline_s,
             start_timeout_s=settings.deadline_s if self._has_started else math.inf,
+            flights=self._flights,
         )
         self._has_started = True
         return use_engine(engine, weights, max_side=settings.max_side)
@@ -153,13 +172,13 @@ def try_replicas(compute: Callable[[], T]) -> T:
     raise EngineError(f"{ATTEMPTS} engine replicas ended") from last
 
 
-def call(method: Any, *arguments: object, until: float) -> Any:
+def wait_for(response: Any, *, until: float) -> Any:
     """Return a replica's answer, which must be here at `until`, a reading of `time.monotonic`.
 
-    Raises those of ENDED, Overloaded if no replica is free, and EngineError if the replica fails.
-    Its message has none of the remote traceback, because callers of the service may see it.
+    Raises those of ENDED, Overloaded if no replica is free or the call is cancelled, and
+    EngineError if the replica fails. Its message has none of the remote traceback, because callers
+    of the service may see it.
     """
-    response = method.remote(*arguments)
     left_s = None if math.isinf(until) else max(0, until - time.monotonic())
     try:
         return response.result(timeout_s=left_s)
@@ -169,6 +188,8 @@ def call(method: Any, *arguments: object, until: float) -> Any:
         raise make_overloaded("All engine replicas are full.", "engine", 1) from error
     except DeploymentUnavailableError as error:
         raise make_overloaded("There is no engine replica.", "engine", 1) from error
+    except (TaskCancelledError, CancelledError) as error:  # its caller has left, or Serve did it
+        raise make_overloaded("The engine replica has dropped the image.", "engine", 1) from error
     except RayTaskError as error:
         cause = error.cause
         log.error("engine replica failed", error=repr(cause))  # the traceback is in its own log

@@ -77,11 +77,14 @@ class Batcher:
         max_batch_images: int,
         watchdog: Watchdog,
         metrics: Metrics,
+        abandon: Callable[[Array], None] | None = None,
     ) -> None:
         """`concurrency` is the number of engine calls that may run at the same time.
 
-        `max_batch_images` is the number of images that one engine call computes together.
+        `max_batch_images` is the number of images that one engine call computes together. `abandon`
+        tells an engine that can stop that the caller of the image with this canvas has left.
         """
+        self._abandon = abandon
         self.threads = start_work_threads(concurrency, "engine")
         self._free_threads = asyncio.Semaphore(concurrency)
         self._max_batch_pixels = max_batch_pixels
@@ -98,8 +101,8 @@ class Batcher:
     @classmethod
     def for_engine(cls, engine: Engine, **rest: Any) -> "Batcher":
         """Return a batcher whose batches keep this engine busy."""
-        callers, images = engine.callers_at_once, engine.images_per_call
-        return cls(concurrency=callers, max_batch_images=images, **rest)
+        rest |= {"concurrency": engine.callers_at_once, "max_batch_images": engine.images_per_call}
+        return cls(abandon=getattr(engine, "abandon", None), **rest)  # only those elsewhere have it
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -144,7 +147,7 @@ class Batcher:
         fail(chain(*self.queues.values(), *self.computing.values()))
 
     def _leave(self, waiting: _Waiting) -> None:
-        """Remove a request from the queue if it is still there."""
+        """Remove a request from the queue if it is still there, or else let the engine drop it."""
         waiting.answer.cancel()
         queue = self.queues.get(waiting.kind)
         if queue is not None and waiting in queue:
@@ -153,6 +156,8 @@ class Batcher:
                 del self.queues[waiting.kind]
             self._count_queue()
             waiting.let_go()
+        elif waiting.answer.cancelled() and self._abandon is not None:
+            self._abandon(waiting.canvas.pixels)
 
     def _count_queue(self) -> None:
         firsts = [next(iter(queue)).since for queue in self.queues.values()]

@@ -15,6 +15,8 @@ class ScriptedHandle:
         self.calls = []
         self.limits_s = []
         self.cancelled = 0
+        self.other = None
+        """A method in place of `segment`."""
 
     @property
     def describe(self):
@@ -22,7 +24,7 @@ class ScriptedHandle:
 
     @property
     def segment(self):
-        return ScriptedMethod(self.answer, on_cancel=self.count_cancelled)
+        return self.other or ScriptedMethod(self.answer, on_cancel=self.count_cancelled)
 
     def answer(self, *arguments):
         self.calls.append(arguments)

@@ -1,6 +1,8 @@
 """What an ingress replica does with each answer of Serve's handle; there is no cluster."""
 
 import re
+import threading
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +15,13 @@ from model.weights import read_weights
 
 pytest.importorskip("ray", reason="needs the extra ray")
 
-from ray.exceptions import ObjectLostError, OwnerDiedError, RayActorError, RayTaskError
+from ray.exceptions import (
+    ObjectLostError,
+    OwnerDiedError,
+    RayActorError,
+    RayTaskError,
+    TaskCancelledError,
+)
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
@@ -102,6 +110,44 @@ def test_a_full_cluster_is_an_overload_that_says_when_to_try_again(weights, erro
         segment(handle, weights)
     assert raised.value.retry_after_s >= 1
     assert handle.cancelled == (type(error) is TimeoutError)
+
+
+class CancellableResponse:
+    """An image that a replica never answers, until it is cancelled."""
+
+    def __init__(self):
+        self.is_awaited, self.is_cancelled = threading.Event(), threading.Event()
+
+    def remote(self, *_):
+        return self
+
+    def result(self, *, timeout_s):
+        self.is_awaited.set()
+        assert self.is_cancelled.wait(60)
+        raise self.error
+
+    def cancel(self):
+        self.is_cancelled.set()
+
+
+@pytest.mark.parametrize("error", [TaskCancelledError(), CancelledError()])
+def test_the_image_of_a_caller_who_has_left_is_cancelled(weights, error):
+    handle, response = ScriptedHandle(), CancellableResponse()
+    response.error = error
+    engine = RemoteEngine(handle, weights, callers=8, timeout_s=60)
+    handle.other = response
+    canvas, other = (np.zeros((*SIZE, 3), np.uint8) for _ in range(2))
+    with ThreadPoolExecutor(1) as threads:
+        computing = threads.submit(engine.segment, [canvas], [Region(SIZE, SIZE)])
+        assert response.is_awaited.wait(60)
+        engine.abandon(other)
+        assert not response.is_cancelled.is_set()
+        engine.abandon(canvas)
+        with pytest.raises(Overloaded, match="dropped"):
+            computing.result(60)
+    response.is_cancelled.clear()
+    engine.abandon(canvas)
+    assert not response.is_cancelled.is_set(), "it has ended"
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,24 @@ def test_a_disconnected_request_is_not_computed():
     asyncio.run(scenario())
 
 
+def test_an_engine_that_can_stop_is_told_whose_caller_has_left_while_it_computes():
+    async def scenario():
+        engine, told = GatedEngine(), []
+        alone = {"concurrency": 2, "max_batch_images": 1}
+        async with running(engine, **alone, abandon=told.append) as batcher:
+            canvases = [canvas(value) for value in range(3)]
+            left, stayed, waits = await waiting(batcher, engine, *canvases)
+            await busy(engine, 2)
+            for task in (left, waits):
+                task.cancel()
+            await asyncio.wait([left, waits])
+            engine.gate.set()
+            await stayed
+        assert [pixels is canvases[0].pixels for pixels in told] == [True]
+
+    asyncio.run(scenario())
+
+
 def test_a_batch_that_is_being_computed_is_answered_before_the_end():
     async def scenario():
         engine = GatedEngine()
