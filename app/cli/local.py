@@ -13,6 +13,9 @@ from app.process.startup import load_settings
 from app.settings import Settings
 from model.errors import ModelError
 
+PATIENCE_S = 3600
+"""The time in which a photo is computed, however busy the machine is."""
+
 
 @contextmanager
 def serve_locally(settings: Settings | None = None) -> Iterator[str]:
@@ -21,11 +24,7 @@ def serve_locally(settings: Settings | None = None) -> Iterator[str]:
     It refuses, decodes and computes like any server with these settings. Raises ModelError, or
     another error that prevents the start.
     """
-    alone = {"host": "127.0.0.1", "port": 0, "operations_port": None, "workers": 1}
-    settings = (settings or Settings()).model_copy(
-        update=alone | {"keys_file": None, "rate_limit": "", "deadline_s": 3600}
-    )
-    server = Server(settings)
+    server = Server(adapt(settings or Settings()))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -34,6 +33,15 @@ def serve_locally(settings: Settings | None = None) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def adapt(settings: Settings) -> Settings:
+    """Return the settings of a server for one command, which is patient and alone."""
+    alone = {"host": "127.0.0.1", "port": 0, "operations_port": None, "workers": 1}
+    alone |= {"keys_file": None, "rate_limit": "", "deadline_s": PATIENCE_S}
+    # A busy machine may stop a batch for longer than a server's callers would wait.
+    stuck_after_s = max(settings.stuck_after_s, PATIENCE_S)
+    return settings.model_copy(update=alone | {"stuck_after_s": stuck_after_s})
 
 
 @contextmanager
