@@ -18,6 +18,7 @@ from app.http.description import list_examples
 from app.http.drain import DrainLimit
 from app.http.gates import AdmissionGate, AnswerLimit, BodyLimit
 from app.http.headers import SecurityHeaders, allow_origins
+from app.http.memory import MemoryRelease
 from app.http.methods import HeadAsGet
 from app.http.paths import IMAGE_PATHS
 from app.http.telemetry import RequestTelemetry
@@ -127,6 +128,7 @@ def _add_limits(app: FastAPI, settings: Settings, service: Service, counts: Coun
         admission=service.admission,
         deadline_s=settings.deadline_s,
     )
+    app.add_middleware(MemoryRelease, paths=IMAGE_PATHS)
     if settings.rate_limit:
         app.add_middleware(RateLimit, counts=counts)
     if settings.keys_file is not None:
