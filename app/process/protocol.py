@@ -24,10 +24,16 @@ from app.observability.metrics import Metrics
 from app.process.exchange import Exchange, disconnect, fail_body
 from app.process.framing import RequestParser
 from app.process.resets import CAN_WATCH, ResetWatcher
+from app.process.sockets import has_input
 
 LINGER_S = 5
 """The seconds to read the rest of a body whose request is already answered. Closing at once could
 discard the answer before a client that is still sending has read it (RFC 9112, 9.6).
+"""
+
+LAST_REQUEST_S = 1
+"""The seconds of a drain in which the first request of a new connection may still arrive. Its
+client may have sent it before it could know of the drain.
 """
 
 ANSWER_BEGINS_AFTER_S = 0.5
@@ -54,6 +60,7 @@ class Connection(HttpToolsProtocol):
         self._has_body_to_come = False
         self._discards = False
         self._is_lingering = False
+        self._is_ending = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -76,6 +83,8 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._has_body_to_come = True
+        if self._is_ending:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         self._has_body_to_come = False
@@ -98,6 +107,15 @@ class Connection(HttpToolsProtocol):
         elif self._has_body_to_come:
             self._unset_keepalive_if_required()
             self._start_timer(LINGER_S, self._close)
+
+    def shutdown(self) -> None:
+        """Close when every request is answered, also one that may have been sent but is unread."""
+        self._is_ending = True
+        is_new = self.cycle is None
+        if self._is_idle and not self._discards and (is_new or has_input(self._descriptor)):
+            self._start_timer(LAST_REQUEST_S, self._close)
+        else:
+            super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
         self._close()

@@ -29,7 +29,7 @@ from app.process.connections import ConnectionLimits, LimitedConnection
 from app.process.ending import EXIT_DEAD, EXIT_DEVICE_LOST, end_process
 from app.process.file_limit import raise_file_limit
 from app.process.resets import ResetWatcher
-from app.process.sockets import bind, find_url
+from app.process.sockets import accept_waiting, bind, find_url
 from app.service import Service
 from app.settings import Settings
 
@@ -146,6 +146,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Answer accepted requests, at the limit with a 503. Probes are answered until the end."""
         self.service.drain()
+        if self.servers:  # workers close their listener earlier; it is the others', too
+            await accept_waiting(self._sockets[0])
         for server in self.servers:
             server.close()
         self._sockets[0].close()

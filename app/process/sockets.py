@@ -1,6 +1,8 @@
 """The sockets on which the server listens. Knows nothing of HTTP."""
 
+import asyncio
 import errno
+import select
 from collections.abc import Mapping
 from contextlib import ExitStack
 from socket import (
@@ -18,6 +20,10 @@ from app.settings import PREFIX, Settings
 BACKLOG = 2048
 """The number of connections that may wait to be accepted; the system may allow fewer."""
 
+MAX_LAST_TURNS = 256
+"""The limit of the event loop's turns for accepting the last connections, so that a flood cannot
+delay the end.
+"""
 
 REMEDIES: Mapping[int, str] = {
     errno.EADDRINUSE: "stop the program that listens there, or choose another port: "
@@ -69,6 +75,24 @@ def _bind_one(host: str, port: int, *, listening: bool) -> socket:
 def format_address(host: str, port: int) -> str:
     """Return the address as in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def accept_waiting(listener: socket) -> None:
+    """Let the event loop accept the connections that the system has already established.
+
+    Closing the listener resets them, although their clients may have sent whole requests.
+    """
+    for _ in range(MAX_LAST_TURNS):
+        if not has_input(listener.fileno()):
+            return
+        await asyncio.sleep(0)
+
+
+def has_input(descriptor: int) -> bool:
+    """Return whether reading, or accepting, would return at once."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def find_url(bound: socket) -> str:

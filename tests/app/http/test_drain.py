@@ -162,3 +162,63 @@ def asking(process, body):
 def connecting(url):
     address = httpx.URL(url)
     return socket.create_connection((address.host, address.port), timeout=60)
+
+
+def test_requests_that_have_reached_the_system_before_sigterm_are_answered(weights_file):
+    """On new connections, which nobody has accepted yet, and on those of earlier requests."""
+    settings = {"weights": weights_file, "port": 0, "device": "cpu"}
+    with (
+        program(log_format="json", **settings) as process,
+        ExitStack() as stack,
+    ):
+        url = httpx.URL(logged(process, "ready")["address"])
+
+        def connect():
+            return stack.enter_context(socket.create_connection((url.host, url.port), timeout=300))
+
+        kept = [connect() for _ in range(3)]
+        for connection in kept:
+            connection.sendall(PROBE)
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += connection.recv(2000)
+        process.send_signal(signal.SIGSTOP)
+        opened = [*kept, *(connect() for _ in range(12))]
+        for connection in opened:
+            connection.sendall(PROBE)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        for connection in opened:
+            assert everything(connection).startswith(b"HTTP/1.1 200 ")
+        assert process.wait(60) == 0
+
+
+PROBE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_the_first_request_of_a_connection_may_arrive_during_the_drain(settings, monkeypatch):
+    monkeypatch.setattr("app.process.protocol.LAST_REQUEST_S", 300)
+    with (
+        serving(settings.model_copy(update=PATIENT)) as (client, server),
+        connected(server) as connection,
+    ):
+        while metric(client.get("/metrics").text, "seg_connections") < 2:
+            pass
+        server.should_exit = True
+        while server.servers[0].is_serving():
+            pass
+        connection.sendall(request(GOOD))
+        assert refused(everything(connection))
+
+
+def test_a_connection_without_a_request_does_not_delay_the_drain_for_long(settings, monkeypatch):
+    monkeypatch.setattr("app.process.protocol.LAST_REQUEST_S", 0)
+    patient = PATIENT | {"head_timeout_s": 3600, "drain_timeout_s": 3600}
+    with (
+        serving(settings.model_copy(update=patient)) as (client, server),
+        connected(server) as connection,
+    ):
+        while metric(client.get("/metrics").text, "seg_connections") < 2:
+            pass
+        server.should_exit = True
+        assert everything(connection) == b""
