@@ -45,6 +45,11 @@ reports: 1.2 us were measured.
 BYTE_S = 8e-9
 """The time for a byte of samples, or for a pixel that has less than a byte."""
 
+MAX_FAX_WIDTH = 2**20
+"""The limit of the pixels in a row of a fax. libtiff takes up to 16 bytes for each of them, besides
+the picture: a file of 174 bytes with one row of 25 megapixels took 483 MiB.
+"""
+
 FAXES = ("tiff_ccitt", "group3", "group4", "tiff_raw_16")
 OLD_JPEG = "tiff_jpeg"
 """The JPEG compression of TIFF 6.0, whose data may be outside of the strips. The newer compression
@@ -60,6 +65,8 @@ class Layout:
     """The blocks of a TIFF, which are its strips or its tiles."""
 
     blocks: int
+    width: int
+    """The width of each block, in pixels."""
     rows: int
     """The sum of the rows of all blocks, including blocks beside each other."""
     pixels: int
@@ -87,7 +94,10 @@ def require_modest_tiff(
         )
     _require_separate(blocks)
     compression = image.info["compression"]
-    row_s = FAX_ROW_S if compression in FAXES else ROW_S
+    row_s = ROW_S
+    if compression in FAXES:
+        _require_short_rows(layout.width)
+        row_s = FAX_ROW_S
     seconds = layout.blocks * BLOCK_S + layout.rows * row_s
     seconds += layout.pixels * max(1, layout.pixel_bytes) * BYTE_S
     if compression in JPEGS:
@@ -126,7 +136,7 @@ def _read_layout(image: TiffImageFile) -> Layout:
         blocks = -(-height // down) * planes
         rows = height * planes
     pixel_bytes = max(bits) * samples / planes / 8
-    return Layout(blocks, rows, rows * across, pixel_bytes)
+    return Layout(blocks, across, rows, rows * across, pixel_bytes)
 
 
 def _is_tiled(image: TiffImageFile) -> bool:
@@ -176,6 +186,15 @@ def _require_little_cover(pixels: int, max_pixels: int) -> None:
         raise TooManyPixels(
             f"The TIFF's strips or tiles cover {pixels} pixels, the limit is {limit}.",
             remedy="Save it with smaller tiles, or as PNG.",
+        )
+
+
+def _require_short_rows(width: int) -> None:
+    """Raise TooCostly if a row of a fax would take much memory besides the picture."""
+    if width > MAX_FAX_WIDTH:
+        raise TooCostly(
+            f"The fax in the TIFF has rows of {width} pixels, the limit is {MAX_FAX_WIDTH}.",
+            remedy="Save it as PNG.",
         )
 
 

@@ -52,6 +52,18 @@ def tiled(width, height, side, block, **tags):
     return divided(width, height, block, count, **own | tags)
 
 
+@pytest.mark.parametrize("compression", [2, 3, 4, 32771])
+def test_a_fax_with_very_long_rows_is_refused(compression):
+    """libtiff takes up to 16 bytes for each pixel of a row."""
+    one_bit = {"t258": 1, "t259": compression, "t278": 1}
+    assert look_at(divided(tiffs.MAX_FAX_WIDTH, 1, bytes(8), 1, **one_bit)) == "libtiff"
+    with pytest.raises(TooCostly, match="rows of 1048577 pixels, the limit is 1048576"):
+        look_at(divided(tiffs.MAX_FAX_WIDTH + 1, 1, bytes(8), 1, **one_bit))
+    tile = tiled(MAX_PIXELS, 1, MAX_PIXELS, bytes(8), **one_bit | {"t278": None, "t323": 1})
+    with pytest.raises(TooCostly, match="rows of 25000000 pixels"):
+        look_at(tile)
+
+
 def test_the_two_tiffs_that_once_stopped_the_service_are_refused():
     for attack in (ccitt_strips(), jpeg_strips()):
         assert 520_000 < len(attack) < 530_000
