@@ -101,17 +101,19 @@ def draw_best_and_worst(
 
 def describe(quality: Quality, *, curves: bool) -> str:
     """Format the sections in Markdown."""
-    iou, boundary = quality.iou(), quality.boundary_f()
+    columns = quality.iou(), quality.boundary_f(), quality.boundary_iou()
+    iou = columns[0]
     lines = ["", f"## Measured on {len(quality.images)} images of at most {SERVED_SIDE} pixels", ""]
-    lines += ["| class | IoU, % | boundary F, % |", "|---|---|---|"]
+    lines += ["| class | IoU, % | boundary F, % | boundary IoU, % |", "|---|---|---|---|"]
     lines += [
-        f"| {name} | {_format_percent(one)} | {_format_percent(other)} |"
-        for name, one, other in zip(quality.classes, iou, boundary, strict=True)
+        f"| {name} | " + " | ".join(_format_percent(figure) for figure in figures) + " |"
+        for name, *figures in zip(quality.classes, *columns, strict=True)
     ]
-    mean, edge = _format_percent(np.nanmean(iou)), _format_percent(np.nanmean(boundary))
-    lines += [f"| **mean** | **{mean}** | **{edge}** |", ""]
+    means = (f"**{_format_percent(np.nanmean(figures))}**" for figures in columns)
+    lines += [f"| **mean** | {' | '.join(means)} |", ""]
     lines += [
-        "A boundary pixel counts as met within 0.75 % of the image's diagonal. The expected "
+        "A boundary pixel counts as met within 0.75 % of the image's diagonal. The boundary IoU is "
+        "that of the bands inside of the boundaries, 2 % of the diagonal wide. The expected "
         f"calibration error is {_format_percent(quality.calibration_error)} %.",
         "",
         "## What it gets wrong",

@@ -18,6 +18,9 @@ BINS = 15
 BOUNDARY_SHARE = 0.0075
 """The allowed error of a boundary, in image diagonals (Csurka et al., 2013, section 3.2)."""
 
+BAND_SHARE = 0.02
+"""The width of the band that the boundary IoU compares, in image diagonals (Cheng et al., 2021)."""
+
 
 @dataclass(slots=True)
 class Quality:
@@ -28,19 +31,23 @@ class Quality:
     """A confusion matrix per image, (target class, predicted class)."""
     boundaries: NDArray[np.int64] = field(init=False)
     """(C, 4): predicted boundary pixels, those near the target's boundary, and the reverse."""
+    bands: NDArray[np.int64] = field(init=False)
+    """(C, 2): pixels in the bands along the boundaries of both target and mask, and of either."""
     confidence: NDArray[np.float64] = field(init=False)
     """(bins, 3): pixels, the sum of their confidences, and correct pixels."""
 
     def __post_init__(self) -> None:
         self.boundaries = np.zeros((len(self.classes), 4), np.int64)
+        self.bands = np.zeros((len(self.classes), 2), np.int64)
         self.confidence = np.zeros((BINS, 3))
 
     def add(self, target: Array, mask: Array, confidence: NDArray[np.float32]) -> None:
         """Add an image: target and mask (H, W), and the probability of each pixel's class."""
         self.images.append(count_pixels(target, mask, classes=len(self.classes)))
-        for index in np.union1d(np.unique(mask), np.unique(target[target != IGNORE_INDEX])):
-            self.boundaries[index] += count_boundaries(target == index, mask == index)
         known = target != IGNORE_INDEX
+        for index in np.union1d(np.unique(mask), np.unique(target[known])):
+            self.boundaries[index] += count_boundaries(target == index, mask == index)
+            self.bands[index] += count_bands(target == index, mask == index, known)
         shares = confidence[known].astype(np.float64)
         bins = np.minimum((shares * BINS).astype(np.int64), BINS - 1)
         for column, values in enumerate((None, shares, (target == mask)[known])):
@@ -70,6 +77,11 @@ class Quality:
             score = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         return np.where(predicted + wanted > 0, score, np.nan)
 
+    def boundary_iou(self) -> NDArray[np.float64]:
+        """Per class, of the bands inside of the boundaries; NaN where there are none."""
+        both, either = self.bands.T
+        return np.where(either > 0, both / np.maximum(either, 1), np.nan)
+
     @property
     def calibration_error(self) -> float:
         """Expected calibration error (Guo et al., 2017, section 2), over pixels."""
@@ -91,15 +103,20 @@ class Quality:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        iou, boundary = self.iou(), self.boundary_f()
+        iou, boundary, band = self.iou(), self.boundary_f(), self.boundary_iou()
         return {
             "images": len(self.images),
             "mean_iou": _round(np.nanmean(iou)),
             "boundary_f": _round(np.nanmean(boundary)),
+            "boundary_iou": _round(np.nanmean(band)),
             "calibration_error": _round(self.calibration_error),
             "classes": {
-                name: {"iou": _round(one), "boundary_f": _round(other)}
-                for name, one, other in zip(self.classes, iou, boundary, strict=True)
+                name: {
+                    "iou": _round(one),
+                    "boundary_f": _round(other),
+                    "boundary_iou": _round(third),
+                }
+                for name, one, other, third in zip(self.classes, iou, boundary, band, strict=True)
             },
             "confusion": self.confusion.tolist(),
             "calibration": [[int(n), round(c, 3), int(r)] for n, c, r in self.confidence.tolist()],
@@ -119,6 +136,15 @@ def count_boundaries(target: NDArray[np.bool_], mask: NDArray[np.bool_]) -> Sequ
     precise = predicted & dilate(wanted, radius)
     recalled = wanted & dilate(predicted, radius)
     return [int(pixels.sum()) for pixels in (predicted, precise, wanted, recalled)]
+
+
+def count_bands(
+    target: NDArray[np.bool_], mask: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> Sequence[int]:
+    """Count the known pixels in both bands, and in either of them."""
+    width = max(1, round(BAND_SHARE * float(np.hypot(*target.shape))))
+    wanted, predicted = (region & dilate(~region, width) & known for region in (target, mask))
+    return [int((wanted & predicted).sum()), int((wanted | predicted).sum())]
 
 
 def find_boundary(region: NDArray[np.bool_]) -> NDArray[np.bool_]:

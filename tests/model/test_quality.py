@@ -48,6 +48,25 @@ def test_boundaries_count_within_a_share_of_the_diagonal(offset, score):
         assert found.tolist() == [score, score]
 
 
+def test_the_boundary_iou_is_that_of_the_bands_inside_of_the_boundaries():
+    """2 % of 156 pixels are 3 pixels: a ring of 40 x 40 without 34 x 34."""
+    ring, moved = 40 * 40 - 34 * 34, np.zeros((100, 120), np.uint8)
+    moved[20:60, 70:110] = 1  # beside the target
+    target = square()
+    quality = Quality(CLASSES)
+    quality.add(target, target, np.ones(target.shape, np.float32))
+    assert quality.boundary_iou().tolist() == [1.0, 1.0]
+    assert quality.bands[1].tolist() == [ring, ring]
+    quality.add(target, moved, np.ones(target.shape, np.float32))
+    assert quality.boundary_iou()[1] == ring / (3 * ring)
+    target = target.copy()
+    target[20:23] = 255  # void: neither wanted nor a mistake
+    quality = Quality(CLASSES)
+    quality.add(target, square(), np.ones(target.shape, np.float32))
+    both, either = quality.bands[1]
+    assert (both, either) == (ring - 40 * 3, ring - 40 * 3 + 34 * 3)
+
+
 def test_calibration_is_the_gap_between_confidence_and_accuracy():
     quality = Quality(CLASSES)
     target, mask = np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8)
