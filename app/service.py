@@ -57,17 +57,8 @@ class Service:
         self.died: Future[None] = Future()
         self._open_budgets(settings)
         self.codecs = CodecPool(
-            count_codec_threads(
-                settings.codec_threads,
-                on_gpu=gpus is not None and settings.device != "cpu",
-                workers=settings.workers,
-            ),
+            count_codec_threads(settings, has_gpu=gpus is not None),
             max_pixels=settings.max_pixels,
-            metrics=self.metrics,
-        )
-        self.admission = Admission(
-            max_queue=settings.max_queue,
-            max_queue_pixels=settings.max_queue_pixels,
             metrics=self.metrics,
         )
         self._watchdog = Watchdog(
@@ -90,6 +81,11 @@ class Service:
         """This function makes the other workers reload, too, if there are any."""
 
     def _open_budgets(self, settings: Settings) -> None:
+        self.admission = Admission(
+            max_queue=settings.max_queue,
+            max_queue_pixels=settings.max_queue_pixels,
+            metrics=self.metrics,
+        )
         self.uploads = Budget(
             settings.max_queue_bytes,
             unit="bytes",

@@ -19,6 +19,7 @@ from app.observability.metrics import Metrics
 from app.scheduling.budget import Share
 from app.scheduling.codec_threads import CodecThreads
 from app.scheduling.threads import end_threads
+from app.settings import Settings
 from model.engines.base import Size, count_usable_cores
 from model.scaling import find_content_size
 
@@ -29,14 +30,16 @@ THREADS_ON_CPU = 2
 """Beside an engine on the CPU, which needs 17 times the processor time of the codecs."""
 
 
-def count_codec_threads(configured: int, *, on_gpu: bool, workers: int) -> int:
-    """Return the number of codec threads of one of `workers` processes; 0 is chosen by the cores.
+def count_codec_threads(settings: Settings, *, has_gpu: bool) -> int:
+    """Return the number of codec threads of each worker; the setting 0 chooses by the cores.
 
     If the engine computes on a GPU, the codecs have the cores for themselves.
     """
-    if configured:
-        return configured
-    return max(THREADS_ON_CPU, count_usable_cores() // workers) if on_gpu else THREADS_ON_CPU
+    if settings.codec_threads:
+        return settings.codec_threads
+    if has_gpu and settings.device != "cpu":
+        return max(THREADS_ON_CPU, count_usable_cores() // settings.workers)
+    return THREADS_ON_CPU
 
 
 class CodecPool:
