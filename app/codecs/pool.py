@@ -4,9 +4,9 @@ Threads of this process decode ordinary JPEGs. Decoder processes decode all othe
 JPEGs that take longer. Knows nothing of HTTP or of the model.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from app.codecs import decode
@@ -102,9 +102,10 @@ class CodecPool:
             reserve(size[0] * size[1])
             return find_content_size(size, max_side)
 
-        return await self.decoders.decode(
-            data, max_pixels=self._max_pixels, choose_size=choose_size, finish=finish, held=held
-        )
+        with refusing_without_memory():
+            return await self.decoders.decode(
+                data, max_pixels=self._max_pixels, choose_size=choose_size, finish=finish, held=held
+            )
 
     def _decode_ordinary(
         self,
@@ -114,17 +115,14 @@ class CodecPool:
         finish: Callable[[Decoded], T],
     ) -> T | None:
         """Return None for a JPEG that is not ordinary."""
-        try:
-            data = strip_file(data)
-            if not is_ordinary(data):
-                return None
-            return finish(
-                decode.decode_image(
-                    data, max_pixels=self._max_pixels, max_side=max_side, reserve=reserve
-                )
+        data = strip_file(data)
+        if not is_ordinary(data):
+            return None
+        return finish(
+            decode.decode_image(
+                data, max_pixels=self._max_pixels, max_side=max_side, reserve=reserve
             )
-        except MemoryError as error:
-            raise make_out_of_memory_error("There is no memory for the image.") from error
+        )
 
     async def run(
         self,
@@ -135,6 +133,17 @@ class CodecPool:
     ) -> T:
         """Call the function on a codec thread; `held` is kept until it has returned.
 
-        With `first`, the call runs before all calls that already wait.
+        With `first`, the call runs before all calls that already wait. Raises Overloaded if there
+        is no memory, and what the function raises.
         """
-        return await self._threads.run(function, *arguments, held=held, first=first)
+        with refusing_without_memory():
+            return await self._threads.run(function, *arguments, held=held, first=first)
+
+
+@contextmanager
+def refusing_without_memory() -> Iterator[None]:
+    """Raise Overloaded instead of MemoryError: the request may succeed beside fewer others."""
+    try:
+        yield
+    except MemoryError as error:
+        raise make_out_of_memory_error("There is no memory for the image.") from error

@@ -72,6 +72,25 @@ def test_an_overlay_has_the_photos_size_even_if_the_network_sees_it_scaled(clien
         assert np.array_equal(overlay, photo)
 
 
+@pytest.mark.parametrize(
+    "lacking", ["model.predictor.Predictor.prepare", "app.codecs.encode.encode_png"]
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_lack_of_memory_is_an_overload(client, photo, monkeypatch, kind, lacking):
+    """After decoding, on a codec thread or for a decoder process, and while encoding."""
+
+    def lack(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(lacking, lack)
+    body = PHOTO.read_bytes() if kind == "JPEG" else png(photo)
+    answer = client.post("/v1/segment", content=body)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert answer.json()["detail"] == "There is no memory for the image."
+    monkeypatch.undo()
+    assert client.post("/v1/segment", content=body).status_code == 200
+
+
 def test_a_jpeg_that_would_be_too_long_is_refused(client):
     body = png(np.zeros((1, 70_000, 3), np.uint8))
     answer = client.post(
