@@ -1,4 +1,4 @@
-"""Find the upload of each format that costs most, by hill climbing over the fields of its header.
+"""Find the upload of each format that costs most, by a search over the fields of its header.
 
 With --known, measure known files instead: the tests' corpus, and files that reach the limits. A
 fresh decoder process decodes each file, as in the server, with the default limits. The cost is
@@ -6,42 +6,22 @@ processor time, memory and lines of log. Knows nothing of the server.
 """
 
 import math
-import os
 import random
-import resource
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated
 
-from app.codecs.decoder_process import DecoderProcess
-from app.errors import BodyTooLarge, RequestError
-from app.http.problems import PROBLEMS
 from app.settings import Settings
 from benchmarks import report
+from benchmarks.attack_costs import Cost, measure
 from benchmarks.attack_files import FIELDS, Choices, make, make_files_at_limits
 from benchmarks.report import Row, publish, read_plan
-from benchmarks.watch import MIB, ProcessTree
-from model.scaling import find_content_size
-from tests.app.corpus import corpus, picture, saved
+from benchmarks.watch import MIB
+from tests.app.corpus import corpus
 
 SIDES = (512, 0)
 """The values of max_side that the search tries. 0 does not scale."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """`pixels` is 0 for a file that was refused before its size was read."""
-
-    bytes: int
-    seconds: float
-    memory_bytes: int
-    log_lines: int
-    outcome: str
-    pixels: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +49,12 @@ def search(plan: Plan) -> tuple[list[Row], int]:
     """Search in each format for each goal. Returns the rows and the number of files tried."""
     rows, tries = [], 0
     for kind in FIELDS:
+        searched = Search(kind, seed=plan.seed)
         for goal in GOALS:
-            (choices, cost), count = climb(kind, GOALS[goal], seconds=plan.seconds, seed=plan.seed)
-            tries += count
+            choices, cost = searched.run(GOALS[goal], seconds=plan.seconds)
             rows.append(describe(kind, goal, name_choices(choices), cost))
             print(rows[-1], flush=True)
+        tries += len(searched.tried)
     return rows, tries
 
 
@@ -123,30 +104,40 @@ def describe(kind: str, goal: str, file: str, cost: Cost) -> Row:
     }
 
 
-def climb(
-    kind: str, goal: Callable[[Cost], float], *, seconds: float, seed: int
-) -> tuple[tuple[Choices, Cost], int]:
-    """The costliest file that was found, and the number of tries.
+class Search:
+    """The search for the costliest files of one format. All goals share the files that it tries."""
 
-    Where no change of a single field costs more, the search starts again from random choices.
-    """
-    rng, ends = random.Random(seed), time.monotonic() + seconds
-    worst: tuple[Choices, Cost] | None = None
-    tries = 0
-    while worst is None or time.monotonic() < ends:
-        here = {field: rng.randrange(count) for field, count in FIELDS[kind].items()}
-        cost = measure(make(kind, here), SIDES[here["side"]])
-        tries += 1
-        for there in list_neighbours(kind, here, rng):
-            if worst is not None and time.monotonic() >= ends:
-                break
-            tries += 1
-            other = measure(make(kind, there), SIDES[there["side"]])
-            if goal(other) > goal(cost):
-                here, cost = there, other
-        if worst is None or goal(cost) > goal(worst[1]):
-            worst = here, cost
-    return worst, tries
+    def __init__(self, kind: str, *, seed: int) -> None:
+        self.kind = kind
+        self.tried: dict[tuple[int, ...], tuple[Choices, Cost]] = {}
+        self._rng = random.Random(f"{seed} {kind}")
+
+    def run(self, goal: Callable[[Cost], float], *, seconds: float) -> tuple[Choices, Cost]:
+        """Return the costliest file found: half of the time with random choices, half by climbing.
+
+        Climbing tries the neighbours of the costliest file so far, which is another one after each
+        success; without a neighbour that is not tried yet, random choices.
+        """
+        now = time.monotonic()
+        middle, ends = now + seconds / 2, now + seconds
+        while not self.tried or time.monotonic() < middle:
+            self._try(self._draw())
+        while time.monotonic() < ends:
+            choices, _ = self._find_worst(goal)
+            neighbours = list_neighbours(self.kind, choices, self._rng)
+            fresh = (there for there in neighbours if tuple(there.values()) not in self.tried)
+            self._try(next(fresh, None) or self._draw())
+        return self._find_worst(goal)
+
+    def _draw(self) -> Choices:
+        return {field: self._rng.randrange(count) for field, count in FIELDS[self.kind].items()}
+
+    def _try(self, choices: Choices) -> None:
+        cost = measure(make(self.kind, choices), SIDES[choices["side"]])
+        self.tried[tuple(choices.values())] = choices, cost
+
+    def _find_worst(self, goal: Callable[[Cost], float]) -> tuple[Choices, Cost]:
+        return max(self.tried.values(), key=lambda tried: goal(tried[1]))
 
 
 def list_neighbours(kind: str, choices: Choices, rng: random.Random) -> Iterator[Choices]:
@@ -160,90 +151,6 @@ def list_neighbours(kind: str, choices: Choices, rng: random.Random) -> Iterator
     rng.shuffle(changes)
     for field, value in changes:
         yield choices | {field: value}
-
-
-def measure(data: bytes, side: int) -> Cost:
-    """Decode the file in a fresh decoder process; `side` is its max_side."""
-    limits = Settings()
-    if len(data) > limits.max_body_bytes:
-        return Cost(len(data), 0, 0, 0, PROBLEMS[BodyTooLarge].name, 0)
-    size = (0, 0)
-
-    def choose_size(stored: tuple[int, int]) -> tuple[int, int]:
-        nonlocal size
-        size = stored
-        return find_content_size(stored, side)
-
-    received = 0
-    with counting_lines() as count_lines:
-        process = DecoderProcess()
-        first = saved(picture(), "PNG")
-        process.decode(first, max_pixels=limits.max_pixels, choose_size=lambda size: size)
-        meter = Meter(process)
-        try:
-            decoded = process.decode(data, max_pixels=limits.max_pixels, choose_size=choose_size)
-            received, outcome = decoded.pixels.nbytes, "{} x {}".format(*decoded.size)
-        except RequestError as problem:
-            outcome = PROBLEMS[type(problem)].name
-        seconds, memory_bytes = meter.end()
-        lines = count_lines()
-    memory_bytes = max(0, memory_bytes + received - len(data))
-    return Cost(len(data), seconds, memory_bytes, lines, outcome, size[0] * size[1])
-
-
-class Meter:
-    """Measures what a decoder process uses from its creation to `end`."""
-
-    def __init__(self, process: DecoderProcess) -> None:
-        self._process = process
-        self._tree = ProcessTree(process.pid)
-        self._tree.reset_peak()
-        self._cpu_s, self._held_bytes = self._tree.measure_cpu_s(), self._tree.measure_peak_bytes()
-        self._ended_s = measure_ended_children_s()
-
-    def end(self) -> tuple[float, int]:
-        """End the process. Returns its processor time in seconds and its memory in bytes.
-
-        If the file has already ended the process, its memory is unknown and counts as 0.
-        """
-        seconds, memory_bytes = 0.0, 0
-        with suppress(OSError, AssertionError):  # the process may have ended already
-            seconds = self._tree.measure_cpu_s() - self._cpu_s
-            memory_bytes = self._tree.measure_peak_bytes() - self._held_bytes
-        self._process.end()
-        if self._process.ended_by is not None:
-            seconds = measure_ended_children_s() - self._ended_s - self._cpu_s
-        return seconds, memory_bytes
-
-
-@contextmanager
-def counting_lines() -> Iterator[Callable[[], int]]:
-    """Count the lines that this process and its decoders write where a server writes its log."""
-    kept = [os.dup(descriptor) for descriptor in LOG_DESCRIPTORS]
-    with tempfile.TemporaryFile() as file:
-
-        def count() -> int:
-            file.seek(0)
-            return sum(1 for _ in file)
-
-        sys.stdout.flush()
-        for descriptor in LOG_DESCRIPTORS:
-            os.dup2(file.fileno(), descriptor)
-        try:
-            yield count
-        finally:
-            sys.stdout.flush()
-            for descriptor, old in zip(LOG_DESCRIPTORS, kept, strict=True):
-                os.dup2(old, descriptor)
-                os.close(old)
-
-
-LOG_DESCRIPTORS = (1, 2)  # standard output and standard error
-
-
-def measure_ended_children_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

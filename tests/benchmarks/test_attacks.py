@@ -1,5 +1,6 @@
 """The search for costly uploads makes a file for any choices and measures what it costs."""
 
+import itertools
 import random
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from app.codecs import decoder_process
 from benchmarks import attack_files, attack_tiffs, attacks
+from benchmarks.attack_costs import Cost
 from tests.app.corpus import ccitt_strips, picture, saved
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
@@ -25,6 +27,22 @@ def test_any_choices_make_a_file_that_is_measured(monkeypatch, kind):
         assert cost.bytes == len(data)
         assert cost.seconds > 0
         assert cost.outcome
+
+
+def test_the_search_climbs_to_the_costliest_file_and_shares_it_among_the_goals(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(attacks.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(attacks, "make", lambda _, choices: choices)
+    monkeypatch.setattr(
+        attacks, "measure", lambda made, _: Cost(1, sum(made.values()), 0, 0, "", 1)
+    )
+    search = attacks.Search("TIFF", seed=0)
+    choices, cost = search.run(attacks.GOALS["seconds"], seconds=1000)
+    assert choices == {field: count - 1 for field, count in attacks.FIELDS["TIFF"].items()}
+    assert cost.seconds == sum(choices.values())
+    tries = len(search.tried)
+    assert search.run(lambda other: -other.seconds, seconds=0)[1].seconds < cost.seconds
+    assert len(search.tried) == tries
 
 
 def test_a_thin_progressive_jpeg_of_many_bytes_a_pixel_is_made(monkeypatch):
@@ -96,17 +114,3 @@ def test_lines_that_a_decoder_writes_are_counted_where_they_reach_the_log(monkey
 
 def fax():
     return ccitt_strips(rows=1000, strips=1, shared=False)
-
-
-def test_the_search_keeps_the_costliest_file(monkeypatch):
-    monkeypatch.setattr(attacks, "make", lambda kind, choices: bytes(sum(choices.values())))
-    costs = []
-
-    def measure(data, side):
-        costs.append(len(data))
-        return attacks.Cost(len(data), len(data), 0, 0, "", 1)
-
-    monkeypatch.setattr(attacks, "measure", measure)
-    (_, costliest), tries = attacks.climb("GIF", attacks.GOALS["seconds"], seconds=0, seed=1)
-    assert costliest.seconds >= costs[0]
-    assert tries == len(costs)
