@@ -37,7 +37,7 @@ class EngineReplica:
         # images that wait here to other replicas.
         self._engine = BatchingEngine(settings, metrics=metrics, give_up=end_failed)
         await self._stack.enter_async_context(self._engine.running())
-        engine = (await self._engine.learn(start_here)).engine
+        engine = (await self._engine.load(start_here)).engine
         self._description = engine.description, engine.device
 
     def describe(self) -> tuple[str, str]:
@@ -56,7 +56,7 @@ class EngineReplica:
         if predictor is None:
             if weights is None:
                 return None
-            predictor = await self._engine.learn(lambda s: _start(weights, s), digest=digest)
+            predictor = await self._engine.load(lambda s: _start(weights, s), digest=digest)
         try:
             return await self._engine.compute(
                 predictor, canvas, confidence=confidence, stages=Stages()

@@ -23,7 +23,7 @@ KEPT = 2
 
 
 class BatchingEngine:
-    """Computes with the weights that it has learnt. Its one batcher begins with the first."""
+    """Computes with the weights that it has loaded. Its one batcher starts with the first ones."""
 
     def __init__(
         self, settings: Settings, *, metrics: Metrics, give_up: Callable[[bool], None]
@@ -49,7 +49,7 @@ class BatchingEngine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether batches are formed, or nothing is learnt yet, and no engine call is stuck."""
+        """Whether batches are formed, or nothing is loaded yet, and no engine call is stuck."""
         return self._batcher is None or self._batcher.is_alive
 
     def find(self, digest: str) -> Predictor | None:
@@ -59,7 +59,7 @@ class BatchingEngine:
             self._predictors.move_to_end(digest)
         return predictor
 
-    async def learn(self, start: Start, *, digest: str | None = None) -> Predictor:
+    async def load(self, start: Start, *, digest: str | None = None) -> Predictor:
         """Return a predictor that `start` has started, unless there is one with this digest.
 
         Raises ModelError.

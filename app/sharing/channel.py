@@ -1,4 +1,4 @@
-"""One connection between a worker and an engine process: messages, and the files that go along.
+"""One connection between a worker and an engine process: sends messages, and files with them.
 
 Knows nothing of what they mean.
 """
@@ -16,13 +16,15 @@ import structlog
 from app.sharing.messages import MAX_BYTES, MalformedMessage, Message, pack, unpack
 
 BACKLOG = 512
-"""More than there are workers: none is refused while an engine is replaced."""
+"""The number of connections that may wait to be accepted: more than there are workers, so that none
+is refused while an engine is replaced.
+"""
 
 READ_AT_ONCE = 64
-"""The messages that are read before the event loop does other work."""
+"""The number of messages that are read before the event loop does other work."""
 
 OnMessage = Callable[[Message, int | None], None]
-"""Called with the message and the descriptor of its file, which is closed when the call returns."""
+"""A function of a message and the descriptor of its file, which is closed when the call returns."""
 
 log = structlog.get_logger("segmentation")
 

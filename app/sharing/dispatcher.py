@@ -20,9 +20,9 @@ from app.scheduling.budget import Held
 from app.scheduling.threads import start_work_threads
 from app.scheduling.watchdog import GRACE_S, Watchdog
 from app.settings import Settings
-from app.sharing.introduction import introduce
-from app.sharing.link import EngineEnded, Link, get_load
-from app.sharing.messages import Learnt
+from app.sharing.distribution import distribute
+from app.sharing.link import EngineEnded, Link, count_in_flight
+from app.sharing.messages import Loaded
 from app.sharing.queue import ImageQueue
 from app.sharing.remote import Image, RemoteEngine, find_work
 from model.engines.base import Array
@@ -30,8 +30,8 @@ from model.errors import EngineError
 from model.predictor import Canvas, Predictor, use_engine
 from model.weights import read_weights
 
-MOST_IMAGES = 256
-"""The most images that an engine process has of one worker."""
+MAX_IMAGES = 256
+"""The largest number of images that an engine process has of one worker."""
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class Dispatcher:
         self._links = [
             Link(
                 name_socket(folder, number),
-                most_images=min(settings.max_queue, MOST_IMAGES),
+                most_images=min(settings.max_queue, MAX_IMAGES),
                 silent_after_s=settings.stuck_after_s + GRACE_S,
                 changed=self._change,
                 lost=self._queue.take_back,
@@ -76,7 +76,7 @@ class Dispatcher:
         self._in_use: RemoteEngine | None = None
         self._had_engine = False
         self.has_lost_device = False
-        """An engine process whose device is lost ends, and this one need not."""
+        """An engine process whose device is lost ends. Its worker goes on, so this stays False."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -103,24 +103,24 @@ class Dispatcher:
     def has_engine(self) -> bool:
         """Whether an engine process is ready to compute with the weights in use."""
         engine = self._in_use
-        return engine is not None and any(engine.digest in link.learnt for link in self._links)
+        return engine is not None and any(engine.digest in link.loaded for link in self._links)
 
     def give_up(self) -> None:
         """Fail all requests that wait."""
         self._queue.fail()
 
     def start(self, settings: Settings) -> Predictor:
-        """Return a predictor for the weights file, after every engine process has learnt it.
+        """Return a predictor for the weights file, after every engine process has loaded it.
 
         Runs on another thread than the event loop. Raises ModelError, and InferenceFailed.
         """
         weights = read_weights(settings.weights)
         engine = RemoteEngine(settings.weights, weights.metadata.digest, self._compute_all)
-        self._wait_for(introduce(engine, self._links, self._connected))
+        self._wait_for(distribute(engine, self._links, self._connected))
         return use_engine(engine, weights, max_side=settings.max_side)
 
     def use(self, predictor: Predictor) -> None:
-        """Use this predictor's weights from now on: engines that start later learn them first."""
+        """Use this predictor's weights from now on: engines that start later load them first."""
         assert isinstance(predictor.engine, RemoteEngine)
         self._in_use = predictor.engine
         for link in self._links:
@@ -181,15 +181,15 @@ class Dispatcher:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def _teach(self, link: Link, engine: RemoteEngine) -> None:
-        """Let one engine process learn weights that are already in use, or were."""
-        self._run(self._await_learning(link, engine, link.learn(engine)))
+    def _load_on(self, link: Link, engine: RemoteEngine) -> None:
+        """Make one engine process load weights that are already in use, or were."""
+        self._run(self._await_loading(link, engine, link.load(engine)))
 
-    async def _await_learning(
-        self, link: Link, engine: RemoteEngine, learning: asyncio.Future[Learnt]
+    async def _await_loading(
+        self, link: Link, engine: RemoteEngine, loading: asyncio.Future[Loaded]
     ) -> None:
         try:
-            await learning
+            await loading
         except EngineEnded:
             return  # its images go to others, or to its successor
         except EngineError as error:
@@ -205,8 +205,8 @@ class Dispatcher:
             self._connected.set()
         else:
             self._connected.clear()
-        if self._in_use is not None and link.lacks(self._in_use):
-            self._teach(link, self._in_use)
+        if self._in_use is not None and link.should_load(self._in_use):
+            self._load_on(link, self._in_use)
         self._dispatch()
         if self.has_engine is not self._had_engine:
             self._had_engine = self.has_engine
@@ -217,13 +217,13 @@ class Dispatcher:
         for image in self._queue:
             if not any(link.has_room for link in self._links):
                 break
-            able = [link for link in self._links if link.knows(image.engine)]
-            if not (able or any(link.is_learning(image.engine) for link in self._links)):
+            able = [link for link in self._links if link.has_loaded(image.engine)]
+            if not (able or any(link.is_loading(image.engine) for link in self._links)):
                 connected = [link for link in self._links if link.is_connected]
-                self._teach(min(connected, key=get_load), image.engine)
+                self._load_on(min(connected, key=count_in_flight), image.engine)
             elif able := [link for link in able if link.has_room]:
                 self._queue.remove(image)
-                min(able, key=get_load).send(image)
+                min(able, key=count_in_flight).send(image)
         self._queue.count()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -239,7 +239,7 @@ class Dispatcher:
 
 
 Scheduler = Batcher | Dispatcher
-"""What a service gives canvases to."""
+"""The part of a service that canvases are submitted to."""
 
 
 def open_dispatcher(settings: Settings, peers: Peers | None, **rest: Any) -> Dispatcher | None:

@@ -7,7 +7,7 @@ import asyncio
 from socket import socket
 
 from app.sharing.batching import BatchingEngine
-from app.sharing.caller import Caller
+from app.sharing.session import Session
 
 
 class Host:
@@ -18,7 +18,7 @@ class Host:
         self._listener = listener
         self._engine = engine
         self._number = number
-        self._callers: set[Caller] = set()
+        self._sessions: set[Session] = set()
         self._ended = asyncio.Event()
         self._is_stopping = False
 
@@ -43,14 +43,14 @@ class Host:
             connection, _ = self._listener.accept()
         except (BlockingIOError, ConnectionError):  # it has gone again
             return
-        self._callers.add(
-            Caller(connection, self._engine, number=self._number, on_end=self._forget)
+        self._sessions.add(
+            Session(connection, self._engine, number=self._number, on_end=self._forget)
         )
 
-    def _forget(self, caller: Caller) -> None:
-        self._callers.discard(caller)
+    def _forget(self, session: Session) -> None:
+        self._sessions.discard(session)
         self._end_if_idle()
 
     def _end_if_idle(self) -> None:
-        if self._is_stopping and not self._callers:
+        if self._is_stopping and not self._sessions:
             self._ended.set()

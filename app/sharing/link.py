@@ -13,12 +13,12 @@ from pathlib import Path
 import structlog
 
 from app.sharing.channel import Channel, connect
-from app.sharing.flights import Answer, Flights
+from app.sharing.heartbeat import Heartbeat
 from app.sharing.messages import (
     VERSION,
     Hello,
-    Learn,
-    Learnt,
+    Load,
+    Loaded,
     MalformedMessage,
     Message,
     Ping,
@@ -26,27 +26,27 @@ from app.sharing.messages import (
     Refused,
     Welcome,
 )
-from app.sharing.pulse import Pulse
 from app.sharing.remote import Image, RemoteEngine
+from app.sharing.sent_images import Answer, SentImages
 from model.errors import EngineError
 
 PAUSE_S = 1
-"""The pause before the next connection, if an engine process has learnt nothing in the last."""
+"""The pause before the next connection, if an engine process has loaded nothing in the last."""
 
 BATCHES = 2
-"""An engine has images for so many times what keeps it busy; others wait where they can still be
-given to another engine.
+"""An engine process gets this multiple of the images that keep it busy. Others wait in the queue,
+where another engine process can still get them.
 """
 
 log = structlog.get_logger("segmentation")
 
 
 class EngineEnded(Exception):
-    """The engine process has ended, or is out of order."""
+    """The engine process has ended, or does not keep to the protocol."""
 
 
 class Link:
-    """Sends images while the engine process has learnt their weights and has room."""
+    """Sends images while the engine process has loaded their weights and has room."""
 
     def __init__(
         self,
@@ -66,11 +66,11 @@ class Link:
         self._changed = changed
         self._lost = lost
         self._channel: Channel | None = None
-        self._flights: Flights | None = None
+        self._sent: SentImages | None = None
         self._ended = asyncio.Event()
-        self._pulse = Pulse(
+        self._heartbeat = Heartbeat(
             silent_after_s,
-            has_work=lambda: bool(self.load or self._learning),
+            has_work=lambda: bool(self.in_flight or self._loading),
             ping=lambda: self._send(Ping()),
             on_silent=self._kill,
         )
@@ -79,46 +79,46 @@ class Link:
     def _forget(self) -> None:
         self._pid = 0
         self._window = 1
-        self.learnt: set[str] = set()
-        """The digests of the weights that the engine process has learnt."""
-        self._learning: dict[int, tuple[RemoteEngine, asyncio.Future[Learnt]]] = {}
+        self.loaded: set[str] = set()
+        """The digests of the weights that the engine process has loaded."""
+        self._loading: dict[int, tuple[RemoteEngine, asyncio.Future[Loaded]]] = {}
 
     async def run(self) -> None:
         """Connect, and again after each end."""
         while True:
-            has_learnt = False
+            has_loaded = False
             with suppress(OSError):
-                has_learnt = await self._connect()
-            if not has_learnt:
+                has_loaded = await self._connect()
+            if not has_loaded:
                 await asyncio.sleep(PAUSE_S)
 
     async def _connect(self) -> bool:
-        """Serve one engine process, and return whether it has learnt something."""
+        """Serve one engine process, and return whether it has loaded something."""
         self._ended.clear()
-        self._flights = Flights(self._most_images)
+        self._sent = SentImages(self._most_images)
         try:
             self._channel = Channel(
                 connect(self._path), on_message=self._receive, on_end=self._ended.set
             )
-            self._send(Hello(VERSION), self._flights.memory.open_again())
+            self._send(Hello(VERSION), self._sent.memory.open_again())
             await self._ended.wait()
-            return bool(self.learnt)
+            return bool(self.loaded)
         finally:
             self._close()
 
     def _close(self) -> None:
         """End the connection, and give up what the engine process has."""
         self._ended.set()
-        self._pulse.stop()
+        self._heartbeat.stop()
         if self._channel is not None:
             self._channel.close()
-        flights, learning = self._flights, self._learning
-        self._channel = self._flights = None
+        sent, loading = self._sent, self._loading
+        self._channel = self._sent = None
         self._forget()
-        for _, answer in learning.values():
+        for _, answer in loading.values():
             if not answer.done():
                 answer.set_exception(EngineEnded())
-        self._lost(flights.end() if flights is not None else [])
+        self._lost(sent.end() if sent is not None else [])
         self._changed(self)
 
     def reconnect(self) -> None:
@@ -133,72 +133,72 @@ class Link:
     @property
     def has_room(self) -> bool:
         """Whether another image can be sent."""
-        return self.is_connected and self.load < self._window
+        return self.is_connected and self.in_flight < self._window
 
     @property
-    def load(self) -> int:
+    def in_flight(self) -> int:
         """The number of images that the engine process has."""
-        return 0 if self._flights is None else len(self._flights)
+        return 0 if self._sent is None else len(self._sent)
 
-    def knows(self, engine: RemoteEngine) -> bool:
-        """Whether the engine process has learnt these weights."""
-        return engine.digest in self.learnt
+    def has_loaded(self, engine: RemoteEngine) -> bool:
+        """Whether the engine process has loaded these weights."""
+        return engine.digest in self.loaded
 
-    def is_learning(self, engine: RemoteEngine) -> bool:
-        """Whether it is asked to learn these weights."""
-        return any(one.digest == engine.digest for one, _ in self._learning.values())
+    def is_loading(self, engine: RemoteEngine) -> bool:
+        """Whether it is asked to load these weights."""
+        return any(one.digest == engine.digest for one, _ in self._loading.values())
 
-    def lacks(self, engine: RemoteEngine) -> bool:
-        """Whether it should be asked to learn these weights."""
-        return self.is_connected and not (self.knows(engine) or self.is_learning(engine))
+    def should_load(self, engine: RemoteEngine) -> bool:
+        """Whether it should be asked to load these weights."""
+        return self.is_connected and not (self.has_loaded(engine) or self.is_loading(engine))
 
-    def learn(self, engine: RemoteEngine) -> asyncio.Future[Learnt]:
-        """Ask the engine process, which is connected, to learn the weights.
+    def load(self, engine: RemoteEngine) -> asyncio.Future[Loaded]:
+        """Ask the engine process, which is connected, to load the weights.
 
         The future may have EngineError, if it refuses them, or EngineEnded.
         """
-        assert self._flights is not None
-        number = self._flights.take_number()
-        answer: asyncio.Future[Learnt] = asyncio.get_running_loop().create_future()
-        self._learning[number] = engine, answer
-        self._send(Learn(number, bytes.fromhex(engine.digest)), engine.open_weights())
-        self._pulse.expect()
+        assert self._sent is not None
+        number = self._sent.take_number()
+        answer: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
+        self._loading[number] = engine, answer
+        self._send(Load(number, bytes.fromhex(engine.digest)), engine.open_weights())
+        self._heartbeat.expect()
         return answer
 
     def send(self, image: Image) -> None:
-        """Give the engine process an image whose weights it has learnt. Needs room."""
-        assert self._flights is not None
-        self._send(*self._flights.begin(image, self._send))
-        self._pulse.expect()
+        """Give the engine process an image whose weights it has loaded. Needs room."""
+        assert self._sent is not None
+        self._send(*self._sent.begin(image, self._send))
+        self._heartbeat.expect()
 
     def _send(self, message: Message, descriptor: int | None = None) -> None:
         assert self._channel is not None
         self._channel.send(message, descriptor)
 
     def _receive(self, message: Message, _: int | None) -> None:
-        self._pulse.hear()
+        self._heartbeat.hear()
         if isinstance(message, Welcome) and not self._pid:
             self._pid = message.pid
-        elif isinstance(message, Learnt | Refused) and message.number in self._learning:
-            self._end_learning(*self._learning.pop(message.number), message)
-        elif isinstance(message, Answer) and self._flights is not None:
-            image = self._flights.land(message)
+        elif isinstance(message, Loaded | Refused) and message.number in self._loading:
+            self._end_loading(*self._loading.pop(message.number), message)
+        elif isinstance(message, Answer) and self._sent is not None:
+            image = self._sent.finish(message)
             if image is not None:  # the engine process has forgotten its weights
-                self.learnt.discard(image.engine.digest)
+                self.loaded.discard(image.engine.digest)
                 self._lost([image])
         elif not isinstance(message, Pong):
             raise MalformedMessage(f"{type(message).__name__} comes from an engine process")
         self._changed(self)
 
-    def _end_learning(
-        self, engine: RemoteEngine, answer: asyncio.Future[Learnt], message: Learnt | Refused
+    def _end_loading(
+        self, engine: RemoteEngine, answer: asyncio.Future[Loaded], message: Loaded | Refused
     ) -> None:
-        if isinstance(message, Learnt):
-            self.learnt.add(engine.digest)
+        if isinstance(message, Loaded):
+            self.loaded.add(engine.digest)
             self._window = min(self._most_images, BATCHES * max(1, message.images))
         if answer.done():
             return
-        if isinstance(message, Learnt):
+        if isinstance(message, Loaded):
             answer.set_result(message)
         else:
             answer.set_exception(EngineError(message.text))
@@ -212,6 +212,6 @@ class Link:
         self._ended.set()
 
 
-def get_load(link: Link) -> int:
+def count_in_flight(link: Link) -> int:
     """Return the key by which the least busy engine process is found."""
-    return link.load
+    return link.in_flight

@@ -7,7 +7,7 @@ import struct
 from typing import NamedTuple
 
 VERSION = 1
-"""Both ends run the same code, unless its files have been replaced since the start."""
+"""The version of the messages. Both ends have the same, unless the code is replaced meanwhile."""
 
 MAX_BYTES = 2**13
 """The limit of a packed message."""
@@ -23,7 +23,7 @@ class MalformedMessage(Exception):
 
 
 class Hello(NamedTuple):
-    """The first message of a worker. Its shared memory, for small images, goes along."""
+    """The first message of a worker. Its shared memory for small images is sent with it."""
 
     number: int
     """The version."""
@@ -37,14 +37,14 @@ class Welcome(NamedTuple):
     pid: int
 
 
-class Learn(NamedTuple):
-    """Asks for an engine with the weights whose file goes along."""
+class Load(NamedTuple):
+    """Asks for an engine with the weights whose file is sent with it."""
 
     number: int
     digest: bytes
 
 
-class Learnt(NamedTuple):
+class Loaded(NamedTuple):
     """The engine with these weights is warm. `images` keep it busy."""
 
     number: int
@@ -63,7 +63,7 @@ class Refused(NamedTuple):
 class Segment(NamedTuple):
     """Asks for the mask of an image, or for its confidence.
 
-    Its frame is at `offset` of the shared memory, or in memory of its own that goes along.
+    Its frame is at `offset` of the shared memory, or in memory of its own that is sent with it.
     """
 
     number: int
@@ -80,13 +80,13 @@ class Segment(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """Asks to drop the image; it is still answered, with any of the four."""
+    """Asks to drop the image, which is still answered: with Done, Failed, Unknown or Dropped."""
 
     number: int
 
 
 class Done(NamedTuple):
-    """The mask is in the image's frame. It took so long to be computed."""
+    """The mask, which took `inference_us` to compute, is in the image's frame."""
 
     number: int
     inference_us: int
@@ -123,15 +123,15 @@ class Pong(NamedTuple):
 
 
 Message = (
-    Hello | Welcome | Learn | Learnt | Refused | Segment | Cancel | Done | Failed | Unknown
+    Hello | Welcome | Load | Loaded | Refused | Segment | Cancel | Done | Failed | Unknown
     | Dropped | Ping | Pong
 )  # fmt: skip
 
 _LAYOUTS: tuple[tuple[type[Message], str], ...] = (
     (Hello, "<I"),
     (Welcome, "<II"),
-    (Learn, "<I32s"),
-    (Learnt, "<II"),
+    (Load, "<I32s"),
+    (Loaded, "<II"),
     (Refused, "<I"),
     (Segment, "<IQ32s?6I"),
     (Cancel, "<I"),

@@ -17,12 +17,12 @@ from app.observability.stages import Stages
 from app.scheduling.batcher import Predict
 from app.scheduling.budget import Held
 from app.sharing.memory import SMALL_BYTES, Frame, SharedMemory, count_frame_bytes
-from app.sharing.messages import Learnt
+from app.sharing.messages import Loaded
 from model.engines.base import Array, Region
 from model.predictor import Canvas, Predictor
 
 ComputeAll = Callable[["RemoteEngine", Sequence[Canvas], bool], list[Array]]
-"""Computes the masks, or with True the confidences, and blocks the thread meanwhile."""
+"""A function that computes masks, or with True confidences, and blocks its thread meanwhile."""
 
 
 class RemoteEngine:
@@ -38,10 +38,10 @@ class RemoteEngine:
         self._file = path.open("rb")
         self._compute_all = compute_all
 
-    def describe(self, learnt: Sequence[Learnt]) -> None:
-        """Describe the engines that have learnt the weights."""
-        self.description = "; ".join(sorted({one.description for one in learnt}))
-        self.device = ", ".join(sorted({one.device for one in learnt}))
+    def describe(self, loaded: Sequence[Loaded]) -> None:
+        """Describe the engines that have loaded the weights."""
+        self.description = "; ".join(sorted({one.description for one in loaded}))
+        self.device = ", ".join(sorted({one.device for one in loaded}))
 
     def open_weights(self) -> int:
         """Return a descriptor of the weights file."""
@@ -85,11 +85,11 @@ class Image:
     """The Unix time of its arrival."""
     request_id: str = field(default_factory=get_request_id)
     cancel: Callable[[], None] | None = None
-    """Drops the image while an engine process has it."""
+    """A function that drops the image, while an engine process has it."""
     ended: int = 0
     """The number of engine processes that have ended while they computed it."""
     own: SharedMemory | None = None
-    """Its own memory, if it is large."""
+    """The memory of a large image, which is its own."""
     _is_over: bool = False
 
     def keep(self) -> None:

@@ -14,7 +14,7 @@ from app.settings import Settings
 from app.sharing.channel import Channel, listen
 from app.sharing.dispatcher import Dispatcher, name_socket
 from app.sharing.memory import Frame, map_memory
-from app.sharing.messages import VERSION, Hello, Learn, Learnt, Segment, Welcome
+from app.sharing.messages import VERSION, Hello, Load, Loaded, Segment, Welcome
 from app.sharing.remote import RemoteEngine
 from model.engines.base import Region
 from model.predictor import Canvas, Predictor
@@ -65,10 +65,10 @@ class ScriptedEngine:
         )  # fmt: skip
         return message, frame
 
-    async def learn(self, *, images=1, digest=DIGEST):
-        message = await self.receive(Learn)
+    async def load(self, *, images=1, digest=DIGEST):
+        message = await self.receive(Load)
         assert message.digest.hex() == digest
-        self.channel.send(Learnt(message.number, images, "cpu", "a script"))
+        self.channel.send(Loaded(message.number, images, "cpu", "a script"))
 
     def end(self):
         """Close the connection, as a process does that ends."""

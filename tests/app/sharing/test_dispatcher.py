@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from app.errors import InferenceFailed
+from app.sharing.heartbeat import Heartbeat
 from app.sharing.memory import SMALL_BYTES
 from app.sharing.messages import (
     Cancel,
     Done,
     Dropped,
     Failed,
-    Learn,
+    Load,
     Ping,
     Pong,
     Refused,
@@ -23,7 +24,6 @@ from app.sharing.messages import (
     Unknown,
     Welcome,
 )
-from app.sharing.pulse import Pulse
 from app.sharing.queue import ATTEMPTS
 from tests.app.sharing.scripted import (
     DIGEST,
@@ -35,11 +35,11 @@ from tests.app.sharing.scripted import (
 
 
 async def connect(worker, *engines, images=1):
-    """Connect engine processes that have learnt the weights in use."""
+    """Connect engine processes that have loaded the weights in use."""
     worker.use()
     for engine in engines:
         await engine.accept()
-        await engine.learn(images=images)
+        await engine.load(images=images)
     await worker.wait_until_ready()
 
 
@@ -114,7 +114,7 @@ def test_another_engine_computes_what_one_that_ended_has_lost(tmp_path):
             for _ in masks:
                 await first.receive(Segment)
             await second.accept()
-            await second.learn()
+            await second.load()
             first.end()
             for value, mask in enumerate(masks):
                 await answer(second, value)
@@ -135,7 +135,7 @@ def test_the_successor_computes_what_the_only_engine_has_lost(tmp_path):
             await worker.changed.wait()
             assert not worker.dispatcher.has_engine
             await engine.accept()
-            await engine.learn()
+            await engine.load()
             assert hold.count == 1
             await answer(engine, 4)
             assert ((await mask) == 4).all()
@@ -156,7 +156,7 @@ def test_an_image_that_ends_every_engine_is_given_to_a_few_only(tmp_path):
                 frame.begin()
                 engine.end()
                 await engine.accept()
-                await engine.learn()
+                await engine.load()
                 assert culprit.done() == (turn == ATTEMPTS - 1)
             with pytest.raises(InferenceFailed):
                 await culprit
@@ -201,14 +201,14 @@ def test_an_image_on_which_the_engine_fails_fails_alone(tmp_path):
     asyncio.run(scenario())
 
 
-def test_an_engine_learns_again_the_weights_that_it_has_forgotten(tmp_path):
+def test_an_engine_loads_again_the_weights_that_it_has_forgotten(tmp_path):
     async def scenario():
         async with working(tmp_path) as (worker, engine):
             await connect(worker, engine)
             mask = worker.submit(make_canvas())
             message, _ = await engine.receive(Segment)
             engine.channel.send(Unknown(message.number))
-            await engine.learn()
+            await engine.load()
             await answer(engine, 2)
             assert ((await mask) == 2).all()
 
@@ -220,7 +220,7 @@ def test_a_request_keeps_the_weights_of_its_arrival(tmp_path):
         async with working(tmp_path) as (worker, engine):
             await connect(worker, engine)
             worker.use(OTHER_DIGEST)
-            await engine.learn(digest=OTHER_DIGEST)
+            await engine.load(digest=OTHER_DIGEST)
             old, new = (
                 worker.submit(make_canvas()),
                 worker.submit(make_canvas(), digest=OTHER_DIGEST),
@@ -237,7 +237,7 @@ def test_an_engine_that_refuses_the_weights_in_use_is_asked_again(tmp_path):
         async with working(tmp_path) as (worker, engine):
             worker.use()
             await engine.accept()
-            message = await engine.receive(Learn)
+            message = await engine.receive(Load)
             engine.channel.send(Refused(message.number, "no memory"))
             await engine.ended.wait()
             await connect(worker, engine)
@@ -250,7 +250,7 @@ def test_an_engine_that_refuses_old_weights_fails_their_images_only(tmp_path):
         async with working(tmp_path) as (worker, engine):
             await connect(worker, engine)
             old = worker.submit(make_canvas(), digest=OTHER_DIGEST)
-            message = await engine.receive(Learn)
+            message = await engine.receive(Load)
             new = worker.submit(make_canvas())
             engine.channel.send(Refused(message.number, "no memory"))
             with pytest.raises(InferenceFailed):
@@ -276,7 +276,7 @@ def test_an_engine_that_is_out_of_order_loses_its_images_to_its_successor(tmp_pa
                 engine.channel.send(message)
             await engine.ended.wait()
             await engine.accept()
-            await engine.learn()
+            await engine.load()
             await answer(engine)
             await mask
 
@@ -305,7 +305,7 @@ def test_an_engine_process_that_does_not_react_is_killed(tmp_path):
         async with working(tmp_path, stuck_after_s=0.1) as (worker, engine):
             worker.use()
             await engine.accept(pid=sleeper.pid)
-            await engine.learn()
+            await engine.load()
             await worker.wait_until_ready()
             mask = worker.submit(make_canvas())
             await engine.receive(Segment)
@@ -315,7 +315,7 @@ def test_an_engine_process_that_does_not_react_is_killed(tmp_path):
             await engine.ended.wait()
             assert sleeper.wait(60) == -signal.SIGKILL
             await engine.accept()
-            await engine.learn()
+            await engine.load()
             await answer(engine)
             await mask
 
@@ -332,19 +332,19 @@ def test_nobody_is_watched_who_has_no_work():
                 is_idle.set()
             return still
 
-        pulse = Pulse(
+        heartbeat = Heartbeat(
             0.001,
             has_work=has_work,
             ping=lambda: pings.put_nowait("ping"),
             on_silent=silent.set,
         )
-        pulse.expect()
+        heartbeat.expect()
         for _ in range(2):
             await pings.get()
-            pulse.hear()
+            heartbeat.hear()
         await is_idle.wait()
         assert not silent.is_set()
-        pulse.expect()
+        heartbeat.expect()
         await silent.wait()
         assert pings.qsize() == 1
 

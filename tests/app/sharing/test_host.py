@@ -23,8 +23,8 @@ from app.sharing.messages import (
     Dropped,
     Failed,
     Hello,
-    Learn,
-    Learnt,
+    Load,
+    Loaded,
     Ping,
     Pong,
     Refused,
@@ -88,9 +88,9 @@ class ScriptedWorker:
         self.channel.send(Hello(VERSION), self.memory.open_again())
         assert await self.messages.get() == Welcome(VERSION, os.getpid())
 
-    async def learn(self, digest=DIGEST, number=1):
+    async def load(self, digest=DIGEST, number=1):
         file = os.open(__file__, os.O_RDONLY)
-        self.channel.send(Learn(number, bytes.fromhex(digest)), file)
+        self.channel.send(Load(number, bytes.fromhex(digest)), file)
         return await self.messages.get()
 
     def send(self, number, colour, *, size=(32, 32), digest=DIGEST, **changes):
@@ -147,7 +147,7 @@ async def is_busy(engine):
 def test_images_of_several_workers_share_a_batch(tmp_path, monkeypatch):
     async def scenario():
         async with hosting(tmp_path, monkeypatch) as (_, worker, engine):
-            assert await worker.learn() == Learnt(1, 8, "cpu", "gated")
+            assert await worker.load() == Loaded(1, 8, "cpu", "gated")
             other = ScriptedWorker(tmp_path)
             await other.greet()
             worker.send(2, GATED)
@@ -174,7 +174,7 @@ def test_an_image_of_unknown_weights_is_not_computed(tmp_path, monkeypatch):
         async with hosting(tmp_path, monkeypatch) as (_, worker, _):
             worker.send(1, 1)
             assert await worker.messages.get() == Unknown(1)
-            await worker.learn(number=2)
+            await worker.load(number=2)
             worker.send(1, 1, digest=OTHER_DIGEST)
             assert await worker.messages.get() == Unknown(1)
 
@@ -184,7 +184,7 @@ def test_an_image_of_unknown_weights_is_not_computed(tmp_path, monkeypatch):
 def test_an_image_on_which_the_engine_fails_fails_alone(tmp_path, monkeypatch):
     async def scenario():
         async with hosting(tmp_path, monkeypatch) as (_, worker, engine):
-            await worker.learn()
+            await worker.load()
             worker.send(2, GATED)
             await is_busy(engine)
             worker.send(3, CULPRIT)
@@ -203,7 +203,7 @@ def test_an_image_on_which_the_engine_fails_fails_alone(tmp_path, monkeypatch):
 def test_a_cancelled_image_is_answered_after_its_last_use(tmp_path, monkeypatch):
     async def scenario():
         async with hosting(tmp_path, monkeypatch) as (_, worker, engine):
-            await worker.learn()
+            await worker.load()
             worker.send(2, GATED)
             await is_busy(engine)
             worker.send(3, 1)
@@ -222,7 +222,7 @@ def test_a_cancelled_image_is_answered_after_its_last_use(tmp_path, monkeypatch)
 def test_images_of_a_worker_that_ends_are_dropped(tmp_path, monkeypatch):
     async def scenario():
         async with hosting(tmp_path, monkeypatch) as (_, worker, engine):
-            await worker.learn()
+            await worker.load()
             other = ScriptedWorker(tmp_path)
             await other.greet()
             worker.send(2, GATED)
@@ -245,7 +245,7 @@ def test_images_of_a_worker_that_ends_are_dropped(tmp_path, monkeypatch):
 def test_it_ends_when_it_is_told_to_and_all_workers_have_ended(tmp_path, monkeypatch):
     async def scenario():
         async with hosting(tmp_path, monkeypatch) as (host, worker, engine):
-            await worker.learn()
+            await worker.load()
             host.stop()
             worker.send(2, 1)
             assert isinstance(await worker.messages.get(), Done)
@@ -257,7 +257,7 @@ def test_it_ends_when_it_is_told_to_and_all_workers_have_ended(tmp_path, monkeyp
 def test_weights_that_do_not_work_are_refused_with_the_reason(tmp_path, monkeypatch):
     async def scenario():
         async with hosting(tmp_path, monkeypatch, weights=tmp_path / "w") as (_, worker, _):
-            refused = await worker.learn(OTHER_DIGEST, number=5)
+            refused = await worker.load(OTHER_DIGEST, number=5)
             assert refused.number == 5
             assert refused.text.startswith(f"{tmp_path / 'w'}: the file has changed")
 
@@ -267,8 +267,8 @@ def test_weights_that_do_not_work_are_refused_with_the_reason(tmp_path, monkeypa
                 raise errors.pop(0)
 
             monkeypatch.setattr("app.loading.open_predictor", fail)
-            assert await worker.learn(number=6) == Refused(6, "no memory")
-            assert await worker.learn(number=7) == Refused(7, "The weights do not work.")
+            assert await worker.load(number=6) == Refused(6, "no memory")
+            assert await worker.load(number=7) == Refused(7, "The weights do not work.")
 
     asyncio.run(scenario())
 
@@ -276,7 +276,7 @@ def test_weights_that_do_not_work_are_refused_with_the_reason(tmp_path, monkeypa
 def test_a_lost_device_ends_the_process(tmp_path, monkeypatch):
     async def scenario():
         async with hosting(tmp_path, monkeypatch) as (_, worker, engine):
-            await worker.learn()
+            await worker.load()
             worker.send(2, LOST)
             assert await engine.deaths.get() is True
 
@@ -286,7 +286,7 @@ def test_a_lost_device_ends_the_process(tmp_path, monkeypatch):
 def test_a_stuck_engine_fails_its_batch_and_ends_the_process(tmp_path, monkeypatch):
     async def scenario():
         async with hosting(tmp_path, monkeypatch, stuck_after_s=0.1) as (_, worker, engine):
-            await worker.learn()
+            await worker.load()
             worker.send(2, GATED)
             assert await worker.messages.get() == Failed(2)
             assert await engine.deaths.get() is False
@@ -306,7 +306,7 @@ def of_image(**changes):
         pytest.param(lambda worker: worker.connection.send(9000 * b"x"), id="too long"),
         pytest.param(lambda worker: worker.channel.send(Pong()), id="of the other side"),
         pytest.param(lambda worker: worker.channel.send(Hello(VERSION)), id="hello again"),
-        pytest.param(lambda worker: worker.channel.send(Learn(1, bytes(32))), id="no weights"),
+        pytest.param(lambda worker: worker.channel.send(Load(1, bytes(32))), id="no weights"),
         pytest.param(of_image(offset=2**40), id="outside of the memory"),
         pytest.param(of_image(offset=1), id="not aligned"),
         pytest.param(of_image(height=0), id="no height"),
@@ -319,7 +319,7 @@ def of_image(**changes):
 def test_a_worker_that_is_out_of_order_is_disconnected(tmp_path, monkeypatch, break_order):
     async def scenario():
         async with hosting(tmp_path, monkeypatch) as (_, worker, _):
-            await worker.learn()
+            await worker.load()
             other = ScriptedWorker(tmp_path)
             await other.greet()
             break_order(other)

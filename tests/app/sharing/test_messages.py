@@ -13,8 +13,8 @@ from app.sharing.messages import (
     MAX_TEXT_BYTES,
     Done,
     Hello,
-    Learn,
-    Learnt,
+    Load,
+    Loaded,
     MalformedMessage,
     Refused,
     Segment,
@@ -25,8 +25,8 @@ from tests.app.sharing.scripted import make_canvas
 
 EXAMPLES = (
     Hello(1),
-    Learn(2**32 - 1, 32 * b"\xff"),
-    Learnt(3, 64, "cuda:1", "torch 2 on cuda:1, ünïcode"),
+    Load(2**32 - 1, 32 * b"\xff"),
+    Loaded(3, 64, "cuda:1", "torch 2 on cuda:1, ünïcode"),
     Refused(4, ""),
     Segment(5, 2**40, 32 * b"a", True, 32, 64, 31, 63, 1000, 2000, "my-request"),
     Done(6, 7),
@@ -60,7 +60,7 @@ def test_bytes_are_a_message_or_refused(data):
 def test_a_long_text_is_cut():
     message = unpack(pack(Refused(1, 10_000 * "ä")))
     assert len(message.text) == MAX_TEXT_BYTES // 2
-    assert len(pack(Learnt(1, 1, 10_000 * "a", 10_000 * "b"))) <= MAX_BYTES
+    assert len(pack(Loaded(1, 1, 10_000 * "a", 10_000 * "b"))) <= MAX_BYTES
 
 
 def test_shared_memory_keeps_its_size():

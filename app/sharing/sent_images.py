@@ -26,14 +26,14 @@ Answer = Done | Failed | Unknown | Dropped
 
 
 @dataclass(frozen=True, slots=True)
-class _Flight:
+class _SentImage:
     image: Image
     frame: Frame
     offset: int | None
-    """Its place in the memory of all small images."""
+    """The place of the frame in the memory of all small images, None for a large one."""
 
 
-class Flights:
+class SentImages:
     """Owns the memory of one connection."""
 
     def __init__(self, most_images: int) -> None:
@@ -41,10 +41,10 @@ class Flights:
         self.memory = SharedMemory(most_images * SMALL_BYTES)
         self._free = [SMALL_BYTES * place for place in reversed(range(most_images))]
         self._numbers = count(1)
-        self._flights: dict[int, _Flight] = {}
+        self._sent: dict[int, _SentImage] = {}
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._sent)
 
     def take_number(self) -> int:
         """Return the number of the next work."""
@@ -65,7 +65,7 @@ class Flights:
             frame = Frame(self.memory.map, offset, canvas.size, region.output)
             frame.fill(canvas)
         frame.reset()
-        self._flights[number] = _Flight(image, frame, offset)
+        self._sent[number] = _SentImage(image, frame, offset)
         image.cancel = partial(send, Cancel(number))
         digest = bytes.fromhex(image.engine.digest)
         segment = Segment(
@@ -74,19 +74,19 @@ class Flights:
         )  # fmt: skip
         return segment, descriptor
 
-    def land(self, message: Answer) -> Image | None:
+    def finish(self, message: Answer) -> Image | None:
         """Give an image its answer; return it if another engine process can compute it."""
-        flight = self._flights.pop(message.number, None)
-        if flight is None:
+        one = self._sent.pop(message.number, None)
+        if one is None:
             raise MalformedMessage(f"image {message.number} is not here")
-        image, frame = flight.image, flight.frame
+        image, frame = one.image, one.frame
         image.cancel = None
         if isinstance(message, Done) and not image.answer.done():
             image.stages.enter("inference", ago_s=message.inference_us / 1e6)
             # Memory of its own is not used again: its mask needs no copy.
             image.answer.set_result(frame.mask.copy() if image.own is None else frame.mask)
-        if flight.offset is not None:
-            self._free.append(flight.offset)
+        if one.offset is not None:
+            self._free.append(one.offset)
         if isinstance(message, Unknown) and not image.answer.done():
             return image
         fail([image])
@@ -95,9 +95,9 @@ class Flights:
 
     def end(self) -> list[Image]:
         """Close the memory, and return the images, whose engine process has ended."""
-        flights, self._flights = self._flights.values(), {}
-        for flight in flights:
-            flight.image.cancel = None
-            flight.image.ended += flight.frame.has_begun
+        sent, self._sent = self._sent.values(), {}
+        for one in sent:
+            one.image.cancel = None
+            one.image.ended += one.frame.has_begun
         self.memory.close()
-        return [flight.image for flight in flights]
+        return [one.image for one in sent]

@@ -1,4 +1,4 @@
-"""One worker as an engine process sees it: computes its images, and drops them if it ends.
+"""The session of one worker in an engine process: computes its images, until the worker ends.
 
 Knows nothing of batches and of other workers.
 """
@@ -29,8 +29,8 @@ from app.sharing.messages import (
     Dropped,
     Failed,
     Hello,
-    Learn,
-    Learnt,
+    Load,
+    Loaded,
     MalformedMessage,
     Message,
     Ping,
@@ -45,16 +45,16 @@ from model.errors import DeviceLost, EngineError
 from model.predictor import CANVAS_MULTIPLE, Canvas, Predictor
 
 MAX_TASKS = 1024
-"""More than a worker may have here: one that sends more is out of order."""
+"""The limit of the unfinished work of one worker. A worker that sends more is faulty."""
 
 INLINE_BYTES = 2**20
-"""Larger masks are copied on a thread, so that the event loop can answer others meanwhile."""
+"""The largest mask that the event loop copies. Others are copied on a thread meanwhile."""
 
 log = structlog.get_logger("segmentation")
 
 
-class Caller:
-    """Serves one connection. `on_end` is called when the worker has ended, and its images, too."""
+class Session:
+    """Serves one connection. `on_end` is called when the worker and all its images have ended."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Caller:
         engine: BatchingEngine,
         *,
         number: int,
-        on_end: Callable[["Caller"], None],
+        on_end: Callable[["Session"], None],
     ) -> None:
         """`number` is the engine's, among those of the machine."""
         self._engine = engine
@@ -87,8 +87,8 @@ class Caller:
             self._channel.send(Welcome(VERSION, os.getpid()))
         elif self._memory is None:
             raise MalformedMessage(f"{type(message).__name__} comes before Hello")
-        elif isinstance(message, Learn) and descriptor is not None:
-            self._begin(message.number, self._learn(message, os.dup(descriptor)))
+        elif isinstance(message, Load) and descriptor is not None:
+            self._begin(message.number, self._load(message, os.dup(descriptor)))
         elif isinstance(message, Segment):
             frame = self._find_frame(message, descriptor)
             self._begin(message.number, self._answer(message, frame))
@@ -126,11 +126,11 @@ class Caller:
             raise MalformedMessage("a picture is larger than its canvas")
         return Frame(memory, message.offset, canvas, (message.output_height, message.output_width))
 
-    async def _learn(self, message: Learn, descriptor: int) -> None:
+    async def _load(self, message: Load, descriptor: int) -> None:
         digest = message.digest.hex()
         with closing(_Descriptor(descriptor)) as file:
             try:
-                predictor = await self._engine.learn(
+                predictor = await self._engine.load(
                     lambda settings: _start(settings, file.path, self._number, digest),
                     digest=digest,
                 )
@@ -147,7 +147,7 @@ class Caller:
                 return
         engine = predictor.engine
         images = engine.callers_at_once * engine.images_per_call
-        self._channel.send(Learnt(message.number, images, engine.device, engine.description))
+        self._channel.send(Loaded(message.number, images, engine.device, engine.description))
 
     async def _answer(self, message: Segment, frame: Frame) -> None:
         """Compute an image and answer: exactly once, and after the last use of its frame."""

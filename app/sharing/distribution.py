@@ -1,4 +1,4 @@
-"""Introduces new weights to the engine processes, before the worker uses them.
+"""Distributes new weights to the engine processes, before the worker uses them.
 
 Knows nothing of images.
 """
@@ -12,19 +12,19 @@ from app.sharing.remote import RemoteEngine
 from model.errors import EngineError, ModelError
 
 
-async def introduce(engine: RemoteEngine, links: Sequence[Link], connected: asyncio.Event) -> None:
-    """Wait until all connected engine processes have learnt the weights, and at least one has.
+async def distribute(engine: RemoteEngine, links: Sequence[Link], connected: asyncio.Event) -> None:
+    """Wait until all connected engine processes have loaded the weights, and at least one has.
 
     Raises ModelError if one refuses them, and EngineError if all end, again and again.
     """
     for _ in range(ATTEMPTS):
         await connected.wait()
-        learning = [link.learn(engine) for link in links if link.is_connected]
-        results = await asyncio.gather(*learning, return_exceptions=True)
+        loading = [link.load(engine) for link in links if link.is_connected]
+        results = await asyncio.gather(*loading, return_exceptions=True)
         for result in results:
             if isinstance(result, ModelError):
                 raise result
-        if learnt := [result for result in results if not isinstance(result, BaseException)]:
-            engine.describe(learnt)
+        if loaded := [result for result in results if not isinstance(result, BaseException)]:
+            engine.describe(loaded)
             return
     raise EngineError(f"{ATTEMPTS} engine processes ended while they loaded the weights")

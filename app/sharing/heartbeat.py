@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class Pulse:
+class Heartbeat:
     """Calls `ping` after one silent period, and `on_silent` after another."""
 
     def __init__(
