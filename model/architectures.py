@@ -21,7 +21,7 @@ class Architecture:
 
     name: ArchitectureName
     identifier: str
-    """Its name in a weights file."""
+    """The name of the architecture in a weights file."""
     skips: tuple[str, ...]
     """The layers of the backbone that have a classifier of their own, the coarsest first."""
 

@@ -11,7 +11,7 @@ MAX_NUMBER = 2**63 - 1
 """The largest seed that PyTorch takes as a signed integer."""
 
 MIN_SIDE = 32
-"""Below one cell of the network, an image shows nothing."""
+"""The smallest side of an image: one cell of the network."""
 
 
 def parse_count(text: str) -> int:

@@ -54,7 +54,7 @@ def _format_percent(share: object) -> str:
 
 
 SEPARATORS = {"crop": " x ", "scale": " to "}
-"""Between the two numbers of these parts of a recipe; other lists have commas."""
+"""The separator of the two numbers in these fields of a recipe; other lists have commas."""
 
 
 def _format_value(key: str, value: object) -> str:

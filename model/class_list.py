@@ -39,7 +39,9 @@ class ClassList:
     names: tuple[str, ...] = CLASSES
     palette: tuple[Colour, ...] = ()
     values: tuple[int, ...] = ()
-    """The pixel value of each class in a mask of indices: its index, or what the file says."""
+    """The pixel value of each class in a mask of indices: the class index, unless the file has
+    another.
+    """
     void: Colour = VOID_COLOUR
     """The colour of pixels that are ignored. As an index, void is 255, unless a class has 255."""
 

@@ -21,7 +21,9 @@ RESAMPLES = 4000
 CONFIDENCE = 0.95
 ROWS_AT_ONCE = 250
 MIN_IMAGES = 10
-"""With fewer images, resamples are too much alike: the interval of a single image has no width."""
+"""The smallest number of images: resamples of fewer are too similar, and those of one are all
+equal.
+"""
 
 
 @dataclass(frozen=True, slots=True)

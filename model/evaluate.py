@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # it needs torchvision
     from model.averaging import AveragingPredictor
 
 MAX_SCALE = 4
-"""With larger scales, the logits of an image would take gigabytes."""
+"""The largest scale: with larger ones, the logits of an image would take gigabytes."""
 
 
 def main(arguments: list[str] | None = None) -> None:

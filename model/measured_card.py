@@ -39,7 +39,7 @@ from model.training.history import EpochRow
 from model.weights import get_colormap, read_metadata, read_weights, write_atomically
 
 RANKED = 12
-"""How many of the best and of the worst images are shown."""
+"""The number of the best images, and of the worst, that the card shows."""
 
 
 def write_measured_card(text: str, path: Path, images: SegmentationDataset, folder: Path) -> None:

@@ -20,14 +20,15 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 MIN_CLASSES = 2
-"""Background and at least one other class."""
+"""The smallest number of classes: background and one other."""
 
 MAX_NAME_CHARACTERS = 100
 MAX_TEXT_CHARACTERS = 2**20
 """The largest size of one entry of the header. `/v1/model` returns most entries."""
 
 STD_RANGE = 1e-3, 1e3
-"""Beyond that, float32 has no room for the normalised image's squares."""
+"""The allowed standard deviations: beyond them, the squares of a normalised image overflow float32.
+"""
 
 MAX_DEPTH = 16
 """The deepest nesting of lists and objects; JSON libraries differ in what they accept."""

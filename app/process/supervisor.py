@@ -84,7 +84,7 @@ class Supervisor:
         self._has_replaced = False
         self._starts: dict[Process, _Start] = {}
         self._due: dict[int, float] = {}
-        """When to start a process, on the monotonic clock, by slot."""
+        """The time on the monotonic clock at which to start a process, by slot."""
 
     def run(self) -> int:
         """Supervise until SIGTERM or Ctrl-C, and return the exit status."""

@@ -22,7 +22,9 @@ refuse requests with `Retry-After`.
 """
 
 ON_GPU, ON_CPU = 64, 8
-"""Images at an engine replica: two full batches, or what a CPU computes in a second."""
+"""The images that an engine replica may have at a time: two full batches, or what a CPU computes in
+a second.
+"""
 
 OUR_LINES = LoggingConfig(enable_access_log=False)
 """The service's own log has a line for each request."""

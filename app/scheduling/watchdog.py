@@ -15,8 +15,9 @@ only suspended can recover.
 """
 
 SECONDS_PER_PIXEL = 1e-6
-"""What each pixel may take in addition. PyTorch, the slowest engine on the CPU, needed 0.35e-6 s
-for a pixel of the largest masks on one core of an EPYC; others have slower or busier machines.
+"""The time that a batch may take in addition for each pixel. PyTorch, the slowest engine on the
+CPU, needed 0.35e-6 s for a pixel of the largest masks on one core of an EPYC; others have slower or
+busier machines.
 """
 
 log = structlog.get_logger("segmentation")

@@ -47,7 +47,9 @@ class Engine(Protocol):
     """"cpu" or "cuda:0"."""
 
     callers_at_once: int
-    """How many threads may call `segment` at the same time. So many keep the engine busy."""
+    """The number of threads that may call `segment` at the same time, and that keep the engine
+    busy.
+    """
 
     images_per_call: int
     """The size of the largest useful batch: larger ones are not faster."""

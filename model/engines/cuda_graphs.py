@@ -20,11 +20,15 @@ log = logging.getLogger(__name__)
 Shape = tuple[int, ...]
 
 RECORDING = threading.Lock()
-"""Held while a graph is recorded, and by who waits for the whole device: that would end a recording
-with an error, also one of another engine of the process. A caller's own lock is taken first."""
+"""The lock is held while a graph is recorded, and during a wait for the whole device: that would
+end a recording with an error, also one of another engine of the process. A caller's own lock is
+taken first.
+"""
 
 WORTH_RECORDING = 3
-"""The call of a shape that records it. Many shapes occur only once, and recording takes long."""
+"""The number of the call at which a shape is recorded. Many shapes occur only once, and recording
+takes long.
+"""
 
 MAX_GRAPHS = 64
 """The number of graphs that are kept. The least recently used one is evicted."""

@@ -16,7 +16,7 @@ PIXELS_AT_ONCE = 2**14
 """The pixels whose logits are interpolated at once, so that they stay in the cache."""
 
 LONG_RUN = 16
-"""From this length on, broadcasting along a row is faster than gathering."""
+"""The shortest run of pixels for which broadcasting along a row is faster than gathering."""
 
 
 def stretch_columns(logits: Floats, columns: Neighbours) -> Floats:

@@ -3,7 +3,7 @@
 import torch
 
 MESSAGES = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
-"""How CUDA, and how cuBLAS and cuDNN say it, in errors of other types than PyTorch's own."""
+"""The words of CUDA, and of cuBLAS and cuDNN, in errors that are not of PyTorch's own type."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

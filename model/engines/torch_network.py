@@ -16,7 +16,7 @@ from model.weights import Metadata
 log = logging.getLogger(__name__)
 
 MIDDLE = 128
-"""It is subtracted from RGB levels, which makes them exact in 16 bits."""
+"""The value that is subtracted from RGB levels, which makes them exact in 16 bits."""
 
 
 class TorchNetwork:

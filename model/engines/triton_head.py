@@ -28,11 +28,14 @@ PIXELS = 128
 
 WINDOW = (8, 16)
 BLOCK = 8
-"""For a scaled mask: the window of canvas pixels whose logits a program holds, and the side of the
-blocks of output pixels that it computes from them."""
+"""The sizes for a scaled mask: the window of canvas pixels whose logits a program holds, and the
+side of the blocks of output pixels that it computes from them.
+"""
 
 WARPS = 8
-"""With these sizes and 8 warps, the compiler keeps everything in registers (`ptxas` for sm_90)."""
+"""The warps of a program. With these sizes and 8 warps, the compiler keeps everything in registers
+(`ptxas` for sm_90).
+"""
 
 
 class TritonHead:
