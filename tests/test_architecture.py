@@ -29,6 +29,7 @@ APP = (
     {"process"},
     {"main"},
     {"routes"},
+    {"tasks"},
     {"service"},
     {"sharing"},
     {"loading", "state"},

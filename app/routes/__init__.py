@@ -1,1 +1,1 @@
-"""The endpoints. Handlers only connect a request to the service."""
+"""The endpoints. Handlers only read parameters and headers, and start a task."""

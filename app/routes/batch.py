@@ -13,7 +13,6 @@ from app.http.description import ANSWER_HEADERS, BINARY, describe_problems
 from app.http.negotiation import negotiate_container
 from app.http.problems import PROBLEMS
 from app.http.uploads import FILES_FIELD, read_uploads
-from app.routes.files import BatchTask
 from app.routes.parameters import (
     AlphaParameter,
     ClassesParameter,
@@ -25,8 +24,9 @@ from app.routes.parameters import (
     choose_max_side,
 )
 from app.routes.segment import OTHER_ROUTES_ERRORS
-from app.routes.segmentation import carry_out, open_context
 from app.routes.sending import respond
+from app.tasks.files import BatchTask
+from app.tasks.segmentation import carry_out, open_context
 
 router = APIRouter(prefix="/v1", tags=["segmentation"])
 

@@ -20,10 +20,10 @@ from app.protocol_schemas import (
     ServerReadiness,
 )
 from app.routes.health import find_state, is_usable
-from app.routes.inference import InferenceTask
-from app.routes.segmentation import carry_out, open_context
 from app.routes.sending import respond
 from app.state import State
+from app.tasks.inference import InferenceTask
+from app.tasks.segmentation import carry_out, open_context
 
 router = APIRouter(tags=["open inference protocol"], responses=describe_protocol_errors())
 

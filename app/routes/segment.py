@@ -18,9 +18,9 @@ from app.routes.parameters import (
     choose_answer,
     choose_max_side,
 )
-from app.routes.segmentation import SegmentationTask, carry_out, open_context
 from app.routes.sending import respond
 from app.schemas import JsonAnswer, Polygons, RunLengths, Segmentation, find_example
+from app.tasks.segmentation import SegmentationTask, carry_out, open_context
 
 router = APIRouter(prefix="/v1", tags=["segmentation"])
 

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.codecs.answers import PIECE_BYTES, Answer
 from app.http.uploads import run_while_connected
-from app.routes.segmentation import Task
+from app.tasks.segmentation import Task
 
 
 class AnswerResponse(Response):

@@ -20,7 +20,7 @@ from app.formats import AnswerFormat, Container
 from app.http.forms import File
 from app.http.problems import INTERNAL, PROBLEMS, describe_bug, describe_error, find_reason
 from app.observability.stages import Stages
-from app.routes.segmentation import SegmentationTask, Task
+from app.tasks.segmentation import SegmentationTask, Task
 from model.engines.base import Array
 
 FILES_AT_ONCE = 6

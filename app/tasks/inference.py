@@ -11,8 +11,8 @@ from app.codecs.costs import require_few_pixels
 from app.codecs.tensor_answers import make_tensor_answer
 from app.codecs.tensors import InferenceRequest, read_request
 from app.http.paths import MODEL_NAME, MODEL_VERSION
-from app.routes.segmentation import SegmentationTask
 from app.scheduling.budget import Share
+from app.tasks.segmentation import SegmentationTask
 from model.engines.base import Array
 from model.predictor import Canvas
 
