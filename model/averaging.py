@@ -48,11 +48,13 @@ class AveragingPredictor:
 
     def __call__(self, image: Array) -> Array:
         """One RGB image (H, W, 3) uint8 to its mask (H, W) uint8."""
-        mask: Array = self.probabilities(image).max(dim=0).indices.to(torch.uint8).cpu().numpy()
+        mask: Array = (
+            self.compute_probabilities(image).max(dim=0).indices.to(torch.uint8).cpu().numpy()
+        )
         return mask
 
     @torch.inference_mode()
-    def probabilities(self, image: Array) -> Tensor:
+    def compute_probabilities(self, image: Array) -> Tensor:
         """The probability of each class, (C, H, W) float32: the mean of the views' softmax."""
         output = image.shape[0], image.shape[1]
         base = find_content_size(output, self.max_side)

@@ -4,6 +4,7 @@ Run as `python -m model.card FILE > CARD.md`. Reads only the file's metadata.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,15 +29,15 @@ def describe_weights(name: str, metadata: Metadata) -> str:
         facts |= {
             "measured on": f"{scores.get('images', '?')} images, list "
             f"`{scores.get('image_set', '?')}`, {_describe_size(scores)}",
-            "mean IoU": f"**{_format_percent(scores.get('mean_iou'))} %**",
-            "pixel accuracy": f"{_format_percent(scores.get('pixel_accuracy'))} %",
+            "mean IoU": f"**{format_percent(scores.get('mean_iou'))} %**",
+            "pixel accuracy": f"{format_percent(scores.get('pixel_accuracy'))} %",
         }
     lines = [f"# {name}", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
     iou = scores.get("iou")
     if isinstance(iou, Mapping):
         lines += ["", "| class | IoU, % |", "|---|---|"]
-        lines += [f"| {name} | {_format_percent(value)} |" for name, value in iou.items()]
+        lines += [f"| {name} | {format_percent(value)} |" for name, value in iou.items()]
     return "\n".join([*lines, ""])
 
 
@@ -48,9 +49,11 @@ def _describe_size(scores: Mapping[str, Any]) -> str:
     )
 
 
-def _format_percent(share: object) -> str:
+def format_percent(share: object) -> str:
     """A share in percent; a dash for what was not measured, such as a class that never occurs."""
-    return f"{100 * share:.1f}" if isinstance(share, int | float) else "-"
+    if not isinstance(share, int | float) or math.isnan(share):
+        return "-"
+    return f"{100 * share:.1f}"
 
 
 SEPARATORS = {"crop": " x ", "scale": " to "}

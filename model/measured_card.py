@@ -13,13 +13,12 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from model.averaging import AveragingPredictor
-from model.card import describe_weights
+from model.card import describe_weights, format_percent
 from model.engines.base import Array
 from model.errors import ModelError
 from model.outputs import require_folder
@@ -50,7 +49,7 @@ def write_measured_card(text: str, path: Path, images: SegmentationDataset, fold
     folder.mkdir(parents=True, exist_ok=True)
     draw_confusion(folder / "confusion.png", quality.confusion, quality.classes)
     draw_calibration(folder / "calibration.png", quality.confidence)
-    scores = quality.image_scores()
+    scores = quality.score_images()
     draw_best_and_worst(folder, predictor, images, scores)
     rows = read_history(path.with_name(f"{path.stem}.history.csv"))
     if rows:
@@ -79,7 +78,7 @@ def measure_quality(
     quality = Quality(predictor.metadata.classes)
     for index in tqdm(range(len(images)), desc="measure", unit="image"):
         image, target = images.read(index)
-        confidence = averaging.probabilities(image).max(dim=0).values
+        confidence = averaging.compute_probabilities(image).max(dim=0).values
         quality.add(target, predictor(image), confidence.cpu().numpy())
     return quality
 
@@ -90,42 +89,42 @@ def draw_best_and_worst(
     ranked = np.argsort(scores)[::-1].tolist()
     colours = get_colormap(predictor.metadata)
 
-    def picture(index: int) -> tuple[str, list[Array]]:
+    def read_row(index: int) -> tuple[str, list[Array]]:
         image, target = images.read(index)
         title = f"{images.samples[index].name}: {100 * scores[index]:.0f} %"
         return title, [image, colours[predictor(image)], colours[target]]
 
     for name, indices in (("best", ranked[:RANKED]), ("worst", ranked[::-1][:RANKED])):
-        draw_ranked(folder / f"{name}.png", [picture(index) for index in indices])
+        draw_ranked(folder / f"{name}.png", [read_row(index) for index in indices])
 
 
 def describe(quality: Quality, *, curves: bool) -> str:
     """Format the sections in Markdown."""
-    columns = quality.iou(), quality.boundary_f(), quality.boundary_iou()
+    columns = quality.compute_iou(), quality.compute_boundary_f(), quality.compute_boundary_iou()
     iou = columns[0]
     lines = ["", f"## Measured on {len(quality.images)} images of at most {SERVED_SIDE} pixels", ""]
     lines += ["| class | IoU, % | boundary F, % | boundary IoU, % |", "|---|---|---|---|"]
     lines += [
-        f"| {name} | " + " | ".join(_format_percent(figure) for figure in figures) + " |"
+        f"| {name} | " + " | ".join(format_percent(figure) for figure in figures) + " |"
         for name, *figures in zip(quality.classes, *columns, strict=True)
     ]
-    means = (f"**{_format_percent(np.nanmean(figures))}**" for figures in columns)
+    means = (f"**{format_percent(np.nanmean(figures))}**" for figures in columns)
     lines += [f"| **mean** | {' | '.join(means)} |", ""]
     lines += [
         "A boundary pixel counts as met within 0.75 % of the image's diagonal. The boundary IoU is "
         "that of the bands inside of the boundaries, 2 % of the diagonal wide. The expected "
-        f"calibration error is {_format_percent(quality.calibration_error)} %.",
+        f"calibration error is {format_percent(quality.calibration_error)} %.",
         "",
         "## What it gets wrong",
         "",
     ]
     weakest = np.argsort(np.where(np.isnan(iou), np.inf, iou))[:3]
-    weak = ", ".join(f"{quality.classes[i]} ({_format_percent(iou[i])} %)" for i in weakest)
-    confusions = quality.confusions(5)
+    weak = ", ".join(f"{quality.classes[i]} ({format_percent(iou[i])} %)" for i in weakest)
+    confusions = quality.rank_confusions(5)
     title = "Most often taken for something else:" if confusions else "None is taken for another."
     lines += [f"The weakest classes are {weak}. {title}", ""]
     lines += [
-        f"- {target}: {_format_percent(share)} % of its pixels are called {prediction}"
+        f"- {target}: {format_percent(share)} % of its pixels are called {prediction}"
         for target, prediction, share in confusions
     ]
     pictures = ["confusion", "calibration", "best", "worst", *(["curves"] if curves else [])]
@@ -150,10 +149,6 @@ def read_history(path: Path) -> list[EpochRow]:
             )
             for row in csv.DictReader(file)
         ]
-
-
-def _format_percent(share: float | np.floating[Any]) -> str:
-    return "-" if np.isnan(share) else f"{100 * share:.1f}"
 
 
 def main(arguments: list[str] | None = None) -> None:

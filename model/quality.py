@@ -58,18 +58,18 @@ class Quality:
         total: NDArray[np.int64] = np.sum(self.images, axis=0)
         return total
 
-    def iou(self) -> NDArray[np.float64]:
+    def compute_iou(self) -> NDArray[np.float64]:
         """Per class; NaN for one that occurs nowhere."""
         return compute_ious(self.confusion)
 
-    def image_scores(self) -> list[float]:
+    def score_images(self) -> list[float]:
         """Each image's mean IoU over the classes that occur in it."""
         return [
             float(np.nanmean(compute_ious(counts))) if counts.any() else 0.0
             for counts in self.images
         ]
 
-    def boundary_f(self) -> NDArray[np.float64]:
+    def compute_boundary_f(self) -> NDArray[np.float64]:
         """Per class, over the boundary pixels of the whole set; NaN where there are none."""
         predicted, precise, wanted, recalled = self.boundaries.T
         with np.errstate(invalid="ignore"):
@@ -77,7 +77,7 @@ class Quality:
             score = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         return np.where(predicted + wanted > 0, score, np.nan)
 
-    def boundary_iou(self) -> NDArray[np.float64]:
+    def compute_boundary_iou(self) -> NDArray[np.float64]:
         """Per class, of the bands inside of the boundaries; NaN where there are none."""
         both, either = self.bands.T
         return np.where(either > 0, both / np.maximum(either, 1), np.nan)
@@ -88,7 +88,7 @@ class Quality:
         pixels, confident, right = self.confidence.T
         return float(np.abs(confident - right).sum() / max(pixels.sum(), 1))
 
-    def confusions(self, number: int) -> list[tuple[str, str, float]]:
+    def rank_confusions(self, number: int) -> list[tuple[str, str, float]]:
         """The most frequent confusions: target, prediction, share of the target's pixels.
 
         Fewer than `number`, or none, where no more classes are confused.
@@ -103,7 +103,11 @@ class Quality:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        iou, boundary, band = self.iou(), self.boundary_f(), self.boundary_iou()
+        iou, boundary, band = (
+            self.compute_iou(),
+            self.compute_boundary_f(),
+            self.compute_boundary_iou(),
+        )
         return {
             "images": len(self.images),
             "mean_iou": _round(np.nanmean(iou)),

@@ -25,9 +25,8 @@ from model.scaling import find_content_size
 
 T = TypeVar("T")
 
-
 THREADS_ON_CPU = 2
-"""Beside an engine on the CPU, which needs 17 times the processor time of the codecs."""
+"""The number of codec threads beside an engine on the CPU, which needs 17 times their CPU time."""
 
 
 def count_codec_threads(settings: Settings, *, has_gpu: bool) -> int:

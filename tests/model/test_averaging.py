@@ -25,15 +25,15 @@ def test_views_are_averaged_at_the_images_size(weights, photo):
     """An average over mirror images is the same for the mirrored image."""
     photo = photo[:64, :96]
     averaging = AveragingPredictor(weights, scales=(0.75, 1, 1.25), flip=True, device="cpu")
-    found = averaging.probabilities(photo)
+    found = averaging.compute_probabilities(photo)
     assert found.shape == (21, 64, 96)
     torch.testing.assert_close(found.sum(dim=0), torch.ones(64, 96))
     single = [
         AveragingPredictor(weights, scales=(scale,), device="cpu") for scale in (0.75, 1, 1.25)
     ]
     mirrored = np.ascontiguousarray(photo[:, ::-1])
-    views = [one.probabilities(photo) for one in single]
-    views += [one.probabilities(mirrored).flip(2) for one in single]
+    views = [one.compute_probabilities(photo) for one in single]
+    views += [one.compute_probabilities(mirrored).flip(2) for one in single]
     # Resampling a mirror image rounds other pixels than the image's.
     assert (found - torch.stack(views).mean(dim=0)).abs().max() < 0.02
 

@@ -41,7 +41,7 @@ def test_boundaries_count_within_a_share_of_the_diagonal(offset, score):
     """0.75 % of 156 pixels are 1 pixel."""
     quality = Quality(CLASSES)
     quality.add(square(), square(offset), np.ones((100, 120), np.float32))
-    found = quality.boundary_f()
+    found = quality.compute_boundary_f()
     if score is None:
         assert 0.2 < found[1] < 0.7, "the horizontal edges overlap in part"
     else:
@@ -55,10 +55,10 @@ def test_the_boundary_iou_is_that_of_the_bands_inside_of_the_boundaries():
     target = square()
     quality = Quality(CLASSES)
     quality.add(target, target, np.ones(target.shape, np.float32))
-    assert quality.boundary_iou().tolist() == [1.0, 1.0]
+    assert quality.compute_boundary_iou().tolist() == [1.0, 1.0]
     assert quality.bands[1].tolist() == [ring, ring]
     quality.add(target, moved, np.ones(target.shape, np.float32))
-    assert quality.boundary_iou()[1] == ring / (3 * ring)
+    assert quality.compute_boundary_iou()[1] == ring / (3 * ring)
     target = target.copy()
     target[20:23] = 255  # void: neither wanted nor a mistake
     quality = Quality(CLASSES)
@@ -85,13 +85,13 @@ def test_confusions_are_named_by_their_share():
     mask[:3] = 2
     quality.add(target, mask, np.ones((10, 10), np.float32))
     confusions = [("ship", "quay", 0.75), ("ship", "background", 0.25)]
-    assert quality.confusions(2) == quality.confusions(9) == confusions
+    assert quality.rank_confusions(2) == quality.rank_confusions(9) == confusions
 
 
 def test_a_perfect_network_confuses_nothing():
     quality = Quality(CLASSES)
     quality.add(square(), square(), np.ones((100, 120), np.float32))
-    assert quality.confusions(5) == []
+    assert quality.rank_confusions(5) == []
     text = measured_card.describe(quality, curves=False)
     assert "None is taken for another." in text
     assert "are called" not in text
