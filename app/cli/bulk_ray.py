@@ -6,6 +6,7 @@ travel through Ray. Knows nothing of the command line.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -117,6 +118,7 @@ def _do_parts(
     job: Job, parts: list[int], processes: int, *, on_end: Callable[[int], object], tally: Tally
 ) -> None:
     DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the command has its own progress bar
     numbers = [{"part": number} for number in parts]
     pool = ActorPoolStrategy(min_size=1, max_size=processes)
     counts = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(

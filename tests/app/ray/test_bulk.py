@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.ray_cluster import PATIENCE_S
+from benchmarks.watch import ProcessTree
 from model.predictor import open_predictor
 from tests.app.cli.conftest import run_fcn
 from tests.app.client.scripted import scripted
@@ -84,15 +86,21 @@ def wait_for(find):
     return found
 
 
+def list_descendants():
+    """The ids of this process and of those that it started, asked again if one ends meanwhile."""
+    while True:
+        with suppress(OSError):
+            return ProcessTree(os.getpid()).pids
+
+
 def find_workers():
-    """The ids of the processes that do parts."""
+    """The ids of the processes that do parts on this test's cluster."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if b"ray::" in (text := path.read_bytes()) and b"PartWorker" in text:
-                found.append(int(path.parent.name))
-        except OSError:  # it has just ended
-            continue
+    for pid in list_descendants():
+        with suppress(OSError):  # it has just ended
+            text = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"ray::" in text and b"PartWorker" in text:
+                found.append(pid)
     return found
 
 
@@ -117,6 +125,7 @@ def test_a_killed_process_and_a_killed_run_lose_nothing(start, photos, tmp_path,
         os.kill(worker, signal.SIGKILL)
     _, told = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 1, told  # one photo is broken
+    assert "Dataset" not in told, "Ray Data writes nothing between the lines of the command"
 
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(list(records.iterdir())) == 7
