@@ -6,7 +6,7 @@ Knows nothing of what runs on it.
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,16 @@ from benchmarks.process import HOST, REPOSITORY
 PATIENCE_S = 900
 """The seconds that a busy machine may take to start a part of Ray."""
 
+START_S = 120
+"""The seconds that Ray waits for a node's process. More is useless: the process ends if its agents
+do not start within 15 s, and Ray does not notice that.
+"""
+
 ENVIRONMENT = {
     "PYTHONPATH": str(REPOSITORY),
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
-    "RAY_raylet_start_wait_time_s": str(PATIENCE_S),
+    "RAY_raylet_start_wait_time_s": str(START_S),
     "RAY_worker_register_timeout_seconds": str(PATIENCE_S),
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(PATIENCE_S),
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": str(PATIENCE_S),
@@ -67,15 +72,15 @@ class RayCluster:
 
 
 @contextmanager
-def start_ray_cluster(*cpus: int) -> Iterator[RayCluster]:
-    """A cluster with a node for each number of CPUs. This process is its driver.
+def start_ray_cluster(*cpus: int, serves: bool = True) -> Iterator[RayCluster]:
+    """A cluster with a node for each number of CPUs. If it serves, this process is its driver.
 
     Raises RayNotStarted.
     """
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update(ENVIRONMENT)
     try:
-        with _start(cpus) as cluster:
+        with _start(cpus, serves=serves) as cluster:
             yield cluster
     finally:
         for name, value in before.items():
@@ -85,21 +90,31 @@ def start_ray_cluster(*cpus: int) -> Iterator[RayCluster]:
 
 
 @contextmanager
-def _start(cpus: tuple[int, ...]) -> Iterator[RayCluster]:
+def _start(cpus: tuple[int, ...], *, serves: bool) -> Iterator[RayCluster]:
+    (port,) = find_free_ports(1)
+    cluster, nodes = _start_nodes(cpus)
+    urls = [f"http://{HOST}:{node['metrics_export_port']}/metrics" for node in nodes]
+    found = RayCluster(cluster.address, port, urls)
+    try:
+        with _serve(found) if serves else nullcontext():
+            yield found
+    finally:
+        cluster.shutdown()
+
+
+@contextmanager
+def _serve(cluster: RayCluster) -> Iterator[None]:
+    """Serve's proxy and controller, for the block."""
     import ray
     from ray import serve
 
-    (port,) = find_free_ports(1)
-    cluster, nodes = _start_nodes(cpus)
     try:
         ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
-        serve.start(proxy_location="HeadOnly", http_options={"host": HOST, "port": port})
-        urls = [f"http://{HOST}:{node['metrics_export_port']}/metrics" for node in nodes]
-        yield RayCluster(cluster.address, port, urls)
+        serve.start(proxy_location="HeadOnly", http_options={"host": HOST, "port": cluster.port})
+        yield
     finally:
         serve.shutdown()
         ray.shutdown()
-        cluster.shutdown()
 
 
 def _start_nodes(cpus: tuple[int, ...]) -> tuple[Any, list[dict[str, Any]]]:
