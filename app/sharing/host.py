@@ -7,7 +7,7 @@ import asyncio
 from socket import socket
 
 from app.sharing.batching import BatchingEngine
-from app.sharing.session import Session
+from app.sharing.worker_session import WorkerSession
 
 
 class Host:
@@ -18,7 +18,7 @@ class Host:
         self._listener = listener
         self._engine = engine
         self._number = number
-        self._sessions: set[Session] = set()
+        self._sessions: set[WorkerSession] = set()
         self._ended = asyncio.Event()
         self._is_stopping = False
 
@@ -44,10 +44,10 @@ class Host:
         except (BlockingIOError, ConnectionError):  # it has gone again
             return
         self._sessions.add(
-            Session(connection, self._engine, number=self._number, on_end=self._forget)
+            WorkerSession(connection, self._engine, number=self._number, on_end=self._forget)
         )
 
-    def _forget(self, session: Session) -> None:
+    def _forget(self, session: WorkerSession) -> None:
         self._sessions.discard(session)
         self._end_if_idle()
 

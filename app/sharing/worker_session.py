@@ -53,7 +53,7 @@ INLINE_BYTES = 2**20
 log = structlog.get_logger("segmentation")
 
 
-class Session:
+class WorkerSession:
     """Serves one connection. `on_end` is called when the worker and all its images have ended."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Session:
         engine: BatchingEngine,
         *,
         number: int,
-        on_end: Callable[["Session"], None],
+        on_end: Callable[["WorkerSession"], None],
     ) -> None:
         """`number` is the engine's, among those of the machine."""
         self._engine = engine
