@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
-from PIL.JpegImagePlugin import JpegImageFile
 
 from app.codecs.costs import require_few_pixels
 from app.codecs.exif import read_orientation
@@ -85,10 +84,9 @@ class Upload:
         return Picture(image, self.size[::-1] if turn in ON_ITS_SIDE else self.size)
 
     def _load(self) -> Image.Image:
-        if isinstance(self.image, JpegImageFile):
-            # At once: a decoder that consumes nothing, such as within a run of fill bytes, gets all
-            # bytes again with every further block, so the time would grow with their square.
-            self.image.decodermaxblock = len(self.data)
+        # At once: a decoder that consumes nothing, such as in a run of fill bytes or a long row,
+        # gets all bytes again with every further block, so the time would grow with their square.
+        self.image.decodermaxblock = len(self.data)  # type: ignore[attr-defined]
         with translate_pillow_errors():
             self.image.load()
         self.image.fp = None  # type: ignore[attr-defined]  # holds WebP's pixels a second time

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from PIL import Image
+from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from app.codecs import jsonmask
@@ -278,6 +278,22 @@ def test_fill_bytes_of_a_jpeg_are_read_once(monkeypatch, max_side):
     data = image[:-2] + 2**20 * b"\xff" + image[-2:]
     assert decode_image(data, max_pixels=LIMIT, max_side=max_side).size == (64, 64)
     assert len(blocks_read) == 1
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF"])
+def test_a_row_that_is_longer_than_a_block_is_read_once(monkeypatch, kind):
+    """A row of 25 megapixels, read in blocks, took 4 s."""
+    counts = []
+
+    class Noted(io.BytesIO):
+        def read(self, count=-1):
+            counts.append(count)
+            return super().read(count)
+
+    data = saved(Image.new("RGB", (300_000, 1)), format=kind)
+    monkeypatch.setattr("app.codecs.pictures.io.BytesIO", Noted)
+    assert decode_image(data, max_pixels=LIMIT).size == (1, 300_000)
+    assert sum(count >= ImageFile.MAXBLOCK for count in counts) == 1
 
 
 def test_a_webps_canvas_size_is_checked_before_it_is_allocated():
