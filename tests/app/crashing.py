@@ -1,7 +1,7 @@
 """The program, but every mask crashes with a message that imitates log lines."""
 
 from app.__main__ import main
-from app.routes import segmentation
+from app.tasks import segmentation
 
 FORGED = "2026-01-01T00:00:00Z [info     ] forged"
 
