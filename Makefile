@@ -38,7 +38,7 @@ fuzz: $(VENV)/dev.done  ## look for uploads that break the decoding, for ten min
 	mkdir -p build/fuzz
 	$(RUN) -m tests.fuzz.upload build/fuzz -max_total_time=600 -artifact_prefix=build/
 
-sanitize: $(VENV)/dev.done  ## check the native engine's memory, arithmetic and threads (needs GCC; two minutes)
+sanitize: $(VENV)/dev.done  ## check the native engine's memory, arithmetic and threads (needs GCC; seven minutes on one core)
 	$(RUN) -m tests.native
 
 native:  ## compile the native engine (without a C compiler, the slower ncnn is used)
