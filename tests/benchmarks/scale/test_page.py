@@ -43,11 +43,10 @@ def is_close(ratio):
 def test_goodput_is_within_15_percent_and_the_page_says_where_p99_is_not():
     rows, others = RESULT["rows"], RESULT["Two cores of another machine"]
     assert all(is_close(row["ratio"]) for row in rows)
-    assert sum(is_close(row["p99 ratio"]) for row in rows) == 12
-    assert "within 15 % in 12 runs" in PROSE
+    assert sum(is_close(row["p99 ratio"]) for row in rows) == 10
+    assert "within 15 % in 10 runs, and in the median over the runs of each load" in PROSE
     far = [row["load"] for row in RESULT["Medians"] if not is_close(row["p99 ratio"])]
-    assert far == [1.0, 1.2]
-    assert "at 1 and 1.2 times the capacity" in PROSE
+    assert far == []
     far = [(row["load"], row["figure"]) for row in others if not is_close(row["ratio"])]
     assert far == [("1 caller", "p99 ms")]
     assert "that of one caller misses" in PROSE
