@@ -5,7 +5,7 @@ import select
 import signal
 import socket
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -196,14 +196,20 @@ def test_requests_that_have_reached_the_system_before_sigterm_are_answered(weigh
 PROBE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def test_the_first_request_of_a_connection_may_arrive_during_the_drain(settings, monkeypatch):
-    monkeypatch.setattr("app.process.protocol.LAST_REQUEST_S", 300)
+@contextmanager
+def newly_connected(settings, **changed):
+    """A server, and a connection to it that has no request yet."""
     with (
-        serving(settings.model_copy(update=PATIENT)) as (client, server),
+        serving(settings.model_copy(update=PATIENT | changed)) as (_, server),
         connected(server) as connection,
     ):
-        while metric(client.get("/metrics").text, "seg_connections") < 2:
-            pass
+        wait_for_metric(server, "seg_connections", 1)
+        yield server, connection
+
+
+def test_the_first_request_of_a_connection_may_arrive_during_the_drain(settings, monkeypatch):
+    monkeypatch.setattr("app.process.protocol.LAST_REQUEST_S", 300)
+    with newly_connected(settings) as (server, connection):
         server.should_exit = True
         while server.servers[0].is_serving():
             pass
@@ -213,12 +219,7 @@ def test_the_first_request_of_a_connection_may_arrive_during_the_drain(settings,
 
 def test_a_connection_without_a_request_does_not_delay_the_drain_for_long(settings, monkeypatch):
     monkeypatch.setattr("app.process.protocol.LAST_REQUEST_S", 0)
-    patient = PATIENT | {"head_timeout_s": 3600, "drain_timeout_s": 3600}
-    with (
-        serving(settings.model_copy(update=patient)) as (client, server),
-        connected(server) as connection,
-    ):
-        while metric(client.get("/metrics").text, "seg_connections") < 2:
-            pass
+    patient = {"head_timeout_s": 3600, "drain_timeout_s": 3600}
+    with newly_connected(settings, **patient) as (server, connection):
         server.should_exit = True
         assert everything(connection) == b""
