@@ -25,7 +25,7 @@ from ray.exceptions import (
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from app.ray.flights import Flights
+from app.ray.calls import Calls
 from app.scheduling.admission import make_overloaded
 from app.settings import Settings
 from model.engines.base import Array, Region
@@ -67,14 +67,14 @@ class RemoteEngine:
         timeout_s: float,
         start_timeout_s: float = math.inf,
         share: Callable[[Weights], Any] = ray.put,
-        flights: Flights | None = None,
+        calls: Calls | None = None,
     ) -> None:
         """Ask a replica for its description; waits until there is one, at most `start_timeout_s`.
 
         `share` puts the weights where all replicas can read them, and returns the reference.
-        `flights` is common to the engines of a service. Raises Overloaded and EngineError.
+        `calls` is common to the engines of a service. Raises Overloaded and EngineError.
         """
-        self._flights = flights or Flights()
+        self._calls = calls or Calls()
         self._handle = handle
         self._weights = weights
         self._timeout_s = timeout_s
@@ -99,7 +99,7 @@ class RemoteEngine:
 
     def abandon(self, pixels: Array) -> None:
         """Cancel the image with this canvas, whose caller has left. Does not block."""
-        self._flights.cancel(pixels)
+        self._calls.cancel(pixels)
 
     def _compute(self, pixels: Array, region: Region, confidence: bool) -> Array:
         """Return what a replica computes.
@@ -110,17 +110,17 @@ class RemoteEngine:
         image = self._weights.metadata.digest, Canvas(pixels, region), confidence
 
         def compute() -> Array:
-            mask = self._fly(pixels, *image, None, until=until)
+            mask = self._call(pixels, *image, None, until=until)
             if mask is None:
-                mask = self._fly(pixels, *image, self._share_weights(), until=until)
+                mask = self._call(pixels, *image, self._share_weights(), until=until)
             assert mask is not None, "a replica keeps the weights that come along"
             return mask
 
         return try_replicas(compute)
 
-    def _fly(self, pixels: Array, *arguments: object, until: float) -> Array | None:
+    def _call(self, pixels: Array, *arguments: object, until: float) -> Array | None:
         response = self._handle.segment.remote(*arguments)
-        with self._flights.keep(pixels, response):
+        with self._calls.keep(pixels, response):
             mask: Array | None = wait_for(response, until=until)
             return mask
 
@@ -137,7 +137,7 @@ class RemoteStart:
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle
-        self._flights = Flights()
+        self._calls = Calls()
         self._has_started = False
 
     def __call__(self, settings: Settings) -> Predictor:
@@ -155,7 +155,7 @@ class RemoteStart:
             callers=settings.max_queue,
             timeout_s=settings.deadline_s,
             start_timeout_s=settings.deadline_s if self._has_started else math.inf,
-            flights=self._flights,
+            calls=self._calls,
         )
         self._has_started = True
         return use_engine(engine, weights, max_side=settings.max_side)

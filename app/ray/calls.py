@@ -10,7 +10,7 @@ from typing import Any
 from model.engines.base import Array
 
 
-class Flights:
+class Calls:
     """The calls of the handle by the canvas that they compute. Shared by all weights."""
 
     def __init__(self) -> None:
