@@ -39,7 +39,8 @@ def measure(server: Server, run: Callable[[], Load]) -> Measured:
     """
     pid = server.process.pid
     cores = os.sched_getaffinity(pid)
-    tree, before, busy = ProcessTree(pid), ProcessTree(pid).measure_cpu_s(), read_busy_s(cores)
+    tree = ProcessTree(pid)
+    before, busy = tree.measure_cpu_s(), read_busy_s(cores)
     load = run()
     used, busy = tree.measure_cpu_s() - before, read_busy_s(cores) - busy
     shared = load.client_cpu_s if cores & os.sched_getaffinity(0) else 0.0
