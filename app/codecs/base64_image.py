@@ -17,7 +17,10 @@ TAIL = re.compile(rb'"\s*\}\s*')
 PIECE_CHARACTERS = 2**18
 """The number of characters decoded at a time, because decoding holds the interpreter's lock."""
 
-REMEDY = 'Send {"image": "..."} with the file in base64, as `base64 -w0 photo.jpg` prints it.'
+REMEDY = (
+    'Send {"image": "..."} with the file in base64, as `base64 -w0 photo.jpg` prints it, without '
+    "line breaks and without a prefix like data:image/jpeg;base64,"
+)
 
 
 def read_image(body: bytes) -> bytes:

@@ -96,7 +96,7 @@ EXAMPLES: Mapping[type[RequestError], tuple[str, str]] = {
         "Accept one of image/png, application/json, or choose with ?format=.",
     ),
     errors.InvalidParameter: (
-        "query.max_side: Input should be greater than or equal to 32",
+        "query.max_side is '3': Input should be greater than or equal to 32.",
         "See /docs for the allowed values.",
     ),
     errors.RequestTimeout: (

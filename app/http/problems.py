@@ -178,11 +178,13 @@ async def _on_request_error(request: Request, error: Exception) -> Response:
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    # The rest of `loc` names the types in FastAPI's own union.
+    where = ".".join(str(part) for part in first["loc"][:2])
+    value = f" is {first['input'][:50]!r}" if isinstance(first["input"], str) else ""
     return await _on_request_error(
         request,
         errors.InvalidParameter(
-            f"{where}: {first['msg']}", remedy="See /docs for the allowed values."
+            f"{where}{value}: {first['msg']}.", remedy="See /docs for the allowed values."
         ),
     )
 

@@ -127,7 +127,8 @@ async def _read_form(request: Request) -> bytes:
     except FormError as error:
         raise ImageMissing(
             f"The multipart form cannot be read: {error}.",
-            remedy=f"Send one file in the field {FIELD!r}, as curl -F {FIELD}=@photo.jpg does.",
+            remedy=f"Send one file in the field {FIELD!r}, as curl -F {FIELD}=@photo.jpg does; "
+            "/v1/segment/batch takes several.",
         ) from error
     if data:
         return data
@@ -139,6 +140,11 @@ async def _read_form(request: Request) -> bytes:
 
 
 def _make_no_file(field: str, names: Sequence[str]) -> ImageMissing:
+    if field in names:
+        return ImageMissing(
+            f"The multipart field {field!r} is text, not a file.",
+            remedy=f"Send it with a file name; with curl, write @, as in -F {field}=@photo.jpg.",
+        )
     given = ", ".join(repr(name[:50]) for name in names) or "none"
     return ImageMissing(
         f"No file in the multipart field {field!r}; fields: {given}.",

@@ -242,6 +242,26 @@ def test_every_error_is_a_problem_with_its_remedy(server, case):
     assert response.headers["x-request-id"]
 
 
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({"content": b"x", "params": {"format": "jpeg"}}, "query.format is 'jpeg': Input should"),
+        ({"content": b"x", "params": {"max_side": "3"}}, "query.max_side is '3': Input should"),
+        ({"content": b"x", "params": {"max_side": "9" * 99}}, f"is '{'9' * 50}': Input"),
+        (
+            {"content": b"x", "headers": {"X-Request-Timeout": "soon"}},
+            "header.X-Request-Timeout is 'soon': Input should",
+        ),
+        ({"files": {"file": (None, "photo.jpg")}}, "with curl, write @, as in -F file=@photo.jpg"),
+        ({"files": [("file", b"x"), ("file", b"x")]}, "/v1/segment/batch takes several"),
+        ({"json": {"image": "data:image/png;base64,iVBO"}}, "without a prefix like data:image"),
+    ],
+)
+def test_an_error_names_the_value_and_how_to_correct_it(client, request_, said):
+    problem = client.post("/v1/segment", **request_).json()
+    assert said in f"{problem['detail']} {problem['remedy']}"
+
+
 def test_unknown_paths_and_methods_are_problems_too(client):
     response = client.get("/v1/segment")
     assert response.status_code == 405

@@ -113,6 +113,7 @@ export class Viewer {
     find("progress").textContent = texts[state] ?? "";
     show(find("progress"), state in texts);
     show(find("problem"), state === "failed");
+    show(find("stage-help"), state !== "failed");
     if (state === "failed") {
       find("problem-title").textContent = problem.title;
       find("problem-detail").textContent = problem.detail;

@@ -64,6 +64,7 @@ def test_the_api_has_the_theme_of_the_page(open_page, system, chosen, is_dark):
         page.evaluate("theme => localStorage.setItem('theme', theme)", chosen)
     page.goto(page.url + "docs")
     page.locator(".opblock").first.wait_for()
+    assert page.locator("main").count() == 1
     colour = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert colour == ("rgb(28, 32, 34)" if is_dark else "rgba(0, 0, 0, 0)")
 

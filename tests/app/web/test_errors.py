@@ -36,6 +36,7 @@ def test_a_problem_is_shown_in_the_servers_words(page, client):
         assert page.locator(f"#problem-{part}").inner_text() == problem[part]
         assert problem[part] in page.locator("#announcement").inner_text()
     assert page.locator("#problem-key").is_hidden()
+    assert page.locator("#stage-help").is_hidden()  # there is nothing to point at
 
 
 def test_a_file_above_the_limit_is_not_sent(page, shared):
