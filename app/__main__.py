@@ -55,8 +55,9 @@ def main() -> None:
             serve_with_workers(settings)
         serve_alone(settings)
     except ListenError as error:
-        remedy = error.remedy and f"; {error.remedy}"
-        sys.exit(f"error: cannot listen on {error.filename}: {error.strerror}{remedy}")
+        message = f"error: cannot listen on {error.filename}: {error.strerror}"
+        remedy = error.suggest(options=options)
+        sys.exit(f"{message}; {remedy}" if remedy else message)
     except (OSError, KeysError, RateStorageError, TracesError) as error:
         sys.exit(f"error: cannot start: {error}")
 

@@ -5,7 +5,7 @@ Knows the names and descriptions of the settings; `app.settings` validates the v
 
 import argparse
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from app import __version__
@@ -58,6 +58,15 @@ def _build_parser(prog: str) -> argparse.ArgumentParser:
 def name_option(setting: str) -> str:
     """Return the option for a setting."""
     return f"--{setting.replace('_', '-')}"
+
+
+def format_setting(setting: str, value: object, *, options: Collection[str]) -> str:
+    """Return a setting with a value, as it is given.
+
+    It is NAME=VALUE, or --NAME VALUE if its variable is one of `options`.
+    """
+    variable = PREFIX + setting.upper()
+    return f"{name_option(setting)} {value}" if variable in options else f"{variable}={value}"
 
 
 def _format_default(value: object) -> str:

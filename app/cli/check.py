@@ -97,7 +97,7 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
     try:
         bound = bind(settings)
     except ListenError as error:
-        yield "wrong", "port", f"{error.filename}: {error.strerror}", error.remedy
+        yield "wrong", "port", f"{error.filename}: {error.strerror}", error.suggest()
     else:
         for one in bound:
             one.close()

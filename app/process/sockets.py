@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import select
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from socket import (
     AF_INET,
@@ -15,7 +15,8 @@ from socket import (
     socket,
 )
 
-from app.settings import PREFIX, Settings
+from app.arguments import format_setting
+from app.settings import Settings
 
 BACKLOG = 2048
 """The number of connections that may wait to be accepted; the system may allow fewer."""
@@ -26,20 +27,29 @@ delay the end.
 """
 
 REMEDIES: Mapping[int, str] = {
-    errno.EADDRINUSE: "stop the program that listens there, or choose another port: "
-    f"{PREFIX}PORT=8001",
-    errno.EADDRNOTAVAIL: f"choose an address of this machine: {PREFIX}HOST=127.0.0.1",
-    errno.EACCES: f"ports below 1024 need root; choose another port: {PREFIX}PORT=8001",
+    errno.EADDRINUSE: "stop the program that listens there, or choose another port: {port}",
+    errno.EADDRNOTAVAIL: "choose an address of this machine: {host}",
+    errno.EACCES: "ports below 1024 need root; choose another port: {port}",
 }
+"""What to do. `{port}` and `{host}` are examples of the settings to change."""
 
 
 class ListenError(OSError):
     """The server cannot listen; has the address and the system's message."""
 
-    @property
-    def remedy(self) -> str:
-        """What to do, empty if nobody knows."""
-        return REMEDIES.get(self.errno or 0, "")
+    port_setting = "port"
+    """The setting that has the port."""
+
+    def suggest(self, *, options: Collection[str] = ()) -> str:
+        """Return what to do, empty if nobody knows.
+
+        `options` are the names of the variables that were given as options of the command line.
+        """
+        port = 8001 if self.port_setting == "port" else 9001
+        return REMEDIES.get(self.errno or 0, "").format(
+            port=format_setting(self.port_setting, port, options=options),
+            host=format_setting("host", "127.0.0.1", options=options),
+        )
 
 
 def bind(settings: Settings, *, listening: bool = True) -> list[socket]:
@@ -50,7 +60,11 @@ def bind(settings: Settings, *, listening: bool = True) -> list[socket]:
     """
     sockets = [_bind_one(settings.host, settings.port, listening=listening)]
     if settings.operations_port is not None:
-        sockets.append(_bind_one(settings.host, settings.operations_port, listening=True))
+        try:
+            sockets.append(_bind_one(settings.host, settings.operations_port, listening=True))
+        except ListenError as error:
+            error.port_setting = "operations_port"
+            raise
     return sockets
 
 

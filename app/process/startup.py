@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator
 
 from pydantic import ValidationError
 
-from app.arguments import name_option
+from app.arguments import format_setting
 from app.observability.logs import configure_logging
-from app.settings import PREFIX, Settings
+from app.settings import Settings
 
 EXIT_USAGE = 2
 
@@ -32,18 +32,11 @@ def load_settings(*, options: Collection[str] = ()) -> Settings:
 def list_invalid(
     error: ValidationError, *, options: Collection[str] = ()
 ) -> Iterator[tuple[str, str]]:
-    """Yield each invalid setting as it was given, without passwords, and what is wrong with it.
-
-    It is NAME=VALUE, or --NAME VALUE if its variable is one of `options`.
-    """
+    """Yield each invalid setting as it was given, without passwords, and what is wrong with it."""
     for invalid in error.errors():
         setting = str(invalid["loc"][0])
-        variable = PREFIX + setting.upper()
         value = hide_password(setting, str(invalid["input"]))
-        given = f"{variable}={value}"
-        if variable in options:
-            given = f"{name_option(setting)} {value}"
-        yield given, invalid["msg"]
+        yield format_setting(setting, value, options=options), invalid["msg"]
 
 
 def hide_password(setting: str, text: str) -> str:

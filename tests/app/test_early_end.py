@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from app.arguments import name_option
 from tests.app.gated import AT_THE_GATE, let_through, make_gates
 from tests.app.test_program import program
 from tests.conftest import REPOSITORY
@@ -58,18 +59,29 @@ def test_ctrl_c_while_it_imports_prints_nothing(weights_file):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("which", ["port", "operations_port"])
-def test_a_port_that_is_taken_is_named(weights_file, workers, which):
+@pytest.mark.parametrize(
+    ("which", "as_option", "remedy"),
+    [
+        ("port", False, "SEG_PORT=8001"),
+        ("port", True, "--port 8001"),
+        ("operations_port", False, "SEG_OPERATIONS_PORT=9001"),
+        ("operations_port", True, "--operations-port 9001"),
+    ],
+)
+def test_a_port_that_is_taken_is_named_as_it_was_given(
+    weights_file, workers, which, as_option, remedy
+):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        settings = {"port": 0, "workers": workers} | {which: port}
-        with program(weights=weights_file, device="cpu", log_format="json", **settings) as process:
+        settings = {"port": 0, "workers": workers} | ({} if as_option else {which: port})
+        options = [name_option(which), str(port)] if as_option else []
+        with program(*options, weights=weights_file, device="cpu", **settings) as process:
             _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     last = err.splitlines()[-1]
     assert last == (
         f"error: cannot listen on 127.0.0.1:{port}: Address already in use; stop the program that "
-        "listens there, or choose another port: SEG_PORT=8001"
+        f"listens there, or choose another port: {remedy}"
     )
 
 
