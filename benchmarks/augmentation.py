@@ -4,6 +4,11 @@ All images are decoded before. Both begin with the draws and end with a batch in
 memory.
 """
 
+if __name__ == "__main__":  # before the imports that fail without them
+    from model.extras import require_packages
+
+    require_packages("torch", "torchvision")
+
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

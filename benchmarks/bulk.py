@@ -26,6 +26,7 @@ from benchmarks.process import REPOSITORY
 from benchmarks.ray_cluster import start_ray_cluster
 from benchmarks.report import Row, publish, read_plan
 from benchmarks.watch import ProcessTree
+from model.extras import require_packages
 from model.predictor import open_predictor
 from model.weights import SHIPPED_WEIGHTS
 
@@ -164,6 +165,7 @@ def measure(plan: Plan, run: Callable[[str], Figures]) -> dict[str, list[Figures
 
 def main() -> None:
     plan = read_plan(Plan, "bulk", __doc__, quick=QUICK)
+    require_packages("ray", extra="ray")
     engine = open_predictor(SHIPPED_WEIGHTS, device="cpu", threads=1).engine.description
     with tempfile.TemporaryDirectory() as folder, start_ray_cluster(1, serves=False) as cluster:
         for number, photo in enumerate(make_photos(plan.photos)):

@@ -6,6 +6,11 @@ machine's matrix product. Winograd's algorithm needs fewer multiply-adds, so an 
 faster. OpenVINO is measured where it is installed.
 """
 
+if __name__ == "__main__":  # before the imports that fail without them
+    from model.extras import require_packages
+
+    require_packages("torch", "torchvision")
+
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace

@@ -5,6 +5,11 @@ the device begin with uint8 images in its memory and end with masks there; all o
 in the memory of the CPU. Eager PyTorch computes in float32, without TensorFloat-32.
 """
 
+if __name__ == "__main__":  # before the imports that fail without them
+    from model.extras import require_packages
+
+    require_packages("torch", "torchvision")
+
 import sys
 import time
 from collections.abc import Callable, Sequence

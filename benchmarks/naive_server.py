@@ -4,6 +4,11 @@ One process loads the network at import and does everything in the handler. It h
 threads or limits. It uses nothing of this project but the trained weights and the colours.
 """
 
+if __name__ == "__main__":  # before the imports that fail without them
+    from model.extras import require_packages
+
+    require_packages("torch", "torchvision")
+
 import argparse
 import io
 

@@ -17,6 +17,7 @@ from benchmarks.ray_cluster import start_ray_cluster
 from benchmarks.report import Row, publish, read_plan
 from benchmarks.results import Load
 from benchmarks.turns import QUICK, Plan, list_medians, take_turns
+from model.extras import require_packages
 
 PLAIN, PLAIN_TWO = "plain, 1 process", "plain, 2 workers"
 RAY, RAY_TWO = "Ray, 1 engine", "Ray, 2 engines"
@@ -44,6 +45,7 @@ def list_rows(loads: Mapping[tuple[str, int], Sequence[Load]]) -> list[Row]:
 
 def main() -> None:
     plan = read_plan(Plan, "ray_serve", __doc__, quick=QUICK)
+    require_packages("ray", extra="ray")
     requests = [upload_request(OUR_PATH, photo) for photo in make_photos(plan.photos)]
     loads: dict[tuple[str, int], list[Load]] = defaultdict(list)
     with (

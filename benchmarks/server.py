@@ -36,6 +36,7 @@ from benchmarks.report import publish, read_plan
 from benchmarks.results import Load
 from benchmarks.server_figures import Measurements
 from model.engines.base import Array
+from model.extras import require_packages
 from model.predictor import Canvas, Predictor, open_predictor
 
 OVERLOADS = 3
@@ -160,6 +161,7 @@ def measure_engine(photos: Sequence[bytes], seconds: float) -> list[float]:
 
 def main() -> None:
     plan = read_plan(Plan, "server", __doc__, quick=QUICK)
+    require_packages("torch", "torchvision")  # for the naive server
     photos = open_photos(plan.photos, plan.images)
     # Photos are not scaled, because the naive server and the engine alone do not scale them.
     with start_our_server(max_side=0) as our, start_naive_server() as other:

@@ -35,6 +35,7 @@ from benchmarks.requests import (
 )
 from benchmarks.results import FAILURES, Outcome, count_outcomes
 from benchmarks.watch import DESCRIPTORS, GROWS, MAX_GROWTH, Sample, Watch, describe_trend, plot
+from model.extras import require_packages
 from model.weights import read_metadata
 
 RELOAD_TIMEOUT_S = 60
@@ -219,6 +220,7 @@ def run_soak(plan: Plan) -> Soak:
 
 def main() -> None:
     plan = read_plan(Plan, "soak", __doc__, quick=QUICK)
+    require_packages("matplotlib")
     soak = run_soak(plan)
     failures = soak.list_failures()
     figures: dict[str, Cell] = {

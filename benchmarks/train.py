@@ -3,6 +3,11 @@
 The loops take turns. Every network starts with random weights, and nothing is validated.
 """
 
+if __name__ == "__main__":  # before the imports that fail without them
+    from model.extras import require_packages
+
+    require_packages("torch", "torchvision")
+
 import functools
 import multiprocessing
 import os

@@ -5,6 +5,11 @@ bottleneck, what a million images cost. Measures nothing: benchmarks.curves and 
 have.
 """
 
+if __name__ == "__main__":  # before the imports that fail without them
+    from model.extras import require_packages
+
+    require_packages("simpy", "matplotlib", extra="dev")
+
 from benchmarks.report import publish, read_plan
 from benchmarks.scale.bottlenecks import find_gpu_limits, list_demands
 from benchmarks.scale.plan import QUICK, Plan

@@ -1,5 +1,6 @@
-"""The training commands, when only the service's packages are installed."""
+"""The commands of training and measuring, when only the service's packages are installed."""
 
+import json
 import subprocess
 import sys
 
@@ -21,6 +22,83 @@ def run_without(packages, module, *arguments):
         [sys.executable, "-c", code],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
+
+
+NOT_OF_THE_SERVICE = [
+    *("torch", "torchvision", "matplotlib", "scipy", "tensorboard", "onnx", "ray", "simpy"),
+    *("redis", "pyarrow", "fsspec", "pytest", "hypothesis", "moto", "flask"),
+]
+
+RUN_ALL = f"""
+import contextlib, io, json, runpy, sys, traceback
+
+for name in {NOT_OF_THE_SERVICE}:
+    sys.modules[name] = None
+ends = {{}}
+for module, arguments in json.loads(sys.argv[1]).items():
+    sys.argv[1:] = arguments
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            ends[module] = runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as ended:
+            ends[module] = ended.code or out.getvalue()
+        except BaseException:
+            ends[module] = traceback.format_exc()
+print(json.dumps(ends))
+"""
+
+COMMANDS = sorted(
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__main__")
+    for path in (*REPOSITORY.glob("model/*.py"), *REPOSITORY.glob("benchmarks/**/*.py"))
+    if '\nif __name__ == "__main__":\n    main()' in path.read_text()
+)
+
+NEEDED = {
+    "model.train": "torch, torchvision, matplotlib",
+    "model.evaluate": "torch, torchvision",
+    "model.compare": "torch",
+    "model.convert": "torch, torchvision",
+    "model.measured_card": "torch, torchvision, matplotlib",
+    "model.soft_labels": "torch, torchvision",
+    "model.export": "onnx",
+    "benchmarks.augmentation": "torch, torchvision",
+    "benchmarks.bulk": "ray",
+    "benchmarks.engine": "torch, torchvision",
+    "benchmarks.gpu": "torch, torchvision",
+    "benchmarks.naive_server": "torch, torchvision",
+    "benchmarks.ray_serve": "ray",
+    "benchmarks.scale": "simpy, matplotlib",
+    "benchmarks.server": "torch, torchvision",
+    "benchmarks.soak": "matplotlib",
+    "benchmarks.train": "torch, torchvision",
+}
+
+HELPS_WITHOUT = {f"benchmarks.{name}" for name in ("bulk", "ray_serve", "server", "soak")}
+
+
+@pytest.fixture(scope="module")
+def ends():
+    """How each command ends: what it prints, its error, or its traceback.
+
+    One process runs them all, which imports everything once.
+    """
+    arguments = {name: ["--quick" if name in HELPS_WITHOUT else "--help"] for name in COMMANDS}
+    ended = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, json.dumps(arguments)],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=True,
+    )  # fmt: skip
+    return json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_helps_or_says_what_to_install(ends, command):
+    if command in NEEDED:
+        assert ends[command].startswith(f"error: not installed here: {NEEDED[command]}. ")
+        assert "install them with: " in ends[command]
+        assert "\n" not in ends[command]
+    else:
+        assert ends[command].startswith("usage: ")
 
 
 @pytest.mark.parametrize(
