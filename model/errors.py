@@ -7,6 +7,7 @@
       NetworkError          a state dict or a pretrained network cannot be used
       EngineError           an engine or its device is not available
         DeviceLost          the device no longer works until the process is restarted
+        NoKind              no compiled kind of the native engine runs on this processor
       CheckpointError       there is no checkpoint, or it belongs to another run
       OutputError           the output exists already, or cannot be written
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from model.engines.base import EngineName, Precision
 from model.engines.choice import choose
 from model.engines.native import library
+from model.engines.native.processor import NoKind
 from model.errors import EngineError, ModelError
 from model.predictor import open_predictor
 from model.weights import SHIPPED_WEIGHTS
@@ -96,11 +97,12 @@ def check_native_engine() -> Finding:
         library.load(path)
     except EngineError as error:
         is_there = find_spec("ncnn") is not None
+        without = "install a C compiler (apt install gcc libc6-dev)"
         return Finding(
             "note" if is_there else "wrong",
             "native engine",
             f"not available: {error}",
-            "install a C compiler (apt install gcc libc6-dev)"
+            (error.remedy if isinstance(error, NoKind) else without)
             + ("; until then ncnn computes, more slowly" if is_there else ""),
         )
     return Finding("ok", "native engine", path.name)

@@ -1,4 +1,4 @@
-"""The processor's features when /proc/cpuinfo is hidden."""
+"""The processor's features when /proc/cpuinfo is hidden, or lists none."""
 
 import platform
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.engines.native import library, processor
+from model.installation import check_native_engine
 
 TOLD = """
 Subdirectories of glibc-hwcaps directories, in priority order:
@@ -16,9 +17,13 @@ Subdirectories of glibc-hwcaps directories, in priority order:
 SUPPORTED = " (supported, searched)"
 
 
-@pytest.fixture
-def hidden(monkeypatch, tmp_path):
-    monkeypatch.setattr(processor, "CPU_INFO", tmp_path / "cpuinfo")
+@pytest.fixture(params=[None, b"", b"processor\t: 0\n", b"\xff\xfe"])
+def hidden(request, monkeypatch, tmp_path):
+    """No file, an empty one, one without a list of features, and one that is no text."""
+    file = tmp_path / "cpuinfo"
+    if request.param is not None:
+        file.write_bytes(request.param)
+    monkeypatch.setattr(processor, "CPU_INFO", file)
 
 
 def loader(folder, text):
@@ -62,6 +67,15 @@ def test_the_log_says_why_the_slower_engine_runs_if_features_are_unknown(
     assert library.find_library_or_warn() is None
     assert "the native engine is not available: " in caplog.text
     assert "cannot tell what this processor can do" in caplog.text
+    assert "let this process read /proc/cpuinfo" in check_native_engine().remedy
+
+
+def test_no_compiler_is_recommended_for_a_processor_without_avx2(hidden, monkeypatch, tmp_path):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(processor, "LOADER", loader(tmp_path, TOLD.format(v4="", v3="")))
+    found = check_native_engine()
+    assert "no kind of it runs on this processor" in found.finding
+    assert found.remedy.startswith("it needs a processor with AVX2 or NEON")
 
 
 def test_arm_needs_no_list_of_features(hidden, monkeypatch):

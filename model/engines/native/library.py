@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from model.engines.native.processor import LEVELS, read_features
+from model.engines.native.processor import LEVELS, NoKind, read_features
 from model.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def prepare() -> Path:
     """
     kinds = list_kinds()
     if not kinds:
-        raise EngineError(_explain_absence())
+        raise _explain_absence()
     failed: dict[str, list[str]] = {}
     for kind in kinds:
         try:
@@ -127,13 +127,18 @@ def _list_allowed_kinds() -> list[tuple[str, list[str], str]]:
     return kinds[names.index(best) :]
 
 
-def _explain_absence() -> str:
+def _explain_absence() -> NoKind:
     machine = platform.machine()
     if read_features() is None:
-        return (
-            f"no /proc/cpuinfo, and the loader cannot tell what this processor can do ({machine})"
+        return NoKind(
+            "/proc/cpuinfo lists no features, and the loader cannot tell what this processor can "
+            f"do ({machine})",
+            remedy="let this process read /proc/cpuinfo (systemd: ProcSubset=all)",
         )
-    return f"no kind of it runs on this processor ({machine})"
+    return NoKind(
+        f"no kind of it runs on this processor ({machine})",
+        remedy="it needs a processor with AVX2 or NEON",
+    )
 
 
 def locate_library(kind: str) -> Path:

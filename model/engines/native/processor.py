@@ -8,6 +8,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from model.errors import EngineError
+
 CPU_INFO = Path("/proc/cpuinfo")
 
 LOADER = Path("/lib64/ld-linux-x86-64.so.2")
@@ -22,15 +24,25 @@ LEVELS = {
 }
 
 
+class NoKind(EngineError):
+    """No compiler would help: no kind runs on this processor, or nobody knows which one does."""
+
+    def __init__(self, message: str, *, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
 def read_features() -> set[str] | None:
     """Return the features' names in /proc/cpuinfo, or None if they are unknown.
 
-    A service manager may hide that file (systemd's ProcSubset=pid). Then the loader is asked.
+    A service manager may hide that file (systemd's ProcSubset=pid), and a sandbox may show an empty
+    one. Then the loader is asked.
     """
     try:
-        return _parse_features(CPU_INFO.read_text())
+        listed = _parse_features(CPU_INFO.read_text(errors="replace"))
     except OSError:
-        return _ask_loader()
+        listed = set()
+    return listed or _ask_loader()
 
 
 def _parse_features(text: str) -> set[str]:
