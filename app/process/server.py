@@ -146,10 +146,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Answer accepted requests, at the limit with a 503. Probes are answered until the end."""
         self.service.drain()
-        if self.servers:  # workers close their listener earlier; it is the others', too
-            await accept_waiting(self._sockets[0])
-        for server in self.servers:
-            server.close()
+        await self.stop_accepting()
         self._sockets[0].close()
         await asyncio.sleep(0)  # lets the loop release the sockets
         if self.failure is None:
@@ -160,6 +157,13 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets=sockets)
         if self._operations is not None:
             self._operations.close()
+
+    async def stop_accepting(self) -> None:
+        """Accept the connections that the system has established, and no others."""
+        if self.servers:
+            await accept_waiting(self._sockets[0])
+        for server in self.servers:
+            server.close()
 
     @property
     def should_exit(self) -> bool:

@@ -19,6 +19,7 @@ from app.observability.peers import Peers
 from app.observability.traces import TracesError
 from app.process.listener import Listener
 from app.process.server import Server, make_protocol, serve
+from app.process.sockets import accept_waiting
 from app.process.startup import load_settings
 from app.settings import Settings
 
@@ -50,12 +51,22 @@ class Worker(Server):
         opening.add_done_callback(self._opening.discard)
 
     def _on_change(self) -> None:
-        """Stop accepting at once when stuck or draining; accept again after a recovery."""
+        """Stop accepting at once when stuck or draining; accept again after a recovery.
+
+        If all workers drain, nobody else would accept the connections that the system has
+        established: `stop_accepting` closes the listener after them.
+        """
         if not self.service.takes_requests:
             self._peers.take_requests(False)
-            self._listener.close()
+            if not self._peers.are_draining:
+                self._listener.close()
         elif self.service.started.done() and not self._listener.is_open:
             self.take_requests()
+
+    async def stop_accepting(self) -> None:
+        if self._listener.is_open:
+            await accept_waiting(self._sockets[0])
+        self._listener.close()
 
     async def _accept(self) -> None:
         was_open = self._listener.is_open

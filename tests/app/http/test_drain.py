@@ -1,6 +1,7 @@
 """Draining: requests that cannot be answered in time get a problem, and the process ends."""
 
 import os
+import re
 import select
 import signal
 import socket
@@ -164,14 +165,18 @@ def connecting(url):
     return socket.create_connection((address.host, address.port), timeout=60)
 
 
-def test_requests_that_have_reached_the_system_before_sigterm_are_answered(weights_file):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_requests_that_have_reached_the_system_before_sigterm_are_answered(weights_file, workers):
     """On new connections, which nobody has accepted yet, and on those of earlier requests."""
-    settings = {"weights": weights_file, "port": 0, "device": "cpu"}
+    settings = {"weights": weights_file, "port": 0, "device": "cpu", "workers": workers}
     with (
         program(log_format="json", **settings) as process,
         ExitStack() as stack,
     ):
-        url = httpx.URL(logged(process, "ready")["address"])
+        pids = [process.pid]
+        if workers > 1:
+            pids = [logged(process, "worker started")["worker"] for _ in range(workers)]
+        url, *_ = [httpx.URL(logged(process, "ready")["address"]) for _ in range(workers)]
 
         def connect():
             return stack.enter_context(socket.create_connection((url.host, url.port), timeout=300))
@@ -182,15 +187,29 @@ def test_requests_that_have_reached_the_system_before_sigterm_are_answered(weigh
             answer = b""
             while not answer.endswith(b"}"):
                 answer += connection.recv(2000)
-        process.send_signal(signal.SIGSTOP)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
         opened = [*kept, *(connect() for _ in range(12))]
         for connection in opened:
             connection.sendall(PROBE)
         process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGCONT)
+        for pid in pids:
+            while not has_received(pid, signal.SIGTERM):  # from the supervisor
+                pass
+            os.kill(pid, signal.SIGCONT)
         for connection in opened:
             assert everything(connection).startswith(b"HTTP/1.1 200 ")
         assert process.wait(60) == 0
+
+
+def has_received(pid, number):
+    """Whether the stopped process handles the signal as soon as it continues.
+
+    A process that had not run since SIGSTOP has already begun to handle it.
+    """
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = re.findall(r"^(?:ShdPnd|SigBlk):\s*(\w+)$", status, re.M)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 PROBE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
