@@ -1,4 +1,4 @@
-"""The command line of `python -m app`: an option for each setting, which overrides its variable.
+"""The options of `fcn serve` and `fcn check`: one for each setting, which overrides its variable.
 
 Knows the names and descriptions of the settings; `app.settings` validates the values.
 """
@@ -11,29 +11,38 @@ from pathlib import Path
 from app import __version__
 from app.settings import PREFIX, Settings
 
+DESCRIPTION = "Serve the segmentation of images over HTTP, until SIGTERM or Ctrl-C."
+EXIT_STATUS = (
+    "0 after a drain, 1 if the server cannot start, 2 for a wrong option or value, 70 if the "
+    "engine is stuck."
+)
+
 
 def parse_arguments(
-    arguments: Sequence[str], *, prog: str = "python -m app"
+    arguments: Sequence[str],
+    *,
+    prog: str = "python -m app",
+    description: str = DESCRIPTION,
+    exit_status: str = EXIT_STATUS,
 ) -> tuple[Mapping[str, str], Path | None]:
     """Return the options as environment variables, which worker processes inherit.
 
     Also returns the file of variables, if one is named. Exits for --help, --version and invalid
     options.
     """
-    given = vars(_build_parser(prog).parse_args(arguments))
+    given = vars(_build_parser(prog, description, exit_status).parse_args(arguments))
     env_file: Path | None = given.pop("env_file")
     return {name: value for name, value in given.items() if value is not None}, env_file
 
 
-def _build_parser(prog: str) -> argparse.ArgumentParser:
+def _build_parser(prog: str, description: str, exit_status: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         usage="%(prog)s [--OPTION VALUE ...]",
-        description="Serve the segmentation of images over HTTP, until SIGTERM or Ctrl-C.",
+        description=description,
         epilog=f"Each option overrides an environment variable: --max-side overrides {PREFIX}"
         "MAX_SIDE, and so on. A variable overrides the same variable in the file .env. "
-        "Exit status: 0 after a drain, 1 if the server cannot start, 2 for a wrong option or "
-        "value, 70 if the engine is stuck.",
+        f"Exit status: {exit_status}",
         allow_abbrev=False,
         formatter_class=_Formatter,
     )

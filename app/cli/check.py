@@ -4,25 +4,25 @@ Checks Python, the settings, ports, keys and the page itself. `model.installatio
 engine, the GPU and the weights in a separate process, because these checks may crash it.
 """
 
-import argparse
 import json
 import os
 import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from app import __version__
 from app.access.keys import Keyring, KeysError
+from app.arguments import parse_arguments
 from app.cli import ROOT
 from app.environment import EnvFileError, load_env_file
 from app.observability.console import GREEN, RED, YELLOW, paint
 from app.process.sockets import ListenError, bind
-from app.process.startup import list_invalid
+from app.process.startup import EXIT_USAGE, list_invalid
 from app.settings import PREFIX, Settings, find_unknown_variables
 
 TIMEOUT_S = 300
@@ -38,21 +38,21 @@ Finding = tuple[str, str, str, str]
 
 def main() -> None:
     """Print one line for each finding. Exits with 0 if nothing is wrong, otherwise with 1."""
-    parser = argparse.ArgumentParser(
+    options, env_file = parse_arguments(
+        sys.argv[1:],
         prog="fcn check",
-        description="Check this installation with the settings in the environment, and report what "
-        "is wrong and how to fix it.",
-        epilog="Exit status: 0 nothing is wrong, 1 something is wrong.",
-        allow_abbrev=False,
+        description="Check this installation with the settings that fcn serve would have, and "
+        "report what is wrong and how to fix it.",
+        exit_status="0 if nothing is wrong, 1 if something is, 2 for a wrong option.",
     )
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="instead of .env")
-    options = parser.parse_args()
+    os.environ.update(options)
     try:
-        load_env_file(options.env_file)
+        load_env_file(env_file)
     except EnvFileError as error:
-        parser.error(str(error))
+        sys.stderr.write(f"fcn check: error: {error}\n")
+        sys.exit(EXIT_USAGE)
     is_wrong = False
-    for finding in check_all():
+    for finding in check_all(options=options):
         _show(finding)
         is_wrong = is_wrong or finding[0] == "wrong"
     sys.exit(is_wrong)
@@ -66,15 +66,18 @@ def _show(finding: Finding) -> None:
         print(f"      {remedy}", flush=True)
 
 
-def check_all() -> Iterator[Finding]:
-    """Check everything; with invalid settings, only what does not depend on them."""
+def check_all(*, options: Collection[str] = ()) -> Iterator[Finding]:
+    """Check everything; with invalid settings, only what does not depend on them.
+
+    `options` are the names of the variables that were given as options.
+    """
     python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield "ok", "version", f"{__version__}, Python {python}", ""
     yield _check_page()
     try:
         settings = Settings()
     except ValidationError as error:
-        for given, message in list_invalid(error):
+        for given, message in list_invalid(error, options=options):
             yield "wrong", "settings", given, message
         return
     yield from check_settings(settings)

@@ -61,6 +61,21 @@ def test_invalid_settings_are_named(tmp_path):
     assert "secret" not in ended.stdout + ended.stderr
 
 
+def test_the_options_of_the_server_override_the_environment(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = str(listener.getsockname()[1])
+        ended = run_fcn(
+            "check", "--port", taken, "--weights", "none.safetensors", "--device", "cpu",
+            cwd=tmp_path, SEG_PORT=free_port(),
+        )  # fmt: skip
+    assert ended.returncode == 1
+    assert f"WRONG port: 127.0.0.1:{taken}" in ended.stdout
+    assert "none.safetensors" in ended.stdout
+    ended = run_fcn("check", "--port", "many", cwd=tmp_path)
+    assert "WRONG settings: --port many" in ended.stdout
+    assert run_fcn("check", "--prot", "1", cwd=tmp_path).returncode == 2
+
+
 def look(code):
     """The findings of `model.installation` after some code in its process."""
     program = f"{code}\nfrom model.installation import main\nmain()"
