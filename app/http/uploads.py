@@ -42,6 +42,7 @@ async def read_tensors(request: Request, due: float) -> bytes:
 
     Raises RequestTimeout, UnsupportedType, InvalidTensor and ClientDisconnect.
     """
+    _require_no_coding(request)
     if (content_type := read_content_type(request)) not in (*RAW_TYPES, JSON_TYPE):
         raise UnsupportedType(
             f"Content-Type {content_type[:100]!r} is not an inference request.",
@@ -74,12 +75,23 @@ async def _read_until(due: float, reading: Coroutine[Any, Any, T]) -> T:
         ) from error
 
 
+def _require_no_coding(request: Request) -> None:
+    # Decompressing would let a small request become a large one before any limit sees it.
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise UnsupportedType(
+            f"Content-Encoding {coding[:100]!r} is not supported.",
+            remedy="Send the body without compression; image files are compressed already.",
+        )
+
+
 def read_content_type(request: Request) -> str:
     """Return the media type of the body, without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def _read(request: Request) -> bytes:
+    _require_no_coding(request)
     content_type = read_content_type(request)
     if content_type == "multipart/form-data":
         return await _read_form(request)
@@ -102,6 +114,7 @@ async def _read_body(request: Request) -> bytes:
 
 
 async def _read_files(request: Request, max_files: int) -> list[File]:
+    _require_no_coding(request)
     remedy = f"Send up to {max_files} files in the field {FILES_FIELD!r} of a multipart form."
     if (content_type := read_content_type(request)) != "multipart/form-data":
         raise UnsupportedType(

@@ -262,6 +262,15 @@ def test_an_error_names_the_value_and_how_to_correct_it(client, request_, said):
     assert said in f"{problem['detail']} {problem['remedy']}"
 
 
+@pytest.mark.parametrize("path", ["v1/segment", "v1/segment/batch", "v2/models/fcn_resnet18/infer"])
+def test_a_compressed_body_is_refused(client, path):
+    answer = client.post(path, content=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 415
+    assert "Content-Encoding 'gzip' is not supported" in answer.text
+    answer = client.post(path, content=b"x", headers={"Content-Encoding": "identity"})
+    assert "Content-Encoding" not in answer.text
+
+
 def test_unknown_paths_and_methods_are_problems_too(client):
     response = client.get("/v1/segment")
     assert response.status_code == 405
