@@ -1,4 +1,4 @@
-"""The commands and the code of the README and of docs/training.md run."""
+"""The commands and the code of both READMEs and of docs/training.md run."""
 
 import json
 import re
@@ -16,6 +16,7 @@ from model.training.options import build_parser
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
+CHINESE = (REPOSITORY / "docs" / "README.zh.md").read_text()
 TRAINING = (REPOSITORY / "docs" / "training.md").read_text()
 ADDRESS = "http://127.0.0.1:8000"
 
@@ -48,6 +49,29 @@ def test_the_python_example_works(server):
         cwd=REPOSITORY, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert output.startswith("(300, 451) uint8 [")
+
+
+def test_the_client_works(server, tmp_path):
+    (block,) = code_blocks(section(README, "Client and command line"), "python")
+    code = block.replace(ADDRESS, server.address).replace("docs/", f"{REPOSITORY}/docs/")
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert output.startswith("(300, 451) [")
+    assert {path.name for path in tmp_path.iterdir()} == {"mask.png", "overlay.jpg"}
+
+
+def test_the_chinese_readme_has_the_same_code_pictures_and_pages():
+    def read(text, pattern):
+        return [re.sub(r" *#.*", "", found) for found in re.findall(pattern, text, re.M | re.S)]
+
+    code = r"^```\w+\n.*?^```"
+    assert read(CHINESE, code) == read(README, code)
+    pictures = r"!\[[^]]*\]\((?:docs/)?(images/[^)]*)\)"
+    assert read(CHINESE, pictures) == read(README, pictures)
+    pages = r"\]\((?:docs/)?([\w-]+\.(?:md|ipynb))"
+    assert set(read(CHINESE, pages)) == set(read(README, pages)) - {"README.zh.md"}
 
 
 def test_the_json_example_has_the_fields_of_an_answer(client):
