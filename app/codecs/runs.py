@@ -48,6 +48,16 @@ def encode_runs(mask: Array) -> list[ClassRuns]:
     return [writers[index].finish(index, mask.size) for index in sorted(writers)]
 
 
+def count_runs(mask: Array) -> int:
+    """Return the number of runs of equal values down the columns, index 0 included."""
+    height, width = mask.shape
+    runs = 1 + np.count_nonzero(mask[0, 1:] != mask[-1, :-1])
+    for rows, columns in split((height - 1, width), PART_PIXELS):
+        part = mask[rows.start : rows.stop + 1, columns]
+        runs += np.count_nonzero(part[1:] != part[:-1])
+    return int(runs)
+
+
 def _list_runs(mask: Array) -> Iterator[tuple[Array, Integers, Integers]]:
     """Yield arrays of the runs of equal values down the columns: values, starts and ends."""
     columns = mask.T

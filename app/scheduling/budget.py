@@ -129,6 +129,13 @@ class Share:
                 raise self._budget.make_overloaded(self.amount)
         self.take(amount)
 
+    def give_back(self, amount: int) -> None:
+        """Hold less: a bound that was taken was larger than what is held."""
+        with self._budget.lock:
+            assert 0 <= amount <= self.amount, f"gives back {amount} of {self.amount}"
+            self._budget.add(-amount)
+            self.amount -= amount
+
     def end(self) -> None:
         """Mark the request as over; `take` and `keep` raise from now on. May be called again."""
         with self._budget.lock:

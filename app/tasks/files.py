@@ -11,7 +11,7 @@ from http import HTTPStatus
 import structlog
 
 from app.access.rates import Charges
-from app.codecs.answers import Answer, make_answer
+from app.codecs.answers import Answer
 from app.codecs.archive import MAX_BYTES, MAX_PIXELS, make_archive
 from app.codecs.costs import require_few_pixels
 from app.codecs.listing import Result, make_list
@@ -43,9 +43,11 @@ class FileTask(SegmentationTask):
     def _encode(self, mask: Array, photo: Array | None) -> Answer:
         if self.container is Container.ZIP:
             require_few_pixels((mask.shape[0], mask.shape[1]), MAX_PIXELS)
-        made = make_answer(mask, self.options, self.context.predictor.metadata, photo=photo)
-        self.context.sent.take_another(made.held_bytes, limit=MAX_BYTES)
-        return made
+        # In a dataclass with slots, `super()` needs its arguments until Python 3.14.
+        return super(FileTask, self)._encode(mask, photo)
+
+    def _count(self, held_bytes: int) -> None:
+        self.context.sent.take_another(held_bytes, limit=MAX_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from fastapi import Request
 
 from app.codecs.answers import Answer, make_answer
 from app.codecs.base64_image import read_image
+from app.codecs.bounds import bound_answer
 from app.codecs.decode import Decoded
 from app.codecs.pool import CodecPool
 from app.formats import AnswerFormat, AnswerOptions
@@ -140,9 +141,22 @@ class SegmentationTask(Task):
         return predictor.prepare(image.pixels, max_side=self.max_side, size=image.size)
 
     def _encode(self, mask: Array, photo: Array | None) -> Answer:
-        made = make_answer(mask, self.options, self.context.predictor.metadata, photo=photo)
-        self.context.sent.take(made.held_bytes)
+        """Encode the answer. Its bound is counted before, and its own bytes afterwards."""
+        metadata, sent = self.context.predictor.metadata, self.context.sent
+        bound = bound_answer(mask, self.options, metadata)
+        self._count(bound)
+        try:
+            made = make_answer(mask, self.options, metadata, photo=photo)
+        except BaseException:
+            sent.give_back(bound)
+            raise
+        sent.give_back(max(0, bound - made.held_bytes))
+        self._count(max(0, made.held_bytes - bound))
         return made
+
+    def _count(self, held_bytes: int) -> None:
+        """Count bytes of the answer. Raises Overloaded, and ShareEnded if nobody waits for it."""
+        self.context.sent.take(held_bytes)
 
 
 async def carry_out(

@@ -163,6 +163,21 @@ def test_answers_count_until_they_are_read_and_share_a_limit(sending):
     wait_for_rest(server)
 
 
+def test_an_overlay_is_refused_before_it_is_encoded_if_it_may_not_fit(sending):
+    client, server = sending
+    flat = io.BytesIO()
+    Image.new("RGB", (800, 600)).save(flat, "PNG")
+    with slow_reader(server), slow_reader(server):
+        refused = client.post("/v1/segment?format=overlay", content=flat.getvalue())
+        assert refused.status_code == 503
+        assert 'seg_rejections_total{reason="answer-bytes"} 1' in client.get("/metrics").text
+    wait_for_rest(server)
+    overlay = client.post("/v1/segment?format=overlay", content=flat.getvalue())
+    assert overlay.status_code == 200
+    assert len(overlay.content) < WHOLE_BYTES / 4  # it would have fit
+    wait_for_rest(server)
+
+
 def test_a_tensor_is_held_compressed_until_it_is_read(sending):
     client, server = sending
     path = "/v2/models/fcn_resnet18/infer"

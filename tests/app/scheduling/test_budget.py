@@ -88,6 +88,17 @@ def test_a_share_may_end_early_and_ends_once():
     assert held() == 0
 
 
+def test_a_share_gives_back_what_a_bound_was_too_large_by():
+    shared, held = budget()
+    with shared.share() as share:
+        share.take(60)
+        share.give_back(50)
+        assert held() == 10
+        with pytest.raises(AssertionError):
+            share.give_back(11)
+    assert held() == 0
+
+
 def test_releasing_a_share_too_often_is_a_bug():
     shared, _ = budget()
     with shared.share() as share:
