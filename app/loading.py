@@ -22,7 +22,7 @@ def start_here(settings: Settings, *, number: int = 0) -> Predictor:
     options = choose_engine_options(settings)
     if number:
         options["number"] = number
-    return open_predictor(settings.weights, max_side=settings.max_side, **options)
+    return open_predictor(settings.weights, scaling=settings.scaling, **options)
 
 
 def choose_engine_options(settings: Settings) -> EngineOptions:

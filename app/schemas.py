@@ -159,6 +159,7 @@ class Limits(BaseModel):
     max_body_bytes: int
     max_pixels: int
     max_side: int = Field(description="Larger images are scaled down to this side; 0 means never")
+    unscaled_side: int = Field(description="Images up to this side are not scaled")
     max_queue: int
     max_files: int = Field(description="Largest number of files in one request")
 
@@ -183,7 +184,8 @@ class ModelInfo(BaseModel):
         limits={
             "max_body_bytes": 33554432,
             "max_pixels": 25000000,
-            "max_side": 480,
+            "max_side": 384,
+            "unscaled_side": 480,
             "max_queue": 64,
             "max_files": 16,
         },

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.setting_syntax import STORAGE, parse_origins, parse_rates
 from model.engines.base import EngineName, Precision
-from model.scaling import SERVED_SIDE
+from model.scaling import SERVED, Scaling
 from model.weights import SHIPPED_WEIGHTS
 
 PREFIX = "SEG_"
@@ -94,12 +94,19 @@ class Settings(BaseSettings):
         description="Largest number of files in one request to /v1/segment/batch.",
     )
     max_side: int = Field(
-        SERVED_SIDE,
+        SERVED.max_side,
         ge=0,
         le=65536,
         description="Longest side that the network sees, in pixels. Larger images are scaled down"
         " to it, and their masks are returned at the original size. 0 means no "
         "scaling.",
+    )
+    unscaled_side: int = Field(
+        SERVED.unscaled_side,
+        ge=0,
+        le=65536,
+        description="Images whose longer side is at most this are not scaled down, even if it"
+        " exceeds `SEG_MAX_SIDE`, unless the request has `max_side`.",
     )
     max_queue: int = Field(
         64,
@@ -204,6 +211,10 @@ class Settings(BaseSettings):
         description="1 sends a trace of each request with OpenTelemetry, to the collector that "
         "OTEL_EXPORTER_OTLP_ENDPOINT names. Needs the extra otel.",
     )
+
+    @property
+    def scaling(self) -> Scaling:
+        return Scaling(self.max_side, self.unscaled_side)
 
     @field_validator("rate_limit")
     @classmethod

@@ -16,7 +16,7 @@ from app.errors import BodyTooLarge, RequestError
 from app.http.problems import PROBLEMS
 from app.settings import Settings
 from benchmarks.watch import ProcessTree
-from model.scaling import find_content_size
+from model.scaling import find_content_size, scale_to
 from tests.app.corpus import picture, saved
 
 
@@ -42,7 +42,7 @@ def measure(data: bytes, side: int) -> Cost:
     def choose_size(stored: tuple[int, int]) -> tuple[int, int]:
         nonlocal size
         size = stored
-        return find_content_size(stored, side)
+        return find_content_size(stored, scale_to(side))
 
     received = 0
     with counting_lines() as count_lines:

@@ -25,7 +25,7 @@ from benchmarks.report import Row, median_ms, publish, read_plan, run_in_turns
 from benchmarks.watch import MIB, ProcessTree
 from model.engines.base import Array, Size
 from model.predictor import Predictor, open_predictor
-from model.scaling import find_content_size
+from model.scaling import find_content_size, scale_to
 from model.weights import SHIPPED_WEIGHTS, Metadata, get_colormap
 
 TINY = (16, 16)
@@ -97,14 +97,14 @@ def _measure_peak_bytes(function: Callable[[Any], object], value: Any, tiny: Any
 def decode_usually(data: bytes, *, max_side: int) -> Array:
     with Image.open(io.BytesIO(data)) as file:
         image = file.convert("RGB")
-    content = find_content_size((image.height, image.width), max_side)
+    content = find_content_size((image.height, image.width), scale_to(max_side))
     if content != (image.height, image.width):
         image = image.resize(content[::-1], Image.Resampling.BILINEAR)
     return np.asarray(image)
 
 
 def decode_ours(data: bytes, *, max_side: int) -> Array:
-    return decode_image(data, max_pixels=MAX_PIXELS, max_side=max_side).pixels
+    return decode_image(data, max_pixels=MAX_PIXELS, scaling=scale_to(max_side)).pixels
 
 
 def compare_pixels(usual: Array, ours: Array, *, size: Size, predictor: Predictor) -> str:
@@ -112,7 +112,9 @@ def compare_pixels(usual: Array, ours: Array, *, size: Size, predictor: Predicto
     if np.array_equal(usual, ours):
         return "every pixel"
     max_side = max(ours.shape)
-    canvases = [predictor.prepare(it, max_side=max_side, size=size) for it in (usual, ours)]
+    canvases = [
+        predictor.prepare(it, scaling=scale_to(max_side), size=size) for it in (usual, ours)
+    ]
     masks = predictor.predict(canvases)
     return f"{100 * np.mean(masks[0] == masks[1]):.2f} % of the mask"
 
@@ -182,7 +184,7 @@ def measure_encoding(plan: Plan, predictor: Predictor) -> Iterator[Row]:
 
 def main() -> None:
     plan = read_plan(Plan, "codecs", __doc__, quick=QUICK)
-    predictor = open_predictor(SHIPPED_WEIGHTS, device="cpu", max_side=MASKS_MAX_SIDE)
+    predictor = open_predictor(SHIPPED_WEIGHTS, device="cpu", scaling=scale_to(MASKS_MAX_SIDE))
     rows = [*measure_decoding(plan, predictor), *measure_encoding(plan, predictor)]
     publish("codecs", "Decoding and encoding", rows, plan=plan, pillow=PIL.__version__)
 

@@ -5,7 +5,7 @@ argparse prints the message of a value that is refused, and ends the program.
 
 from argparse import ArgumentParser, ArgumentTypeError
 
-from model.scaling import SERVED_SIDE
+from model.scaling import SERVED, Scaling, scale_to
 
 MAX_NUMBER = 2**63 - 1
 """The largest seed that PyTorch takes as a signed integer."""
@@ -24,20 +24,23 @@ def parse_number(text: str) -> int:
     return _parse_integer(text, 1)
 
 
-def parse_max_side(text: str) -> int:
-    """Parse a side in pixels; 0 never scales."""
+def parse_scaling(text: str) -> Scaling:
+    """Parse a longest side in pixels; 0 never scales."""
     side = _parse_integer(text, 0)
     if 0 < side < MIN_SIDE:
         raise ArgumentTypeError(f"{side}: 0, which never scales, or at least {MIN_SIDE} expected")
-    return side
+    return scale_to(side)
 
 
-def add_max_side_option(parser: ArgumentParser) -> None:
+def add_scaling_option(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--max-side",
-        type=parse_max_side,
-        default=SERVED_SIDE,
-        help="scale longer images down to this; 0: never (default: the service's, %(default)s)",
+        type=parse_scaling,
+        default=SERVED,
+        dest="scaling",
+        metavar="MAX_SIDE",
+        help="scale longer images down to this; 0: never (default: the service's: images longer"
+        f" than {SERVED.unscaled_side} to {SERVED.max_side})",
     )
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from model.engines.base import Array, Size
 from model.engines.torch_engine import choose_device, normalise
 from model.predictor import find_canvas_size, find_fill_colour
-from model.scaling import find_content_size, scale_down
+from model.scaling import UNSCALED, Scaling, find_content_size, scale_down
 from model.state_dict import network_from_weights
 from model.weights import Weights
 
@@ -30,13 +30,12 @@ class AveragingPredictor:
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         device: str = "auto",
-        max_side: int = 0,
+        scaling: Scaling = UNSCALED,
     ) -> None:
-        """`max_side`: longer images are first scaled down to it; 0 never scales down."""
         self.metadata = weights.metadata
         self.scales = tuple(scales)
         self.flip = flip
-        self.max_side = max_side
+        self.scaling = scaling
         self._device = choose_device(device)
         network = network_from_weights(weights)
         self._network = network.to(self._device).to(memory_format=torch.channels_last)
@@ -57,7 +56,7 @@ class AveragingPredictor:
     def compute_probabilities(self, image: Array) -> Tensor:
         """The probability of each class, (C, H, W) float32: the mean of the views' softmax."""
         output = image.shape[0], image.shape[1]
-        base = find_content_size(output, self.max_side)
+        base = find_content_size(output, self.scaling)
         views = [
             self._predict_view(image, self._scale(base, scale), output, mirrored=mirrored)
             for scale in self.scales

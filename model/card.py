@@ -42,11 +42,11 @@ def describe_weights(name: str, metadata: Metadata) -> str:
 
 
 def _describe_size(scores: Mapping[str, Any]) -> str:
-    if not scores.get("max_side"):
+    max_side = scores.get("max_side")
+    if not max_side:
         return "whole images at their original size"
-    return (
-        f"whole images, scaled to at most {scores['max_side']} pixels; masks at the original size"
-    )
+    unscaled = max(max_side, scores.get("unscaled_side", 0))
+    return f"whole images, those over {unscaled} pixels scaled to {max_side}; masks at their size"
 
 
 def format_percent(share: object) -> str:

@@ -19,7 +19,7 @@ from typing import get_args
 import numpy as np
 from tqdm import tqdm
 
-from model.arguments import add_max_side_option
+from model.arguments import add_scaling_option
 from model.comparison import CONFIDENCE, MIN_IMAGES, Counts, Difference, compare_counts
 from model.confusion import count_pixels
 from model.engines.base import EngineName, Precision
@@ -130,7 +130,7 @@ def _open(path: Path, options: argparse.Namespace) -> Predictor:
         engine=options.engine,
         device=options.device,
         precision=options.precision,
-        max_side=options.max_side,
+        scaling=options.scaling,
     )
 
 
@@ -146,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--engine", choices=get_args(EngineName), default="auto")
     add("--precision", choices=get_args(Precision), default="float32")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add_max_side_option(parser)
+    add_scaling_option(parser)
     add("--json", type=Path, help="also write the figures to this file")
     add(
         "--require-better", action="store_true", help=f"status {EXIT_NOT_BETTER} unless B is better"

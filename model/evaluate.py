@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from model.arguments import add_max_side_option
+from model.arguments import add_scaling_option
 from model.engines.base import EngineName, Precision
 from model.errors import EngineError, ModelError
 from model.extras import name_program, require_packages
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
             "image_set": images.name,
             "weights": predictor.metadata.digest,
             "engine": describe_predictor(predictor),
-            "max_side": options.max_side,
+            **options.scaling._asdict(),
         }
         with write_atomically(options.json) as file:
             file.write(json.dumps(report | scores.as_dict(), indent=2).encode() + b"\n")
@@ -74,7 +74,7 @@ def choose_predictor(options: argparse.Namespace) -> "Predictor | AveragingPredi
             engine=options.engine,
             device=options.device,
             precision=options.precision,
-            max_side=options.max_side,
+            scaling=options.scaling,
         )
     if options.engine not in ("auto", "torch") or options.precision not in ("auto", "float32"):
         raise EngineError(
@@ -88,7 +88,7 @@ def choose_predictor(options: argparse.Namespace) -> "Predictor | AveragingPredi
         scales=options.scales,
         flip=options.flip,
         device=options.device,
-        max_side=options.max_side,
+        scaling=options.scaling,
     )
 
 
@@ -121,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=get_args(EngineName), default="auto")
     parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add_max_side_option(parser)
+    add_scaling_option(parser)
     parser.add_argument(
         "--scales",
         type=parse_scale,

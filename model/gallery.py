@@ -15,7 +15,7 @@ from model.engines.base import Array
 from model.errors import ModelError
 from model.extras import name_program
 from model.predictor import Predictor, open_predictor
-from model.scaling import SERVED_SIDE
+from model.scaling import SERVED
 from model.training.photos import read_photo
 from model.weights import SHIPPED_WEIGHTS, get_colormap
 
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     try:
-        predictor = open_predictor(options.weights, device="cpu", max_side=SERVED_SIDE)
+        predictor = open_predictor(options.weights, device="cpu", scaling=SERVED)
         picture = draw_gallery(predictor, [read_photo(path) for path in options.photos])
         Image.fromarray(picture).save(options.picture, "PNG", optimize=True)
     except (ModelError, OSError) as error:

@@ -25,7 +25,7 @@ from model.outputs import require_folder
 from model.predictor import Predictor, open_predictor
 from model.quality import Quality
 from model.quality_figures import draw_calibration, draw_confusion, draw_ranked
-from model.scaling import SERVED_SIDE
+from model.scaling import SERVED
 from model.training.data import (
     add_data_options,
     add_reading_options,
@@ -43,8 +43,8 @@ RANKED = 12
 
 def write_measured_card(text: str, path: Path, images: SegmentationDataset, folder: Path) -> None:
     """Write `card.md`, which begins with `text`, `card.json` and pictures. Raises ModelError."""
-    predictor = open_predictor(path, max_side=SERVED_SIDE)
-    averaging = AveragingPredictor(read_weights(path), max_side=SERVED_SIDE)
+    predictor = open_predictor(path, scaling=SERVED)
+    averaging = AveragingPredictor(read_weights(path), scaling=SERVED)
     quality = measure_quality(predictor, averaging, images)
     folder.mkdir(parents=True, exist_ok=True)
     draw_confusion(folder / "confusion.png", quality.confusion, quality.classes)
@@ -102,7 +102,7 @@ def describe(quality: Quality, *, curves: bool) -> str:
     """Format the sections in Markdown."""
     columns = quality.compute_iou(), quality.compute_boundary_f(), quality.compute_boundary_iou()
     iou = columns[0]
-    lines = ["", f"## Measured on {len(quality.images)} images of at most {SERVED_SIDE} pixels", ""]
+    lines = ["", f"## Measured on {len(quality.images)} images of at most {SERVED} pixels", ""]
     lines += ["| class | IoU, % | boundary F, % | boundary IoU, % |", "|---|---|---|---|"]
     lines += [
         f"| {name} | " + " | ".join(format_percent(figure) for figure in figures) + " |"

@@ -19,7 +19,7 @@ from model.engines.base import Array, Engine, EngineName, Precision, Region, Siz
 from model.engines.choice import start_engine
 from model.errors import DeviceLost, EngineError
 from model.golden import require_golden_mask
-from model.scaling import find_content_size, scale_down
+from model.scaling import UNSCALED, Scaling, find_content_size, scale_down
 from model.weights import Metadata, Weights, read_weights
 
 log = logging.getLogger(__name__)
@@ -56,11 +56,10 @@ class Segmenter(Protocol):
 class Predictor:
     """An engine with the weights it runs."""
 
-    def __init__(self, engine: Engine, metadata: Metadata, *, max_side: int = 0) -> None:
-        """`max_side`: images with a longer side are scaled down to it; 0 never scales."""
+    def __init__(self, engine: Engine, metadata: Metadata, *, scaling: Scaling = UNSCALED) -> None:
         self.engine = engine
         self.metadata = metadata
-        self.max_side = max_side
+        self.scaling = scaling
         self._fill = find_fill_colour(metadata)
 
     def __call__(self, image: Array) -> Array:
@@ -68,15 +67,16 @@ class Predictor:
         return self.predict([self.prepare(image)])[0]
 
     def prepare(
-        self, image: Array, *, max_side: int | None = None, size: Size | None = None
+        self, image: Array, *, scaling: Scaling | None = None, size: Size | None = None
     ) -> Canvas:
         """Make the canvas of one RGB image (H, W, 3) uint8, which depends on this image alone.
 
-        The image is scaled down if its longer side exceeds `max_side`, then padded right and below
-        with the mean colour to multiples of 32. `size`: the original size of a scaled image.
+        The image is scaled down if it is too large, then padded right and below with the mean
+        colour to multiples of 32. `scaling` overrides the predictor's. `size`: the original size of
+        a scaled image.
         """
         output = size or (image.shape[0], image.shape[1])
-        content = find_content_size(output, self.max_side if max_side is None else max_side)
+        content = find_content_size(output, self.scaling if scaling is None else scaling)
         if image.shape[:2] != content:
             image = np.asarray(scale_down(Image.fromarray(image), content))
         height, width = find_canvas_size(content)
@@ -124,12 +124,14 @@ class EngineOptions(TypedDict, total=False):
     number: int
 
 
-def open_predictor(path: Path, *, max_side: int = 0, **options: Unpack[EngineOptions]) -> Predictor:
+def open_predictor(
+    path: Path, *, scaling: Scaling = UNSCALED, **options: Unpack[EngineOptions]
+) -> Predictor:
     """Read a weights file, start an engine as `start_engine` chooses, and check its golden mask.
 
     Raises WeightsError for the file, and EngineError for engine and device.
     """
-    return start_predictor(read_weights(path), max_side=max_side, **options)
+    return start_predictor(read_weights(path), scaling=scaling, **options)
 
 
 def start_predictor(
@@ -140,7 +142,7 @@ def start_predictor(
     threads: int = 0,
     precision: Precision = "float32",
     number: int = 0,
-    max_side: int = 0,
+    scaling: Scaling = UNSCALED,
 ) -> Predictor:
     """As `open_predictor`, for weights that are in memory.
 
@@ -151,7 +153,7 @@ def start_predictor(
     )
     started = start(precision=precision)
     try:
-        return use_engine(started, weights, max_side=max_side)
+        return use_engine(started, weights, scaling=scaling)
     except DeviceLost:
         raise
     except EngineError as error:
@@ -160,15 +162,17 @@ def start_predictor(
         if precision != "auto":
             raise EngineError(f"{error}. SEG_PRECISION=float32 is exact") from error
         log.warning("%s. SEG_PRECISION=float32 is used instead, which is slower", error)
-    return use_engine(start(precision="float32"), weights, max_side=max_side)
+    return use_engine(start(precision="float32"), weights, scaling=scaling)
 
 
-def use_engine(engine: Engine, weights: Weights, *, max_side: int = 0) -> Predictor:
+def use_engine(engine: Engine, weights: Weights, *, scaling: Scaling = UNSCALED) -> Predictor:
     """A predictor with an engine that runs these weights: EngineError if it does not."""
     require_golden_mask(engine, weights)
-    return Predictor(engine, weights.metadata, max_side=max_side)
+    return Predictor(engine, weights.metadata, scaling=scaling)
 
 
-def create_predictor(weights: Weights, *, device: str = "auto", max_side: int = 0) -> Predictor:
+def create_predictor(
+    weights: Weights, *, device: str = "auto", scaling: Scaling = UNSCALED
+) -> Predictor:
     """Create a predictor for weights in memory, such as those of a running training."""
-    return Predictor(start_engine(weights, device=device), weights.metadata, max_side=max_side)
+    return Predictor(start_engine(weights, device=device), weights.metadata, scaling=scaling)

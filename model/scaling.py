@@ -3,14 +3,29 @@
 Imports nothing but Pillow, because decoder processes import it when they start.
 """
 
+from typing import NamedTuple
+
 from PIL import Image
 
 Size = tuple[int, int]
 """(height, width)"""
 
-SERVED_SIDE = 480
-"""The default of the longest side that the network sees, in pixels. Like the notebook's, images of
-up to 320 x 480 pixels are not scaled; see docs/performance.md.
+
+class Scaling(NamedTuple):
+    """Which images are scaled down before the network sees them, and to which size, in pixels."""
+
+    max_side: int = 0
+    """The longer side of a scaled image; 0 never scales."""
+
+    unscaled_side: int = 0
+    """An image whose longer side is at most this is not scaled, even if it exceeds `max_side`."""
+
+
+UNSCALED = Scaling()
+
+SERVED = Scaling(max_side=384, unscaled_side=480)
+"""The service's default. At 384 pixels the masks are best (docs/performance.md). The notebook's
+images, 320 x 480 pixels, are not scaled, so that their masks are the notebook's.
 """
 
 GAP = 64
@@ -20,12 +35,17 @@ pixel of a side.
 """
 
 
-def find_content_size(size: Size, max_side: int) -> Size:
-    """The size after scaling: `size` unless its longer side exceeds `max_side` (0: never)."""
+def scale_to(max_side: int) -> Scaling:
+    """Scale all images down whose longer side exceeds `max_side` (0: none)."""
+    return Scaling(max_side, max_side)
+
+
+def find_content_size(size: Size, scaling: Scaling) -> Size:
+    """The size after scaling."""
     longer = max(size)
-    if max_side == 0 or longer <= max_side:
+    if scaling.max_side == 0 or longer <= max(scaling):
         return size
-    height, width = (max(1, round(side * max_side / longer)) for side in size)
+    height, width = (max(1, round(side * scaling.max_side / longer)) for side in size)
     return height, width
 
 

@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.arguments import add_max_side_option
+from model.arguments import add_scaling_option
 from model.engines.base import Array
 from model.engines.torch_engine import choose_device, normalise, use_exact_float32
 from model.errors import DatasetError, ModelError
 from model.outputs import require_folder
 from model.predictor import find_canvas_size, find_fill_colour
-from model.scaling import find_content_size, scale_down
+from model.scaling import UNSCALED, Scaling, find_content_size, scale_down
 from model.state_dict import network_from_weights
 from model.training.data import add_data_options, list_images_of
 from model.training.pairs import list_images
@@ -37,19 +37,21 @@ from model.weights import SHIPPED_WEIGHTS, Weights, read_weights
 
 
 class NetworkTeacher:
-    """A weights file's network as a teacher. Images longer than `max_side` are scaled down."""
+    """A weights file's network as a teacher. `scaling` is that of its input."""
 
-    def __init__(self, weights: Weights, *, device: torch.device, max_side: int = 0) -> None:
+    def __init__(
+        self, weights: Weights, *, device: torch.device, scaling: Scaling = UNSCALED
+    ) -> None:
         network = network_from_weights(weights)
         self.network = network.eval().to(device)
         self.metadata = weights.metadata
         self.device = device
-        self.max_side = max_side
+        self.scaling = scaling
 
     @torch.inference_mode()
     def __call__(self, image: Array) -> NDArray[np.floating]:
         """RGB (H, W, 3) uint8 to logits (h, w, classes)."""
-        content = find_content_size((image.shape[0], image.shape[1]), self.max_side)
+        content = find_content_size((image.shape[0], image.shape[1]), self.scaling)
         canvas = np.empty((*find_canvas_size(content), 3), np.uint8)
         canvas[:] = find_fill_colour(self.metadata)
         canvas[: content[0], : content[1]] = np.asarray(scale_down(Image.fromarray(image), content))
@@ -67,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         teacher = NetworkTeacher(
             read_weights(options.weights),
             device=choose_device(options.device),
-            max_side=options.max_side,
+            scaling=options.scaling,
         )
         images = find_images(options)
         require_empty(options.output, overwrite=options.overwrite)
@@ -116,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, help="folder for the soft labels")
     add("--overwrite", action="store_true", help="replace soft labels in the folder")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add_max_side_option(parser)
+    add_scaling_option(parser)
     return parser
 
 

@@ -15,7 +15,7 @@ from app.codecs.pictures import Picture, Upload, open_upload
 from app.codecs.stripping import strip_file
 from model.engines.base import Array, Size
 from model.pictures import UPRIGHT
-from model.scaling import find_content_size
+from model.scaling import UNSCALED, Scaling, find_content_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,10 @@ def decode_image(
     data: bytes,
     *,
     max_pixels: int,
-    max_side: int = 0,
+    scaling: Scaling = UNSCALED,
     reserve: Callable[[int], None] = lambda _: None,
 ) -> Decoded:
-    """Decode the first frame, upright, as RGB, scaled down to `max_side` (0: not scaled).
+    """Decode the first frame, upright, as RGB, and scale it down if it is too large.
 
     Transparency is dropped; 16-bit samples keep their upper eight bits. The pixel limit is checked
     before anything is decoded; then `reserve` is called with the number of pixels, and may raise.
@@ -45,7 +45,7 @@ def decode_image(
         height, width = upload.size
         reserve(height * width)
         require_modest(upload.image, upload.data, max_pixels=max_pixels)
-        content = find_content_size(upload.size, max_side)
+        content = find_content_size(upload.size, scaling)
         pixels = decode_jpeg(upload) if content == upload.size else None
         if pixels is not None:
             return Decoded(pixels, upload.size)

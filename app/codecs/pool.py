@@ -21,7 +21,7 @@ from app.scheduling.codec_threads import CodecThreads
 from app.scheduling.threads import end_threads
 from app.settings import Settings
 from model.engines.base import Size, count_usable_cores
-from model.scaling import find_content_size
+from model.scaling import Scaling, find_content_size
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ class CodecPool:
         self,
         data: bytes,
         *,
-        max_side: int,
+        scaling: Scaling,
         reserve: Callable[[int], None],
         finish: Callable[[Decoded], T],
         held: Sequence[Share] = (),
@@ -92,14 +92,14 @@ class CodecPool:
         require_known(data)
         if data.startswith(JPEG_START):
             decoded: T | None = await self.run(
-                self._decode_ordinary, data, max_side, reserve, finish, held=held
+                self._decode_ordinary, data, scaling, reserve, finish, held=held
             )
             if decoded is not None:
                 return decoded
 
         def choose_size(size: Size) -> Size:
             reserve(size[0] * size[1])
-            return find_content_size(size, max_side)
+            return find_content_size(size, scaling)
 
         with refusing_without_memory():
             return await self.decoders.decode(
@@ -109,7 +109,7 @@ class CodecPool:
     def _decode_ordinary(
         self,
         data: bytes,
-        max_side: int,
+        scaling: Scaling,
         reserve: Callable[[int], None],
         finish: Callable[[Decoded], T],
     ) -> T | None:
@@ -118,9 +118,7 @@ class CodecPool:
         if not is_ordinary(data):
             return None
         return finish(
-            decode.decode_image(
-                data, max_pixels=self._max_pixels, max_side=max_side, reserve=reserve
-            )
+            decode.decode_image(data, max_pixels=self._max_pixels, scaling=scaling, reserve=reserve)
         )
 
     async def run(

@@ -158,7 +158,7 @@ class RemoteStart:
             calls=self._calls,
         )
         self._has_started = True
-        return use_engine(engine, weights, max_side=settings.max_side)
+        return use_engine(engine, weights, scaling=settings.scaling)
 
 
 def try_replicas(compute: Callable[[], T]) -> T:

@@ -21,7 +21,7 @@ from app.routes.parameters import (
     MaxSideParameter,
     TimeoutHeader,
     choose_answer,
-    choose_max_side,
+    choose_scaling,
 )
 from app.routes.segment import OTHER_ROUTES_ERRORS
 from app.routes.sending import respond
@@ -89,7 +89,7 @@ async def segment_batch(
         context=context,
         options=replace(options, accepts_gzip=container is Container.ZIP),
         container=container,
-        max_side=choose_max_side(max_side, context.predictor.max_side),
+        scaling=choose_scaling(max_side, context.predictor.scaling),
         due=context.find_due(timeout),
         charges=request.scope.get("charges"),
     )

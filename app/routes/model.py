@@ -43,6 +43,7 @@ def _list_limits(settings: Settings) -> Limits:
         max_body_bytes=settings.max_body_bytes,
         max_pixels=settings.max_pixels,
         max_side=settings.max_side,
+        unscaled_side=settings.unscaled_side,
         max_queue=settings.max_queue,
         max_files=settings.max_files,
     )

@@ -164,7 +164,7 @@ async def infer(request: Request) -> Response:
     task = InferenceTask(
         context=context,
         options=AnswerOptions(),
-        max_side=context.predictor.max_side,
+        scaling=context.predictor.scaling,
         due=context.find_due(),
         json_bytes=read_json_length(request),
     )

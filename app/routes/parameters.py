@@ -12,6 +12,7 @@ from pydantic.json_schema import SkipJsonSchema
 from app.errors import InvalidParameter
 from app.formats import ALPHA, MAX_SIDE, MIN_SIDE, AnswerFormat, AnswerOptions, Container
 from app.http.negotiation import accepts_gzip, choose_media_type, negotiate
+from model.scaling import Scaling, scale_to
 
 # With `SkipJsonSchema[None]`, a generated client can omit a parameter, but cannot send null.
 FormatParameter = Annotated[
@@ -106,8 +107,8 @@ def choose_classes(wanted: Sequence[str], known: Sequence[str]) -> tuple[int, ..
     return tuple(sorted({indices[name] for name in names}))
 
 
-def choose_max_side(requested: int | None, limit: int) -> int:
-    """Return the smaller of the requested side and the operator's limit; 0 means no limit."""
+def choose_scaling(requested: int | None, served: Scaling) -> Scaling:
+    """Scale to the requested side, if there is one, but keep within the operator's limit."""
     if requested is None:
-        return limit
-    return min(requested, limit) if limit else requested
+        return served
+    return scale_to(min(requested, max(served)) if served.max_side else requested)

@@ -16,7 +16,7 @@ from app.routes.parameters import (
     MaxSideParameter,
     TimeoutHeader,
     choose_answer,
-    choose_max_side,
+    choose_scaling,
 )
 from app.routes.sending import respond
 from app.schemas import JsonAnswer, Polygons, RunLengths, Segmentation, find_example
@@ -110,7 +110,7 @@ async def segment(
         context=context,
         options=options,
         is_base64=read_content_type(request) == JSON_TYPE,
-        max_side=choose_max_side(max_side, context.predictor.max_side),
+        scaling=choose_scaling(max_side, context.predictor.scaling),
         due=context.find_due(timeout),
     )
     answer = await carry_out(request, task, task.run, read=read_upload)

@@ -117,7 +117,7 @@ class Dispatcher:
         weights = read_weights(settings.weights)
         engine = RemoteEngine(settings.weights, weights.metadata.digest, self._compute_all)
         self._wait_for(distribute(engine, self._links, self._connected))
-        return use_engine(engine, weights, max_side=settings.max_side)
+        return use_engine(engine, weights, scaling=settings.scaling)
 
     def use(self, predictor: Predictor) -> None:
         """Use this predictor's weights from now on: engines that start later load them first."""

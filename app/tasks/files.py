@@ -112,7 +112,7 @@ class BatchTask(Task):
         task = FileTask(
             context=replace(self.context, stages=stages),
             options=self.options,
-            max_side=self.max_side,
+            scaling=self.scaling,
             due=self.due,
             container=self.container,
         )

@@ -53,7 +53,7 @@ class InferenceTask(SegmentationTask):
         size = image.shape[0], image.shape[1]
         require_few_pixels(size, self.context.service.settings.max_pixels)
         place.take(size[0] * size[1])
-        return self.context.predictor.prepare(image, max_side=self.max_side)
+        return self.context.predictor.prepare(image, scaling=self.scaling)
 
     def _write(self, wanted: InferenceRequest, mask: Array) -> tuple[Answer, int | None]:
         made, json_bytes = make_tensor_answer(wanted, mask, model=MODEL_NAME, version=MODEL_VERSION)

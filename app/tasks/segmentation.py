@@ -23,6 +23,7 @@ from app.service import Service
 from app.sharing.dispatcher import Scheduler
 from model.engines.base import Array
 from model.predictor import Canvas, Predictor
+from model.scaling import UNSCALED, Scaling
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -74,7 +75,7 @@ class Task:
 
     context: RequestContext
     options: AnswerOptions
-    max_side: int
+    scaling: Scaling
     due: float
     """The deadline, a reading of `time.perf_counter`."""
 
@@ -109,7 +110,7 @@ class SegmentationTask(Task):
     async def _decode(self, data: bytes, place: Share) -> Canvas:
         return await self.context.codecs.decode(
             data,
-            max_side=self.max_side,
+            scaling=self.scaling,
             reserve=place.take,
             finish=self._prepare,
             held=(place, self.context.upload),
@@ -130,7 +131,7 @@ class SegmentationTask(Task):
             return await self.context.codecs.run(photo.copy, held=(place,), first=True)
         return await self.context.codecs.decode(
             data,
-            max_side=0,
+            scaling=UNSCALED,
             reserve=place.take,
             finish=lambda image: image.pixels,
             held=(place, self.context.upload),
@@ -138,7 +139,7 @@ class SegmentationTask(Task):
 
     def _prepare(self, image: Decoded) -> Canvas:
         predictor = self.context.predictor
-        return predictor.prepare(image.pixels, max_side=self.max_side, size=image.size)
+        return predictor.prepare(image.pixels, scaling=self.scaling, size=image.size)
 
     def _encode(self, mask: Array, photo: Array | None) -> Answer:
         """Encode the answer. Its bound is counted before, and its own bytes afterwards."""

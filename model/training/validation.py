@@ -12,7 +12,7 @@ from tqdm import tqdm
 from model.confusion import ConfusionMatrix, Scores
 from model.engines.base import Array
 from model.predictor import Predictor, Segmenter, create_predictor
-from model.scaling import SERVED_SIDE
+from model.scaling import SERVED
 from model.state_dict import list_tensors
 from model.training.dataset import SegmentationDataset
 from model.training.history import Validation, count_worse
@@ -69,7 +69,7 @@ def measure(training: Training, images: SegmentationDataset, *, half: bool) -> M
     weights = export(training, half=half)
     predictor = start_predictor(training, weights)
     scores = score(predictor, images)
-    said = {"image_set": images.name, "max_side": SERVED_SIDE} | scores.as_dict()
+    said = {"image_set": images.name, **SERVED._asdict()} | scores.as_dict()
     weights = replace(weights, metadata=replace(weights.metadata, scores=said))
     validation = Validation(accuracy=scores.pixel_accuracy, mean_iou=scores.mean_iou)
     return Measured(validation, weights, predictor, scores)
@@ -83,7 +83,7 @@ def export(training: Training, *, half: bool) -> Weights:
 def start_predictor(training: Training, stored: Weights) -> Predictor:
     weights = replace(stored, tensors=widen(stored.tensors))
     device = str(training.group.device)
-    return create_predictor(weights, device=device, max_side=SERVED_SIDE)
+    return create_predictor(weights, device=device, scaling=SERVED)
 
 
 def score(predictor: Segmenter, images: SegmentationDataset) -> Scores:

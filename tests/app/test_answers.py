@@ -37,7 +37,7 @@ def picture_of(answer):
 
 @pytest.fixture(scope="session")
 def predictor(settings):
-    return open_predictor(settings.weights, device="cpu", max_side=settings.max_side)
+    return open_predictor(settings.weights, device="cpu", scaling=settings.scaling)
 
 
 @pytest.fixture(params=SIZES, ids=str)

@@ -19,6 +19,7 @@ from app.codecs.decode import decode_image
 from app.errors import RequestError
 from app.http.problems import PROBLEMS
 from benchmarks.watch import ProcessTree
+from model.scaling import scale_to
 from tests.app.corpus import FAMILIES, corpus, metadata, saved, tiffs
 from tests.app.test_program import logged, program
 from tests.conftest import PHOTO
@@ -62,7 +63,7 @@ def expected(files) -> dict[str, Answer]:
 
     def expect(data: bytes) -> Answer:
         try:
-            return decode_image(data, max_pixels=MAX_PIXELS, max_side=512).size
+            return decode_image(data, max_pixels=MAX_PIXELS, scaling=scale_to(512)).size
         except RequestError as error:
             return int(PROBLEMS[type(error)].status)
 

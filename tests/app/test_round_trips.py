@@ -17,7 +17,7 @@ from app.codecs.pillow import prepare_pillow
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
 from app.formats import AnswerFormat
 from model.pictures import UPRIGHT
-from model.scaling import find_content_size
+from model.scaling import find_content_size, scale_to
 from model.weights import Metadata, get_colormap
 from tests.app.corpus import damaged, ordinary, saved
 
@@ -63,12 +63,12 @@ starting = st.builds(bytes.__add__, st.sampled_from(STARTS), st.binary(max_size=
 @given(data=st.binary(max_size=300) | starting | spliced(), max_side=st.sampled_from([0, 32]))
 def test_any_bytes_are_an_image_or_one_of_three_problems(data, max_side):
     try:
-        decoded = decode_image(data, max_pixels=LIMIT, max_side=max_side)
+        decoded = decode_image(data, max_pixels=LIMIT, scaling=scale_to(max_side))
     except (BrokenImage, TooManyPixels, UnsupportedType):
         return
     height, width = decoded.size
     assert 0 < height * width <= LIMIT
-    assert decoded.pixels.shape == (*find_content_size(decoded.size, max_side), 3)
+    assert decoded.pixels.shape == (*find_content_size(decoded.size, scale_to(max_side)), 3)
     assert decoded.pixels.dtype == np.uint8
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.routes.parameters import choose_max_side
+from app.routes.parameters import choose_scaling
+from model.scaling import SERVED, Scaling, scale_to
 from model.weights import read_metadata
 from tests.app.codecs.test_decode import png_of_claimed_size, saved
 from tests.app.conftest import serving
@@ -131,11 +132,12 @@ def test_a_large_photo_is_scaled_and_its_mask_is_not(client, photo):
     assert not np.array_equal(mask, smaller)
 
 
-def test_max_side_can_only_make_the_side_smaller():
-    assert choose_max_side(None, 1024) == 1024
-    assert choose_max_side(512, 1024) == 512
-    assert choose_max_side(4096, 1024) == 1024
-    assert choose_max_side(512, 0) == 512
+def test_max_side_keeps_within_the_sides_that_are_served_without_it():
+    assert choose_scaling(None, SERVED) == SERVED
+    assert choose_scaling(256, SERVED) == scale_to(256)
+    assert choose_scaling(4096, SERVED) == scale_to(480)
+    assert choose_scaling(4096, scale_to(1024)) == scale_to(1024)
+    assert choose_scaling(512, Scaling(max_side=0, unscaled_side=480)) == scale_to(512)
 
 
 def test_concurrent_callers_get_the_masks_they_would_get_alone(client, server, photo, tmp_path):

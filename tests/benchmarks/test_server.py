@@ -14,12 +14,12 @@ from benchmarks.process import (
 from benchmarks.results import Load, Result
 from benchmarks.server import MIN_EQUAL, Candidate, compare_masks, measure_engine
 from benchmarks.server_figures import Measurements
-from model.scaling import SERVED_SIDE
+from model.scaling import SERVED
 
 
 def test_both_servers_compute_the_same_mask():
     """The photo is one that our server scales by default."""
-    (photo,) = make_photos(1, (64, 2 * SERVED_SIDE))
+    (photo,) = make_photos(1, (64, 2 * SERVED.unscaled_side))
     with start_our_server(max_side=0) as ours, start_naive_server() as naive:
         (equal,) = compare_masks(
             Candidate(ours.address, [upload_request(OUR_PATH, photo)]),

@@ -27,6 +27,7 @@ with atheris.instrument_imports(include=["app", "PIL", "python_multipart", "mode
 import numpy as np
 
 from model.engines.base import Engine
+from model.scaling import scale_to
 from model.weights import Metadata
 from tests.app.corpus import corpus
 
@@ -59,14 +60,14 @@ def upload(data: bytes) -> None:
         return
     max_side = MAX_SIDES[choice // 2 % len(MAX_SIDES)]
     try:
-        decoded = decode.decode_image(file, max_pixels=MAX_PIXELS, max_side=max_side)
+        decoded = decode.decode_image(file, max_pixels=MAX_PIXELS, scaling=scale_to(max_side))
     except (BrokenImage, TooManyPixels, UnsupportedType):
         return
     height, width = decoded.size
     assert 0 < height * width <= MAX_PIXELS
-    assert decoded.pixels.shape == (*find_content_size(decoded.size, max_side), 3)
+    assert decoded.pixels.shape == (*find_content_size(decoded.size, scale_to(max_side)), 3)
     assert decoded.pixels.dtype == np.uint8
-    canvas = PREDICTOR.prepare(decoded.pixels, max_side=max_side, size=decoded.size)
+    canvas = PREDICTOR.prepare(decoded.pixels, scaling=scale_to(max_side), size=decoded.size)
     assert not any(side % CANVAS_MULTIPLE for side in canvas.size)
     assert canvas.region.output == decoded.size
     mask = np.zeros(decoded.size, np.uint8)

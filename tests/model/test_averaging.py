@@ -5,6 +5,7 @@ import torch
 from model import evaluate
 from model.averaging import AveragingPredictor
 from model.predictor import open_predictor
+from model.scaling import scale_to
 from model.weights import read_weights
 
 
@@ -15,8 +16,8 @@ def weights(weights_file):
 
 @pytest.mark.parametrize("max_side", [0, 200])
 def test_a_single_view_gives_the_served_mask(weights, weights_file, photo, max_side):
-    expected = open_predictor(weights_file, max_side=max_side)(photo)
-    found = AveragingPredictor(weights, max_side=max_side, device="cpu")(photo)
+    expected = open_predictor(weights_file, scaling=scale_to(max_side))(photo)
+    found = AveragingPredictor(weights, scaling=scale_to(max_side), device="cpu")(photo)
     assert found.shape == photo.shape[:2]
     assert np.mean(found == expected) >= 0.9999
 

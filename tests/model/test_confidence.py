@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from model.predictor import open_predictor
+from model.scaling import scale_to
 from tests.model.test_engines import reference_logits
 
 
@@ -17,7 +18,9 @@ def test_the_confidence_is_the_softmax_of_the_masks_class(
     notebook_network, weights_file, photo, engine, size, max_side
 ):
     try:
-        predictor = open_predictor(weights_file, engine=engine, device="cpu", max_side=max_side)
+        predictor = open_predictor(
+            weights_file, engine=engine, device="cpu", scaling=scale_to(max_side)
+        )
     except Exception as error:
         pytest.skip(f"{engine} does not run here: {error}")
     image = photo[: size[0], : size[1]]
@@ -45,7 +48,7 @@ def test_a_much_larger_mask_than_the_content_is_what_its_pixels_say(
 ):
     # One upload of 25 megapixels in a line took 11 s, which stopped the engine as stuck.
     try:
-        predictor = open_predictor(weights_file, engine=engine, device="cpu", max_side=64)
+        predictor = open_predictor(weights_file, engine=engine, device="cpu", scaling=scale_to(64))
     except Exception as error:
         pytest.skip(f"{engine} does not run here: {error}")
     height, width = size

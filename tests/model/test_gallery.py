@@ -4,7 +4,7 @@ from PIL import Image
 
 from model.gallery import GAP, HEIGHT, main
 from model.predictor import open_predictor
-from model.scaling import SERVED_SIDE
+from model.scaling import SERVED
 from model.weights import get_colormap
 from tests.conftest import PHOTO
 
@@ -18,7 +18,7 @@ def test_each_photo_is_above_its_mask_and_both(weights_file, photo, tmp_path):
     wide = round(photo.shape[1] * HEIGHT / photo.shape[0])
     assert picture.shape == (3 * HEIGHT + 2 * GAP, HEIGHT + GAP + wide, 3)
     rows = [picture[top : top + HEIGHT, :HEIGHT] for top in (0, HEIGHT + GAP, 2 * (HEIGHT + GAP))]
-    predictor = open_predictor(weights_file, device="cpu", max_side=SERVED_SIDE)
+    predictor = open_predictor(weights_file, device="cpu", scaling=SERVED)
     mask = predictor(square)
     colours = get_colormap(predictor.metadata)[mask]
     assert np.array_equal(rows[0], square)

@@ -7,7 +7,14 @@ from torch.nn import functional as F
 from model.engines.choice import start_engine
 from model.errors import EngineError
 from model.predictor import find_canvas_size, open_predictor
-from model.scaling import find_content_size, scale_down
+from model.scaling import (
+    SERVED,
+    UNSCALED,
+    Scaling,
+    find_content_size,
+    scale_down,
+    scale_to,
+)
 from tests.model.test_engines import reference_logits
 
 
@@ -32,9 +39,32 @@ def test_a_mask_has_the_images_size_and_equals_the_padded_forward_pass(
     assert np.mean(mask == expected.numpy()) >= 0.999
 
 
+def test_the_service_scales_larger_images_than_the_notebooks_to_its_best_size():
+    assert find_content_size((320, 480), SERVED) == (320, 480)
+    assert find_content_size((480, 480), SERVED) == (480, 480)
+    assert find_content_size((481, 100), SERVED) == (384, 80)
+    assert find_content_size((375, 500), SERVED) == (288, 384)
+    assert find_content_size((3000, 4000), SERVED) == (288, 384)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "size"),
+    [
+        (Scaling(max_side=0, unscaled_side=480), (375, 500)),
+        (Scaling(max_side=1024, unscaled_side=480), (375, 500)),
+        (Scaling(max_side=400, unscaled_side=0), (300, 400)),
+        (scale_to(0), (375, 500)),
+        (scale_to(500), (375, 500)),
+        (scale_to(100), (75, 100)),
+    ],
+)
+def test_an_image_of_more_than_both_sides_is_scaled(scaling, size):
+    assert find_content_size((375, 500), scaling) == size
+
+
 def test_an_image_is_scaled_only_above_max_side(predictor, notebook_network, photo):
-    assert predictor.prepare(photo, max_side=451).region.content == (300, 451)
-    canvas = predictor.prepare(photo, max_side=224)
+    assert predictor.prepare(photo, scaling=scale_to(451)).region.content == (300, 451)
+    canvas = predictor.prepare(photo, scaling=scale_to(224))
     assert canvas.region.content == (149, 224)
     assert canvas.size == (160, 224)
     (mask,) = predictor.predict([canvas])
@@ -46,8 +76,8 @@ def test_an_image_is_scaled_only_above_max_side(predictor, notebook_network, pho
 
 def test_an_image_may_be_scaled_already(predictor, photo):
     scaled = np.asarray(scale_down(Image.fromarray(photo), (149, 224)))
-    canvas = predictor.prepare(scaled, max_side=224, size=(300, 451))
-    expected = predictor.prepare(photo, max_side=224)
+    canvas = predictor.prepare(scaled, scaling=scale_to(224), size=(300, 451))
+    expected = predictor.prepare(photo, scaling=scale_to(224))
     assert canvas.region == expected.region
     assert np.array_equal(canvas.pixels, expected.pixels)
 
@@ -55,17 +85,17 @@ def test_an_image_may_be_scaled_already(predictor, photo):
 def test_an_image_may_be_scaled_in_part(predictor, photo):
     half = np.asarray(Image.fromarray(photo).reduce(2))
     assert half.shape == (150, 226, 3)
-    canvas = predictor.prepare(half, max_side=100, size=(300, 451))
+    canvas = predictor.prepare(half, scaling=scale_to(100), size=(300, 451))
     assert canvas.region.content == (67, 100)
     assert canvas.region.output == (300, 451)
-    expected = predictor.prepare(photo, max_side=100)
+    expected = predictor.prepare(photo, scaling=scale_to(100))
     assert np.abs(canvas.pixels.astype(int) - expected.pixels).mean() < 3
 
 
 def test_content_and_canvas_sizes_follow_from_the_image_size():
-    assert find_content_size((3000, 4000), 1024) == (768, 1024)
-    assert find_content_size((3000, 4000), 0) == (3000, 4000)
-    assert find_content_size((1, 10000), 100) == (1, 100)
+    assert find_content_size((3000, 4000), scale_to(1024)) == (768, 1024)
+    assert find_content_size((3000, 4000), UNSCALED) == (3000, 4000)
+    assert find_content_size((1, 10000), scale_to(100)) == (1, 100)
     assert find_canvas_size((1, 33)) == (32, 64)
     assert find_canvas_size((320, 480)) == (320, 480)
 

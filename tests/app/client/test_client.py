@@ -356,8 +356,8 @@ MODEL = (
             "architecture": "a", "digest": "d" * 64, "engine": "e", "device": "cpu",
             "classes": [{"index": 0, "name": "nothing", "colour": [0, 0, 0]}],
             "mean": [0, 0, 0], "std": [1, 1, 1], "scores": {}, "recipe": {}, "data": {},
-            "limits": {"max_body_bytes": 1, "max_pixels": 1, "max_side": 1, "max_queue": 1,
-                       "max_files": 1},
+            "limits": {"max_body_bytes": 1, "max_pixels": 1, "max_side": 1, "unscaled_side": 1,
+                       "max_queue": 1, "max_files": 1},
         }
     ).encode(),
 )  # fmt: skip

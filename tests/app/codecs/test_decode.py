@@ -23,7 +23,7 @@ from app.codecs.webp import read_webp_size
 from app.errors import BrokenImage, TooManyPixels, UnsupportedType
 from app.formats import AnswerFormat
 from model.pictures import FORMATS, UPRIGHT
-from model.scaling import find_content_size, scale_down
+from model.scaling import find_content_size, scale_down, scale_to
 from model.weights import Metadata, get_colormap
 from tests.app.corpus import blocks, bmp, more_scans, taller, tiff, webp_canvas
 
@@ -213,7 +213,7 @@ def test_a_damaged_jpeg_is_decoded_or_refused_as_by_pillow(name, damage, cut):
 def test_a_jpeg_without_its_end_is_broken(small, missing, progressive, max_side):
     data = saved(small, format="JPEG", progressive=progressive)
     with pytest.raises(BrokenImage, match="damaged or incomplete"):
-        decode_image(data[:-missing], max_pixels=LIMIT, max_side=max_side)
+        decode_image(data[:-missing], max_pixels=LIMIT, scaling=scale_to(max_side))
 
 
 def scans_added(count):
@@ -276,7 +276,7 @@ def test_fill_bytes_of_a_jpeg_are_read_once(monkeypatch, max_side):
     monkeypatch.setattr(JpegImageFile, "load_read", reads)
     image = saved(Image.new("CMYK", (64, 64)), format="JPEG")
     data = image[:-2] + 2**20 * b"\xff" + image[-2:]
-    assert decode_image(data, max_pixels=LIMIT, max_side=max_side).size == (64, 64)
+    assert decode_image(data, max_pixels=LIMIT, scaling=scale_to(max_side)).size == (64, 64)
     assert len(blocks_read) == 1
 
 
@@ -308,7 +308,7 @@ def test_a_webps_canvas_size_is_checked_before_it_is_allocated():
 
 def test_a_large_run_length_coded_bmp_is_refused():
     row = {"height": 1, "bits": 8, "compression": 1, "pixels": b"\1\0\0\0\0\1"}
-    most = decode_image(bmp(MAX_RUN_LENGTH_PIXELS, **row), max_pixels=10**9, max_side=64)
+    most = decode_image(bmp(MAX_RUN_LENGTH_PIXELS, **row), max_pixels=10**9, scaling=scale_to(64))
     assert most.size == (1, MAX_RUN_LENGTH_PIXELS)
     with pytest.raises(TooManyPixels, match=f"has {MAX_RUN_LENGTH_PIXELS + 1} pixels, the limit"):
         decode_image(bmp(MAX_RUN_LENGTH_PIXELS + 1, **row), max_pixels=10**9)
@@ -369,8 +369,8 @@ def test_pillows_warnings_are_off():
 @pytest.mark.parametrize("max_side", [32, 75, 224])
 def test_a_scaled_photo_is_upright_and_has_its_original_size(photo, orientation, kind, max_side):
     data = oriented(Image.fromarray(photo), orientation, format=kind)
-    decoded = decode_image(data, max_pixels=LIMIT, max_side=max_side)
-    content = find_content_size((300, 451), max_side)
+    decoded = decode_image(data, max_pixels=LIMIT, scaling=scale_to(max_side))
+    content = find_content_size((300, 451), scale_to(max_side))
     assert decoded.size == (300, 451)
     assert decoded.pixels.shape == (*content, 3)
     expected = np.asarray(scale_down(Image.fromarray(photo), content))
@@ -392,10 +392,10 @@ def test_the_scaled_size_depends_on_the_upload_alone(size, max_side, orientation
     height, width = size
     image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
     decoded = decode_image(
-        oriented(image, orientation, format=kind), max_pixels=LIMIT, max_side=max_side
+        oriented(image, orientation, format=kind), max_pixels=LIMIT, scaling=scale_to(max_side)
     )
     assert decoded.size == size
-    assert decoded.pixels.shape == (*find_content_size(size, max_side), 3)
+    assert decoded.pixels.shape == (*find_content_size(size, scale_to(max_side)), 3)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1601, 1203), (1600, 1200), (1607, 97)])
@@ -403,23 +403,23 @@ def test_scaling_in_the_jpeg_decoder_changes_little(photo, width, height):
     large = Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS)
     data = saved(large, format="JPEG", quality=90)
     for max_side in (64, 100, 200, 333, 400):
-        content = find_content_size((height, width), max_side)
+        content = find_content_size((height, width), scale_to(max_side))
         full = Image.fromarray(pillows(data))
         expected = np.asarray(scale_down(full, content)).astype(int)
-        decoded = decode_image(data, max_pixels=10 * LIMIT, max_side=max_side)
+        decoded = decode_image(data, max_pixels=10 * LIMIT, scaling=scale_to(max_side))
         assert decoded.size == (height, width)
         assert decoded.pixels.shape == expected.shape
         assert np.abs(decoded.pixels - expected).mean() < 1.5
     for max_side in (width // (2 * DRAFT_MARGIN) + 2, width // 2, width - 1, width):
-        content = find_content_size((height, width), max_side)
-        decoded = decode_image(data, max_pixels=10 * LIMIT, max_side=max_side)
+        content = find_content_size((height, width), scale_to(max_side))
+        decoded = decode_image(data, max_pixels=10 * LIMIT, scaling=scale_to(max_side))
         assert np.array_equal(decoded.pixels, scale_down(Image.fromarray(pillows(data)), content))
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
 def test_a_jpeg_of_any_colours_is_scaled(photo, mode):
     data = saved(Image.fromarray(photo).convert(mode), format="JPEG", quality=95)
-    decoded = decode_image(data, max_pixels=LIMIT, max_side=64)
+    decoded = decode_image(data, max_pixels=LIMIT, scaling=scale_to(64))
     assert decoded.size == (300, 451)
     expected = scale_down(Image.fromarray(pillows(data)), (43, 64))
     assert np.abs(decoded.pixels.astype(int) - np.asarray(expected)).mean() < 2
@@ -428,15 +428,15 @@ def test_a_jpeg_of_any_colours_is_scaled(photo, mode):
 def test_the_limit_is_on_the_uploads_own_pixels(photo):
     data = saved(Image.fromarray(photo), format="JPEG")
     with pytest.raises(TooManyPixels, match="451 x 300 = 135300 pixels, the limit is 135299"):
-        decode_image(data, max_pixels=135_299, max_side=32)
-    assert decode_image(data, max_pixels=135_300, max_side=32).size == (300, 451)
+        decode_image(data, max_pixels=135_299, scaling=scale_to(32))
+    assert decode_image(data, max_pixels=135_300, scaling=scale_to(32)).size == (300, 451)
 
 
 def test_a_photo_with_a_second_picture_in_it_is_decoded(small):
     other = small.transpose(Image.Transpose.ROTATE_180)
     data = saved(small, format="MPO", save_all=True, append_images=[other])
     assert np.array_equal(decode_image(data, max_pixels=LIMIT).pixels, pillows(data))
-    assert decode_image(data, max_pixels=LIMIT, max_side=32).pixels.shape == (24, 32, 3)
+    assert decode_image(data, max_pixels=LIMIT, scaling=scale_to(32)).pixels.shape == (24, 32, 3)
 
 
 def png_of_claimed_size(width, height):

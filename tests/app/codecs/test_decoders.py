@@ -20,7 +20,7 @@ from app.codecs.decoder_process import DecoderProcess
 from app.codecs.decoders import Decoders
 from app.errors import BrokenImage, Overloaded, TooCostly, TooManyPixels, UnsupportedType
 from app.observability.metrics import Metrics
-from model.scaling import find_content_size
+from model.scaling import find_content_size, scale_to
 from tests.app.conftest import metric, serving
 from tests.app.corpus import (
     ccitt_strips,
@@ -38,7 +38,7 @@ PNG = saved(picture(), "PNG")
 
 
 def choose_size(size):
-    return find_content_size(size, 64)
+    return find_content_size(size, scale_to(64))
 
 
 async def decoded(pool, data, *, choose_size=choose_size, max_pixels=25_000_000):
@@ -105,9 +105,11 @@ def test_a_file_has_the_pixels_that_it_has_in_this_process(name, side):
 
     async def run():
         async with pool_of() as pool:
-            return await decoded(pool, data, choose_size=lambda size: find_content_size(size, side))
+            return await decoded(
+                pool, data, choose_size=lambda size: find_content_size(size, scale_to(side))
+            )
 
-    here = decode_image(data, max_pixels=25_000_000, max_side=side)
+    here = decode_image(data, max_pixels=25_000_000, scaling=scale_to(side))
     there = asyncio.run(run())
     assert np.array_equal(there.pixels, here.pixels)
     assert there.size == here.size
@@ -402,7 +404,7 @@ def test_thin_pictures_need_no_more_memory_than_others(width, side):
             pid = pool.idle[0].pid
             before = status_bytes(pid, "VmHWM")
             image = await decoded(
-                pool, data, choose_size=lambda size: find_content_size(size, side)
+                pool, data, choose_size=lambda size: find_content_size(size, scale_to(side))
             )
             assert pool.idle[0].pid == pid
             return status_bytes(pid, "VmHWM") - before + image.pixels.nbytes

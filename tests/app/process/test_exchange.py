@@ -11,6 +11,7 @@ from app.observability.stages import Stages
 from app.scheduling.batcher import Batcher
 from app.scheduling.watchdog import Watchdog
 from model.predictor import open_predictor
+from model.scaling import scale_to
 
 CALLERS, CALLS = 12, 6
 
@@ -18,7 +19,7 @@ CALLERS, CALLS = 12, 6
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_caller_gets_its_own_mask_while_others_disconnect(weights_file, threads):
     """All canvases differ in content and often in size. Some masks are larger than their canvas."""
-    predictor = open_predictor(weights_file, device="cpu", threads=threads, max_side=160)
+    predictor = open_predictor(weights_file, device="cpu", threads=threads, scaling=scale_to(160))
     pixels = np.random.default_rng(0)
     sizes = [(33 + 17 * i % 64, 40 + 29 * i % 160) for i in range(16)]
     images = [pixels.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]

@@ -16,6 +16,7 @@ from PIL import Image
 from benchmarks.ray_cluster import PATIENCE_S
 from benchmarks.watch import ProcessTree
 from model.predictor import open_predictor
+from model.scaling import scale_to
 from tests.app.cli.conftest import run_fcn
 from tests.app.client.scripted import scripted
 from tests.conftest import PHOTO, REPOSITORY
@@ -128,7 +129,7 @@ def test_a_killed_process_and_a_killed_run_lose_nothing(start, photos, tmp_path,
 
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(list(records.iterdir())) == 7
-    predict = open_predictor(weights_file, device="cpu", max_side=1024)
+    predict = open_predictor(weights_file, device="cpu", scaling=scale_to(1024))
     for name in NAMES:
         mask = np.asarray(Image.open(out / f"{name}.png"))
         assert (mask == predict(np.asarray(Image.open(photos / name).convert("RGB")))).all()

@@ -16,6 +16,7 @@ from PIL import Image
 
 from benchmarks.ray_cluster import PATIENCE_S
 from model.predictor import open_predictor
+from model.scaling import scale_to
 from model.weights import read_weights, write_weights
 from tests.app.conftest import metric
 from tests.conftest import PHOTO
@@ -28,7 +29,7 @@ SEGMENT = {"url": "/v1/segment", "content": PHOTO.read_bytes()}
 @pytest.fixture(scope="module")
 def expected(weights_file, photo):
     """The mask that one process computes."""
-    return open_predictor(weights_file, device="cpu", max_side=1024)(photo)
+    return open_predictor(weights_file, device="cpu", scaling=scale_to(1024))(photo)
 
 
 def read_mask(answer):
@@ -160,7 +161,7 @@ def test_new_weights_reach_the_engines_and_the_answer_names_them(
     write_weights(new, {**weights.tensors, "final_conv.bias": bias}, weights.metadata)
     new.rename(ray_settings.weights)
     reloaded = ray_client.post("/v1/admin/reload").json()
-    predictor = open_predictor(ray_settings.weights, device="cpu", max_side=1024)
+    predictor = open_predictor(ray_settings.weights, device="cpu", scaling=scale_to(1024))
     answer = ray_client.post(**SEGMENT)
     assert answer.headers["x-weights-digest"] == reloaded["digest"] == predictor.metadata.digest
     mask = read_mask(answer)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from model.predictor import open_predictor
+from model.scaling import scale_to
 from tests.app.conftest import metric
 from tests.app.faulty import LOSE_DEVICE, STUCK, command
 from tests.app.test_program import descendants, logged, program
@@ -50,7 +51,7 @@ def in_flight(operations, count):
 
 
 def test_masks_are_those_of_one_process_and_killed_processes_are_replaced(weights_file, photo):
-    predictor = open_predictor(weights_file, device="cpu", max_side=480)
+    predictor = open_predictor(weights_file, device="cpu", scaling=scale_to(480))
     mask = predictor(photo)
     (confidence,) = predictor.measure_confidence([predictor.prepare(photo)])
     with (

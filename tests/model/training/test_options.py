@@ -4,8 +4,9 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from model.arguments import add_max_side_option
+from model.arguments import add_scaling_option
 from model.errors import RecipeError
+from model.scaling import scale_to
 from model.training.bounds import BOUNDS
 from model.training.explanations import EXPLANATIONS
 from model.training.options import build_parser, choose_recipe
@@ -115,9 +116,9 @@ def test_negative_counts_are_refused(option, capsys):
 )
 def test_a_longer_side_is_zero_or_at_least_one_cell(text, side):
     parser = ArgumentParser(exit_on_error=False)
-    add_max_side_option(parser)
+    add_scaling_option(parser)
     if side is None:
         with pytest.raises(ArgumentError, match=text):
             parser.parse_args([f"--max-side={text}"])
     else:
-        assert parser.parse_args([f"--max-side={text}"]).max_side == side
+        assert parser.parse_args([f"--max-side={text}"]).scaling == scale_to(side)
