@@ -57,6 +57,7 @@ MODEL = (
         "gallery",
         "soft_labels",
         "shapes",
+        "soup",
     },
     {"quality_figures"},
     {"training"},

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": Command("model.evaluate", "measure the mean IoU of weights"),
     "compare": Command("model.compare", "tell whether one weights file is better than another"),
     "convert": Command("model.convert", "turn a .pth file into a weights file"),
+    "soup": Command("model.soup", "average the weights of several runs"),
     "card": Command("model.card", "describe a weights file"),
     "completion": Command("app.cli.completion", "print the completion script for bash or zsh"),
 }
