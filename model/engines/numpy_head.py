@@ -15,6 +15,7 @@ from model.engines import tiles
 from model.engines.base import Array, Region
 from model.engines.folding import Floats, FoldedNetwork
 from model.engines.interpolation import iterate_rows, stretch_columns
+from model.engines.sweep import Sweep
 from model.engines.tiles import Neighbours
 
 Reduce = Callable[[Floats], Array]
@@ -59,29 +60,20 @@ class NumpyHead:
 
     def _reduce_scaled(self, coarse: Floats, region: Region, reduce: Reduce) -> Array:
         """Sweep down over the canvas; write each output row once both of its source rows exist."""
-        (content_height, content_width), height = region.content, region.output[0]
+        content_height, content_width = region.content
         half = self._side // 2
         mask = np.empty(region.output, np.uint8)
-        done = 0
         logits = np.empty((self._classes, 0, content_width), np.float32)
-        top = 0  # the canvas row of logits[:, 0]
-        canvas_row = -half
+        sweep = Sweep(content_height, region.output[0], first_row=-half)
         for scores in self._iterate_blocks(coarse):
             joined = _join_tiles(np.moveaxis(scores, 2, 0))[..., half : half + content_width]
-            within = slice(max(0, -canvas_row), max(0, content_height - canvas_row))
+            within = sweep.add(joined.shape[1])
             logits = np.concatenate([logits, joined[:, within]], axis=1)
-            canvas_row += len(scores) * self._side
-            ready = tiles.count_between(content_height, height, known=top + logits.shape[1])
-            for start in range(done, ready, tiles.ROWS_AT_ONCE):
-                stop = min(start + tiles.ROWS_AT_ONCE, ready)
-                rows = Neighbours.between(content_height, height, start=start, stop=stop)
-                _fill_rows(mask[start:stop], logits, rows.count_from(top), reduce)
-            done = ready
-            if done == height:
+            for part, rows in sweep.list_ready():
+                _fill_rows(mask[part], logits, rows, reduce)
+            if sweep.is_complete:
                 break
-            (first,) = Neighbours.between(content_height, height, start=done, stop=done + 1).first
-            logits = logits[:, first - top :]
-            top = int(first)
+            logits = logits[:, sweep.drop() :]
         return mask
 
     def _iterate_blocks(self, coarse: Floats) -> Iterator[Floats]:
@@ -100,7 +92,7 @@ class NumpyHead:
 
 
 def argmax(scores: Floats) -> Array:
-    """The index of the largest value along the first axis, uint8; the first of equal values.
+    """Return the index of the largest value along the first axis, uint8; the first of equal values.
 
     It keeps a running maximum of whole planes, which is several times faster than `np.argmax`.
     """
@@ -118,7 +110,7 @@ def argmax(scores: Floats) -> Array:
 
 
 def measure_softmax(scores: Floats) -> Array:
-    """The softmax of the largest along the first axis, times 255 and rounded, uint8.
+    """Return the softmax of the largest along the first axis, times 255 and rounded, uint8.
 
     Overwrites the scores.
     """
@@ -140,6 +132,6 @@ def _fill_rows(mask: Array, logits: Floats, rows: Neighbours, reduce: Reduce) ->
 
 
 def _join_tiles(tiled: NDArray[Scalar]) -> NDArray[Scalar]:
-    """Tiles (..., rows, columns, n, n) as one picture, (..., rows * n, columns * n)."""
+    """Join tiles (..., rows, columns, n, n) to one picture, (..., rows * n, columns * n)."""
     *leading, rows, columns, side, _ = tiled.shape
     return tiled.swapaxes(-3, -2).reshape(*leading, rows * side, columns * side)

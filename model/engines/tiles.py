@@ -25,9 +25,6 @@ PIXELS_PER_BLOCK = 2**15
 # The columns of a scaled mask that are computed in one sweep. Wider masks take several sweeps.
 COLUMNS_AT_ONCE = 16384
 
-# The rows of a scaled mask that are listed with their source rows: a thin mask has millions.
-ROWS_AT_ONCE = 2**16
-
 # The pixels of a scaled mask that are blended at once: in a narrow mask, these are several rows.
 PIXELS_AT_ONCE = 2**16
 
@@ -46,7 +43,7 @@ def build_tile_matrix(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def is_bilinear(kernel: NDArray[np.float32]) -> bool:
-    """Whether the kernel (C, C, n, n) interpolates each class bilinearly, and nothing else."""
+    """Return whether the kernel (C, C, n, n) only interpolates each class bilinearly."""
     factor = kernel.shape[-1] // 2
     ramp = 1 - np.abs(np.arange(2 * factor) - (factor - 0.5)) / factor
     window = np.outer(ramp, ramp).astype(np.float32)
@@ -80,7 +77,7 @@ class Neighbours:
         return Neighbours(self.first[window], self.second[window], self.share[window])
 
     def count_from(self, source: int) -> "Neighbours":
-        """The same, with `source` as the first source pixel."""
+        """Return the same, with `source` as the first source pixel."""
         return Neighbours(self.first - source, self.second - source, self.share)
 
     def iterate_runs(self, most: int) -> Iterator[slice]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from model.engines import tiles
 from model.engines.base import Region
 from model.engines.folding import FoldedNetwork
+from model.engines.sweep import Sweep
 from model.engines.tiles import Neighbours
 
 PIXELS_PER_BLOCK_CUDA = 2**22
@@ -72,30 +73,21 @@ class TorchHead:
 
     def _reduce_scaled(self, coarse: Tensor, region: Region, reduce: Reduce) -> Tensor:
         """Sweep down over the canvas; write each output row once both of its source rows exist."""
-        (content_height, content_width), height = region.content, region.output[0]
+        content_height, content_width = region.content
         half = self._side // 2
         mask = torch.empty(region.output, dtype=torch.uint8, device=coarse.device)
-        done = 0
         logits = torch.empty(self._classes, 0, content_width, device=coarse.device)
-        top = 0  # the canvas row of logits[:, 0]
-        canvas_row = -half
+        sweep = Sweep(content_height, region.output[0], first_row=-half)
         for scores in self._iterate_blocks(coarse):
             joined = _join_tiles(scores.transpose(1, 2).transpose(0, 1))
             joined = joined[..., half : half + content_width]
-            within = slice(max(0, -canvas_row), max(0, content_height - canvas_row))
+            within = sweep.add(joined.shape[1])
             logits = torch.cat([logits, joined[:, within]], dim=1)
-            canvas_row += len(scores) * self._side
-            ready = tiles.count_between(content_height, height, known=top + logits.shape[1])
-            for start in range(done, ready, tiles.ROWS_AT_ONCE):
-                stop = min(start + tiles.ROWS_AT_ONCE, ready)
-                rows = Neighbours.between(content_height, height, start=start, stop=stop)
-                _fill_rows(mask[start:stop], logits, rows.count_from(top), reduce)
-            done = ready
-            if done == height:
+            for part, rows in sweep.list_ready():
+                _fill_rows(mask[part], logits, rows, reduce)
+            if sweep.is_complete:
                 break
-            (first,) = Neighbours.between(content_height, height, start=done, stop=done + 1).first
-            logits = logits[:, first - top :]
-            top = int(first)
+            logits = logits[:, sweep.drop() :]
         return mask
 
     def _iterate_blocks(self, coarse: Tensor) -> Iterator[Tensor]:
@@ -113,12 +105,12 @@ class TorchHead:
 
 
 def argmax(scores: Tensor, dim: int) -> Tensor:
-    """The index of the largest value along `dim`."""
+    """Return the index of the largest value along `dim`."""
     return scores.max(dim=dim).indices
 
 
 def measure_softmax(scores: Tensor, dim: int) -> Tensor:
-    """The softmax of the largest value along `dim`, times 255 and rounded."""
+    """Return the softmax of the largest value along `dim`, times 255 and rounded."""
     return scores.softmax(dim).amax(dim).mul_(255).round_()
 
 
@@ -148,6 +140,6 @@ def _move(neighbours: Neighbours, device: torch.device) -> tuple[Tensor, Tensor,
 
 
 def _join_tiles(tiled: Tensor) -> Tensor:
-    """Tiles (..., rows, columns, n, n) as one picture, (..., rows * n, columns * n)."""
+    """Join tiles (..., rows, columns, n, n) to one picture, (..., rows * n, columns * n)."""
     *leading, rows, columns, side, _ = tiled.shape
     return tiled.transpose(-3, -2).reshape(*leading, rows * side, columns * side)
