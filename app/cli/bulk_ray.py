@@ -22,7 +22,7 @@ from app.cli.local import serve_locally
 from app.cli.parts import Part
 from app.cli.plan import Plan
 from app.cli.source import Source
-from app.cli.storage import Storage, StorageError
+from app.cli.storage import Storage
 from app.client import AsyncClient, ClientError
 from app.observability.logs import configure_logging
 from app.settings import Settings
@@ -90,22 +90,15 @@ class PartWorker:
 
 def run_on_ray(job: Job, *, processes: int, on_end: Callable[[int], object], tally: Tally) -> None:
     """Do what is left of the plan, and then list the failures of all runs, as `tally` says."""
-    try:
-        parts = list_open_parts(job.output, job.plan, job.open_part)
-    except StorageError as error:
-        tally.ended_by = error
-        return
-    before = job.plan.photos - sum(map(job.plan.count, parts))
-    tally.skipped += before
-    on_end(before)
+    parts = list_open_parts(job.output, job.plan, job.open_part, tally=tally)
+    on_end(tally.skipped)
     try:
         if parts:
             ray.init(log_to_driver=False, configure_logging=False)
             _do_parts(job, parts, min(processes, len(parts)), on_end=on_end, tally=tally)
     except (RayError, ConnectionError) as error:
         tally.ended_by = CannotContinue(f"Ray: {tell_reason(error)}")
-    if not tally.ended_by:
-        list_failures(job.output, job.plan, job.open_part, tally=tally)
+    list_failures(job.output, job.plan, job.open_part, tally=tally)
 
 
 def tell_reason(error: Exception) -> str:

@@ -58,19 +58,14 @@ class BulkRun:
     async def run(self) -> None:
         """Do the rest of the plan, and then list the failures of all runs."""
         self._start_threads()
-        try:
-            parts = await asyncio.to_thread(list_open_parts, self.output, self.plan, self.open_part)
-        except StorageError as error:
-            self.tally.ended_by = error
-            return
-        self._skip(self.plan.photos - sum(map(self.plan.count, parts)))
+        plan, output, tally = self.plan, self.output, self.tally
+        parts = await asyncio.to_thread(list_open_parts, output, plan, self.open_part, tally=tally)
+        self.on_end(tally.skipped)
         for number in parts:
             await self._do_part(number)
-            if self.tally.ended_by:
-                return
-        await asyncio.to_thread(
-            list_failures, self.output, self.plan, self.open_part, tally=self.tally
-        )
+            if tally.ended_by:
+                break
+        await asyncio.to_thread(list_failures, output, plan, self.open_part, tally=tally)
 
     async def run_part(self, number: int) -> None:
         """Do one part, or the rest of it after an interruption."""
@@ -81,10 +76,6 @@ class BulkRun:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(2 * self.concurrency))
 
-    def _skip(self, photos: int) -> None:
-        self.tally.skipped += photos
-        self.on_end(photos)
-
     async def _do_part(self, number: int) -> None:
         photos = await asyncio.to_thread(read_part, self.output, number)
         report = Report[str]()
@@ -92,7 +83,8 @@ class BulkRun:
             if self.resumes:
                 held = await asyncio.gather(*(asyncio.to_thread(part.holds, p) for p in photos))
                 photos = [photo for photo, is_held in zip(photos, held, strict=True) if not is_held]
-                self._skip(sum(held))
+                self.tally.skipped += sum(held)
+                self.on_end(sum(held))
             try:
                 await segment_all(
                     self.client,
@@ -131,8 +123,10 @@ class BulkRun:
             raise CannotContinue(f"{self.output.url}: {error or type(error).__name__}.") from error
 
 
-def list_open_parts(output: Storage, plan: Plan, open_part: Callable[[int], Part]) -> list[int]:
-    """Return the parts that are not recorded, wherever they are in the plan. Raises StorageError.
+def list_open_parts(
+    output: Storage, plan: Plan, open_part: Callable[[int], Part], *, tally: Tally
+) -> list[int]:
+    """Return the parts that are not recorded, wherever they are in the plan; count the others.
 
     Lists the records once, for a request for each part of a large plan would be slow.
     """
@@ -140,14 +134,22 @@ def list_open_parts(output: Storage, plan: Plan, open_part: Callable[[int], Part
     try:
         recorded = set(output.list_folder(folder))
     except Exception as error:  # the filesystems have errors of their own
-        raise StorageError(f"{output.url}: {error or type(error).__name__}.") from error
-    return [number for number in range(plan.parts) if open_part(number).path not in recorded]
+        tally.ended_by = StorageError(f"{output.url}: {error or type(error).__name__}.")
+        return []
+    parts = [number for number in range(plan.parts) if open_part(number).path not in recorded]
+    tally.skipped = plan.photos - sum(map(plan.count, parts))
+    return parts
 
 
 def list_failures(
     output: Storage, plan: Plan, open_part: Callable[[int], Part], *, tally: Tally
 ) -> None:
-    """Write the list of the photos without a result, of all runs together, and count them."""
+    """Write the list of the photos without a result, of all runs together, and count them.
+
+    Does nothing if the run has ended early: the next one will list them.
+    """
+    if tally.ended_by:
+        return
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="backslashreplace") as file:
         for number in range(plan.parts):
             for photo, reason in open_part(number).list_failures():
