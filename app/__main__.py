@@ -35,7 +35,8 @@ log = structlog.get_logger("segmentation")
 
 def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing can be reloaded yet
-    options, env_file = parse_arguments(sys.argv[1:], prog=name_program())
+    program = sys.argv[0] if sys.argv[0] == "fcn serve" else f"python -m {__package__}"
+    options, env_file = parse_arguments(sys.argv[1:], prog=program)
     os.environ.update(options)
     try:
         load_env_file(env_file)
@@ -60,11 +61,6 @@ def main() -> None:
         sys.exit(f"{message}; {remedy}" if remedy else message)
     except (OSError, KeysError, RateStorageError, TracesError) as error:
         sys.exit(f"error: cannot start: {error}")
-
-
-def name_program() -> str:
-    """Return the command that started the program, for its messages."""
-    return sys.argv[0] if sys.argv[0] == "fcn serve" else f"python -m {__package__}"
 
 
 def find_photo() -> Path:

@@ -29,9 +29,9 @@ from model.predictor import find_canvas_size, find_fill_colour
 from model.scaling import UNSCALED, Scaling, find_content_size, scale_down
 from model.state_dict import network_from_weights
 from model.training.data import add_data_options, list_images_of
+from model.training.defects import BrokenSample, require_sound
 from model.training.pairs import list_images
 from model.training.photos import read_photo
-from model.training.problems import BrokenSample, require_sound
 from model.training.soft_labels import label_images
 from model.weights import SHIPPED_WEIGHTS, Weights, read_weights
 

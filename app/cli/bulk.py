@@ -27,7 +27,7 @@ from app.cli.options import (
     hides_progress,
     load_env_file_or_exit,
     open_client,
-    parse_count,
+    parse_small_number,
     summarise,
 )
 from app.cli.parts import MaskFiles, Part
@@ -96,12 +96,12 @@ def _build_parser() -> argparse.ArgumentParser:
         help="address of a server (FCN_URL); without one, compute here")  # fmt: skip
     add(
         "--part",
-        type=parse_count,
+        type=parse_small_number,
         default=1000,
         metavar="N",
         help="photos in a Parquet file, and between two records of progress (%(default)s)",
     )
-    add("--ray", type=parse_count, default=0, metavar="N",
+    add("--ray", type=parse_small_number, default=0, metavar="N",
         help="share the parts among N processes of the cluster that RAY_ADDRESS names")  # fmt: skip
     add_request_options(parser)
     return parser

@@ -23,7 +23,7 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--key", default=os.environ.get("FCN_API_KEY"), help="API key (FCN_API_KEY)")
     add("--max-side", type=parse_side, metavar="PIXELS", help="scale longer photos down to this")
-    add("--concurrency", type=parse_count, default=8, metavar="N",
+    add("--concurrency", type=parse_small_number, default=8, metavar="N",
         help="photos at the same time (%(default)s)")  # fmt: skip
     add("--timeout", type=parse_seconds, default=60, metavar="SECONDS",
         help="for each attempt to get a mask (%(default)s)")  # fmt: skip
@@ -82,7 +82,7 @@ def end_interrupted() -> NoReturn:
     sys.exit(EXIT_INTERRUPTED)
 
 
-def parse_count(text: str) -> int:
+def parse_small_number(text: str) -> int:
     """Parse a number from 1 to 1000. Raises ArgumentTypeError."""
     return _parse_integer(text, least=1, most=1000)
 

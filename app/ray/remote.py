@@ -53,7 +53,7 @@ T = TypeVar("T")
 log = structlog.get_logger("segmentation")
 
 
-class RemoteEngine:
+class RayEngine:
     """An `Engine` for one weights file."""
 
     images_per_call = 1
@@ -149,7 +149,7 @@ class RemoteStart:
         Raises WeightsError, Overloaded, and EngineError if no replica computes this file's network.
         """
         weights = read_weights(settings.weights)
-        engine = RemoteEngine(
+        engine = RayEngine(
             self._handle,
             weights,
             callers=settings.max_queue,

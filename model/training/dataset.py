@@ -16,8 +16,8 @@ from tqdm import tqdm
 from model.class_list import VOC, ClassList
 from model.engines.base import Array, Size
 from model.errors import DatasetError, RecipeError
+from model.training.defects import BrokenSample, require_sound
 from model.training.masks import find_indices
-from model.training.problems import BrokenSample, require_sound
 from model.training.samples import Sample, format_size, holds_crop
 
 
@@ -57,7 +57,7 @@ class SegmentationDataset:
         """Read every image and mask once, so that broken files are known before training starts.
 
         `dropped`: the number of images that were left out of the list, for messages. Raises
-        DatasetError that lists every problem.
+        DatasetError that lists every defect.
         """
         self.name = name
         self.samples = list(samples)
@@ -133,7 +133,7 @@ class SegmentationDataset:
 
 
 def measure_available_bytes() -> int:
-    """The available memory within a container's limit; 0 if the system does not report it."""
+    """Return the memory that is free within a container's limit; 0 if it is unknown."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):

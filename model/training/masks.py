@@ -12,8 +12,8 @@ from PIL import Image
 from model.class_list import MAX_VALUE, ClassList, format_colour
 from model.classes import IGNORE_INDEX
 from model.engines.base import Array
+from model.training.defects import BrokenSample, Defect
 from model.training.photos import open_upright
-from model.training.problems import BrokenSample, Problem
 
 UNKNOWN = -1
 PACK = np.array([65536, 256, 1])
@@ -44,17 +44,17 @@ def read_mask(path: Path, classes: ClassList) -> Array:
             return _look_up(values, lookup, path=path, image=image, classes=classes)
         if image.mode in ("RGB", "RGBA"):
             return _read_painted(image, path, classes)
-        raise BrokenSample(Problem(f"{path} is no mask: its mode is {image.mode}", KNOWN_MODES))
+        raise BrokenSample(Defect(f"{path} is no mask: its mode is {image.mode}", KNOWN_MODES))
 
 
 def find_indices(target: Array) -> list[int]:
-    """The sorted values of a target. Many times faster than `np.unique`, which sorts the pixels."""
+    """Return a target's sorted values, many times faster than `np.unique`, which sorts pixels."""
     counts = np.bincount(target.ravel(), minlength=256)
     return [int(value) for value in counts.nonzero()[0]]
 
 
 def _build_lookup(classes: ClassList) -> NDArray[np.int64]:
-    """The class index of each pixel value, or void, or UNKNOWN."""
+    """Return the class index of each pixel value, or void, or UNKNOWN."""
     lookup = np.full(max(IGNORE_INDEX, *classes.values) + 1, UNKNOWN)
     lookup[IGNORE_INDEX] = IGNORE_INDEX
     lookup[list(classes.values)] = np.arange(len(classes))
@@ -78,7 +78,7 @@ def _look_up(
         place = _find(integers == unknown[0])
         known = _format_values(classes)
         raise BrokenSample(
-            Problem(
+            Defect(
                 f"{path} has the class index {unknown[0]} {place}{_format_more(len(unknown))}"
                 f"{_format_jpeg(image)}; {known}",
                 NAME_VALUES,
@@ -100,7 +100,7 @@ def _read_painted(image: Image.Image, path: Path, classes: ClassList) -> Array:
         colour = format_colour((first >> 16, first >> 8 & 255, first & 255))
         where = _find(is_unknown)
         raise BrokenSample(
-            Problem(
+            Defect(
                 f"{path} has the colour {colour} {where}{_format_more(len(unknown))}"
                 f"{_format_jpeg(image)}, which no class has",
                 NAME_COLOURS,

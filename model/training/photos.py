@@ -13,7 +13,7 @@ from PIL import Image
 
 from model.engines.base import Array, Size
 from model.pictures import FORMATS, UPRIGHT
-from model.training.problems import BrokenSample, Problem
+from model.training.defects import BrokenSample, Defect
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
@@ -27,7 +27,7 @@ ORIENTATION = 0x0112
 def open_upright(path: Path) -> Iterator[Image.Image]:
     """Decode the file's first picture and turn it upright. Raises BrokenSample."""
     if not path.is_file():
-        raise BrokenSample(Problem(f"{path} is missing", MISSING))
+        raise BrokenSample(Defect(f"{path} is missing", MISSING))
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
@@ -36,7 +36,7 @@ def open_upright(path: Path) -> Iterator[Image.Image]:
     except BrokenSample:
         raise
     except Exception as error:  # Pillow's plugins raise anything from OSError to struct.error
-        raise BrokenSample(Problem(f"{path} cannot be decoded: {error}", UNDECODABLE)) from error
+        raise BrokenSample(Defect(f"{path} cannot be decoded: {error}", UNDECODABLE)) from error
 
 
 def read_photo(path: Path) -> Array:
@@ -55,11 +55,11 @@ def read_size(path: Path) -> Size:
             is_on_its_side = _read_orientation(image) >= 5
             return image.size if is_on_its_side else (image.height, image.width)
     except Exception as error:
-        raise BrokenSample(Problem(f"{path} cannot be decoded: {error}", UNDECODABLE)) from error
+        raise BrokenSample(Defect(f"{path} cannot be decoded: {error}", UNDECODABLE)) from error
 
 
 def _read_orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1, upright, if there is none or it cannot be read.
+    """Return the EXIF orientation; 1, upright, if there is none or it cannot be read.
 
     Pillow itself turns TIFFs upright. `getexif` is not used because it also reads XMP, which the
     service does not.
@@ -74,7 +74,7 @@ def _read_orientation(image: Image.Image) -> int:
 
 
 def _convert_to_rgb(image: Image.Image) -> Array:
-    """16-bit samples keep their upper eight bits; transparency is dropped."""
+    """Convert any mode: 16-bit samples keep their upper eight bits, transparency is dropped."""
     if image.mode.startswith("I;16"):
         return _repeat_channels(np.asarray(image) >> 8)
     if image.mode == "I":  # 32-bit integers, in which files store 16-bit samples

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from model.class_list import ClassList
 from model.engines.base import Array, Size
+from model.training.defects import BrokenSample, Defect
 from model.training.masks import read_mask
 from model.training.photos import read_photo, read_size
-from model.training.problems import BrokenSample, Problem
 
 SAME_SIZE = "Make these masks anew at the size that their images have when they are upright"
 
@@ -27,22 +27,22 @@ class Sample:
     def read(self, classes: ClassList) -> tuple[Array, Array]:
         """Image (H, W, 3) uint8 RGB and target (H, W) uint8, 255 where void; both upright.
 
-        Raises BrokenSample with every problem.
+        Raises BrokenSample with every defect.
         """
-        problems: list[Problem] = []
+        defects: list[Defect] = []
         try:
             image = read_photo(self.image_path)
         except BrokenSample as error:
-            problems += error.problems
+            defects += error.defects
         try:
             target = read_mask(self.mask_path, classes)
         except BrokenSample as error:
-            problems += error.problems
-        if problems:
-            raise BrokenSample(*problems)
+            defects += error.defects
+        if defects:
+            raise BrokenSample(*defects)
         if image.shape[:2] != target.shape:
             raise BrokenSample(
-                Problem(
+                Defect(
                     f"{self.mask_path} is {format_size(target.shape)}, its image "
                     f"{format_size(image.shape)}: mask and image must have the same size",
                     SAME_SIZE,
@@ -52,11 +52,11 @@ class Sample:
 
 
 def holds_crop(sample: Sample, size: Size) -> bool:
-    """Whether the upright image is at least that high and wide; True where it cannot be read."""
+    """Return whether the upright image holds such a crop; True if it cannot be read."""
     try:
         height, width = read_size(sample.image_path)
     except BrokenSample:
-        return True  # reading it reports the problem
+        return True  # reading it reports the defect
     return height >= size[0] and width >= size[1]
 
 

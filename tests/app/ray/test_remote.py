@@ -25,7 +25,7 @@ from ray.exceptions import (
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from app.ray.remote import ATTEMPTS, RemoteEngine, RemoteStart
+from app.ray.remote import ATTEMPTS, RayEngine, RemoteStart
 from tests.app.ray.handles import ComputingHandle, ScriptedHandle
 
 SIZE = (32, 32)
@@ -51,7 +51,7 @@ def segment(handle, weights, images=1):
         shared.append(weights)
         return f"reference {len(shared)}"
 
-    engine = RemoteEngine(handle, weights, callers=8, timeout_s=60, share=share)
+    engine = RayEngine(handle, weights, callers=8, timeout_s=60, share=share)
     assert (engine.description, engine.device) == ("an engine", "cpu")
     for _ in range(images):
         (mask,) = engine.segment([np.zeros((*SIZE, 3), np.uint8)], [Region(SIZE, SIZE)])
@@ -134,7 +134,7 @@ class CancellableResponse:
 def test_the_image_of_a_caller_who_has_left_is_cancelled(weights, error):
     handle, response = ScriptedHandle(), CancellableResponse()
     response.error = error
-    engine = RemoteEngine(handle, weights, callers=8, timeout_s=60)
+    engine = RayEngine(handle, weights, callers=8, timeout_s=60)
     handle.other = response
     canvas, other = (np.zeros((*SIZE, 3), np.uint8) for _ in range(2))
     with ThreadPoolExecutor(1) as threads:

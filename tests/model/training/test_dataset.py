@@ -11,8 +11,8 @@ from PIL import Image
 
 from model.errors import DatasetError
 from model.training.dataset import open_images
+from model.training.defects import BrokenSample
 from model.training.loader import TrainingSamples, create_loader
-from model.training.problems import BrokenSample
 from model.training.recipe import PRESETS
 from model.training.sampler import Draw, EpochSampler, compute_rarity_weights
 from model.training.samples import Sample
