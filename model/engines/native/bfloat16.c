@@ -69,7 +69,7 @@ void bfloat16_run(const struct bfloat16_network *network, struct thread_pool *po
     for (int b = 0; b < RESIDUAL_BLOCKS; b++) {
         struct bfloat16_feature_map *identity = &maps[stage_of(b)][0], *middle = identity + 1;
         bfloat16_convolve(pool, &network->first[b], x, NULL, 1, middle, NULL);
-        if (network->shortcut[b].weights)
+        if (has_shortcut(b))
             bfloat16_convolve(pool, &network->shortcut[b], x, NULL, 0, identity, NULL);
         bfloat16_convolve(pool, &network->second[b], middle, identity, 1, identity, NULL);
         x = identity;
@@ -89,12 +89,12 @@ struct bfloat16_network *bfloat16_pack(const float *const *tensors, const float 
     int failed = bfloat16_stem_pack(&network->stem, tensors[0], tensors[1], levels);
     tensors += 2;
     for (int b = 0; b < RESIDUAL_BLOCKS && !failed; b++) {
-        int narrows = has_shortcut(b), out = channels_at(stage_of(b)), in = narrows ? out / 2 : out;
-        failed |= bfloat16_convolution_pack(&network->first[b], tensors[0], tensors[1], out, in, 3,
-                                            narrows ? 2 : 1);
+        int out = channels_at(stage_of(b)), in = has_shortcut(b) ? out / 2 : out;
+        int stride = has_shortcut(b) ? 2 : 1;
+        failed |= bfloat16_convolution_pack(&network->first[b], tensors[0], tensors[1], out, in, 3, stride);
         failed |= bfloat16_convolution_pack(&network->second[b], tensors[2], tensors[3], out, out, 3, 1);
         tensors += 4;
-        if (narrows) {
+        if (has_shortcut(b)) {
             failed |= bfloat16_convolution_pack(&network->shortcut[b], tensors[0], tensors[1], out, in, 1, 2);
             tensors += 2;
         }

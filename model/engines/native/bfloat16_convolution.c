@@ -8,7 +8,8 @@ struct bfloat16_convolution_job {
     const struct bfloat16_convolution *convolution;
     const struct bfloat16_feature_map *from, *shortcut, *to;
     const struct feature_map *logits; /* instead of `to`: float32, neither rectified nor rounded */
-    int relu, parts, groups;
+    int relu;
+    int parts, group_parts; /* as in convolution_job.h */
 };
 
 /* 16 pixels of a row. */
@@ -86,12 +87,13 @@ static void convolution_task(void *context, int number, int thread)
     int height = from->height / stride, width = from->width / stride;
     int across = (width + AMX_ROWS - 1) / AMX_ROWS, chunks = across * height;
     int blocks = from->channels / AMX_DEPTH, groups = convolution->out_channels / AMX_OUTPUTS;
-    int part = number % job->parts, some = number / job->parts;
+    int part = number % job->parts, group_part = number / job->parts;
     int first = start_of_part(part, job->parts, chunks), last = start_of_part(part + 1, job->parts, chunks);
     float sums[2][2][AMX_ROWS][16] __attribute__((aligned(ALIGNMENT)));
+    int first_group = start_of_part(group_part, job->group_parts, groups),
+        last_group = start_of_part(group_part + 1, job->group_parts, groups);
     configure_amx();
-    for (int g = start_of_part(some, job->groups, groups); g < start_of_part(some + 1, job->groups, groups);
-         g++)
+    for (int g = first_group; g < last_group; g++)
         for (int c = first; c < last; c += 2) {
             struct chunk one = chunk_at(c, across), two = chunk_at(MIN(c + 1, last - 1), across);
             const bfloat *a = bfloat16_pixel(from, 0, one.y * stride - border, one.x * stride - border);
@@ -112,10 +114,10 @@ void bfloat16_convolve(struct thread_pool *pool, const struct bfloat16_convoluti
     int threads = thread_pool_size(pool), groups = convolution->out_channels / AMX_OUTPUTS;
     struct bfloat16_convolution_job job = {convolution, from, shortcut, to, logits, relu, 1, 1};
     if (threads > 1) {
-        job.groups = MIN(groups, 2 * threads);
-        job.parts = MAX(1, MIN(from->height / convolution->stride, 2 * threads / job.groups));
+        job.group_parts = MIN(groups, 2 * threads);
+        job.parts = MAX(1, MIN(from->height / convolution->stride, 2 * threads / job.group_parts));
     }
-    thread_pool_run(pool, job.parts * job.groups, convolution_task, &job);
+    thread_pool_run(pool, job.parts * job.group_parts, convolution_task, &job);
 }
 
 int bfloat16_convolution_pack(struct bfloat16_convolution *convolution, const float *kernel,

@@ -13,11 +13,11 @@ static void direct_task(void *context, int number, int thread)
     const struct feature_map *from = job->from, *to = job->to;
     int size = convolution->size, stride = convolution->stride, border = size / 2;
     int groups = convolution->out_channels / GROUP_CHANNELS, blocks = from->channels / SIMD_WIDTH;
-    int part = number % job->parts, group = number / job->parts;
+    int part = number % job->parts, group_part = number / job->parts;
     int first_y = start_of_part(part, job->parts, to->height),
         last_y = start_of_part(part + 1, job->parts, to->height);
-    int first_group = start_of_part(group, job->groups, groups),
-        last_group = start_of_part(group + 1, job->groups, groups);
+    int first_group = start_of_part(group_part, job->group_parts, groups),
+        last_group = start_of_part(group_part + 1, job->group_parts, groups);
     long group_weights = (long)convolution->in_channels * size * size * GROUP_CHANNELS;
     int pieces = (to->width + PRODUCT_ROWS - 1) / PRODUCT_ROWS;
     float sums[PRODUCT_VECTORS * PRODUCT_ROWS * SIMD_WIDTH] __attribute__((aligned(ALIGNMENT)));
@@ -39,9 +39,9 @@ static void direct_task(void *context, int number, int thread)
 static void convolve_directly(struct thread_pool *pool, struct convolution_job *job)
 {
     int threads = thread_pool_size(pool), groups = job->convolution->out_channels / GROUP_CHANNELS;
-    job->groups = threads == 1 ? 1 : groups;
+    job->group_parts = threads == 1 ? 1 : groups;
     job->parts = threads == 1 ? 1 : MIN(job->to->height, MAX(1, 4 * threads / groups));
-    thread_pool_run(pool, job->parts * job->groups, direct_task, job);
+    thread_pool_run(pool, job->parts * job->group_parts, direct_task, job);
 }
 
 long convolution_scratch(const struct convolution *convolution, int height, int width, int threads)

@@ -10,7 +10,9 @@ struct convolution_job {
     int relu;
     float *scratch;
     long scratch_floats;
-    int parts, groups; /* how the work is divided: rows or patches, and output channels */
+    /* The tasks are the pairs of a part of the rows or patches, and a part of the groups of output channels.
+     */
+    int parts, group_parts;
 };
 
 /* Adds bias and shortcut to the sums of one pixel, and stores them. */

@@ -10,13 +10,14 @@
 
 struct engine {
     struct thread_pool *pool, *single_thread;
-    struct float32_network *float32; /* one of the two, the other is NULL */
+    /* One of the two; the other is NULL. */
+    struct float32_network *float32;
     struct bfloat16_network *bfloat16;
     int skips;
     struct doubling doublings[MAX_SKIPS];
     struct head head;
-    struct workspace
-        *workspaces; /* one more than threads; the first is also the one of all threads together */
+    /* One more than threads. A call with all threads uses the first. */
+    struct workspace *workspaces;
 };
 
 /* One run of the network on a canvas: the threads and the memory that it uses. */

@@ -10,9 +10,9 @@ struct region;
 
 /* What the engine computes. Its arrays are copied. */
 struct network {
-    const float *const
-        *convolutions;             /* kernel and bias of stem, eight blocks (first, second, and the shortcut
-                                      in the 3rd, 5th and 7th), classifier and skips, in that order */
+    /* Kernel and bias of the stem, of the eight residual blocks (first, second, and the shortcut of the 3rd,
+       5th and 7th block), of the classifier and of the skips' classifiers, in that order. */
+    const float *const *convolutions;
     const float *const *doublings; /* the kernel of each skip's doubling, see doubling_pack */
     const float *levels;           /* (3, 256): each channel's normalised levels */
     const float *head_kernel;      /* see head_pack; with skips NULL, for bilinear interpolation */
@@ -45,8 +45,7 @@ int engine_coarse_logits(struct engine *engine, const uint8_t *canvas, int heigh
 int engine_coarse_logits_single_threaded(struct engine *engine, int workspace, const uint8_t *canvas,
                                          int height, int width, float *logits);
 
-/* Turns coarse logits (classes, height, width) into a mask or a confidence. Returns 0, or -1 without memory.
- */
+/* The same as engine_segment, from coarse logits (classes, height, width). */
 int engine_head(struct engine *engine, const float *logits, int height, int width,
                 const struct region *region, int confidence, uint8_t *mask);
 

@@ -2,8 +2,7 @@
    columns of a strip, then the pixels between two rows. */
 #include "head_band.h"
 
-/* The floats of a class' row in a strip. Two such rows fit in the memory for a row of tiles, see row_floats.
- */
+/* The floats of a class' row in a strip. Two such rows fit in the memory of a row of tiles: row_floats. */
 #define LINE (PRODUCT_ROWS * TILE / 2)
 #define STRIP (LINE - SIMD_WIDTH)
 

@@ -9,8 +9,7 @@
 #define HALF (TILE / 2)
 #define TILE_VECTORS (TILE / SIMD_WIDTH) /* vectors in such a tile's row */
 
-/* Calls an inline function with the side of the head's tiles as a constant, which its code is compiled for.
- */
+/* Calls an inline function with the side of the head's tiles, for which its code is compiled. */
 #define WITH_SIDE(head, function, ...)                                                                       \
     do {                                                                                                     \
         if ((head)->side == TILE)                                                                            \

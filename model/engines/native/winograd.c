@@ -80,15 +80,15 @@ static void winograd_task(void *context, int number, int thread)
     const struct convolution *convolution = job->convolution;
     int patches = count_patches(job->to->height, job->to->width);
     int groups = convolution->out_channels / GROUP_CHANNELS;
-    int part = number % job->parts, group = number / job->parts;
+    int part = number % job->parts, group_part = number / job->parts;
     /* Every part but the last has whole products of PRODUCT_ROWS patches. */
     int steps = (patches + PRODUCT_ROWS - 1) / PRODUCT_ROWS;
     struct extent extent;
     extent.first_patch = start_of_part(part, job->parts, steps) * PRODUCT_ROWS;
     extent.patches =
         MIN(patches, start_of_part(part + 1, job->parts, steps) * PRODUCT_ROWS) - extent.first_patch;
-    extent.first_group = start_of_part(group, job->groups, groups);
-    extent.groups = start_of_part(group + 1, job->groups, groups) - extent.first_group;
+    extent.first_group = start_of_part(group_part, job->group_parts, groups);
+    extent.groups = start_of_part(group_part + 1, job->group_parts, groups) - extent.first_group;
     float *inputs = job->scratch + thread * job->scratch_floats;
     float *sums =
         inputs + (long)POSITIONS * round_up(extent.patches, PRODUCT_ROWS) * convolution->in_channels;
@@ -97,35 +97,35 @@ static void winograd_task(void *context, int number, int thread)
     winograd_transform_outputs(job, extent, sums);
 }
 
-/* Divides a Winograd convolution: into parts of patches, whose scratch memory stays in the cache, and into so
-   many groups of output channels that every thread has a task. */
+/* Divides a Winograd convolution: its patches into parts whose scratch memory stays in the cache, and its
+   groups of output channels into so many parts that every thread has a task. */
 static void divide(const struct convolution *convolution, int height, int width, int threads, int *parts,
-                   int *groups)
+                   int *group_parts)
 {
     int steps = (count_patches(height, width) + PRODUCT_ROWS - 1) / PRODUCT_ROWS;
     long step_bytes =
         (long)POSITIONS * PRODUCT_ROWS * (convolution->in_channels + convolution->out_channels) * 4;
     /* Each part reads all weights, so with more weights than pixels there are a few large parts. */
     int steps_at_once = (int)MAX(4, SCRATCH_BYTES / step_bytes);
-    int all_groups = convolution->out_channels / GROUP_CHANNELS;
+    int groups = convolution->out_channels / GROUP_CHANNELS;
     *parts = (steps + steps_at_once - 1) / steps_at_once;
-    *groups = threads == 1 ? 1 : MIN(all_groups, (threads + *parts - 1) / *parts);
+    *group_parts = threads == 1 ? 1 : MIN(groups, (threads + *parts - 1) / *parts);
 }
 
 void winograd_convolve(struct thread_pool *pool, struct convolution_job *job)
 {
     divide(job->convolution, job->to->height, job->to->width, thread_pool_size(pool), &job->parts,
-           &job->groups);
-    thread_pool_run(pool, job->parts * job->groups, winograd_task, job);
+           &job->group_parts);
+    thread_pool_run(pool, job->parts * job->group_parts, winograd_task, job);
 }
 
 long winograd_scratch(const struct convolution *convolution, int height, int width, int threads)
 {
-    int parts, groups;
-    divide(convolution, height, width, threads, &parts, &groups);
+    int parts, group_parts;
+    divide(convolution, height, width, threads, &parts, &group_parts);
     int steps = (count_patches(height, width) + PRODUCT_ROWS - 1) / PRODUCT_ROWS;
-    int all_groups = convolution->out_channels / GROUP_CHANNELS;
+    int groups = convolution->out_channels / GROUP_CHANNELS;
     long patches = (long)(steps + parts - 1) / parts * PRODUCT_ROWS;
-    long channels = convolution->in_channels + (all_groups + groups - 1) / groups * GROUP_CHANNELS;
+    long channels = convolution->in_channels + (groups + group_parts - 1) / group_parts * GROUP_CHANNELS;
     return POSITIONS * patches * channels;
 }

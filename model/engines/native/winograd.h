@@ -9,7 +9,7 @@
 #define INPUT_PATCH (PATCH + 2)
 #define POSITIONS (INPUT_PATCH * INPUT_PATCH)
 
-/* Computes a convolution with `winograd` set. Sets the parts and groups of `job`. */
+/* Computes a convolution with `winograd` set. Sets the parts of `job`. */
 void winograd_convolve(struct thread_pool *pool, struct convolution_job *job);
 
 /* The scratch memory, in floats, that each thread needs for an output of this size. */

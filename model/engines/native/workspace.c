@@ -1,14 +1,12 @@
-/* A workspace keeps its memory for the next canvas of the same size. Of a large canvas, it keeps only a part.
- */
+/* A workspace keeps its memory for the next canvas of the same size; of a large canvas, only a part. */
 #include "workspace.h"
 
 #include "bfloat16.h"
 #include "float32.h"
 #include "memory.h"
 
-/* The memory that a workspace keeps after a canvas, because fresh memory takes 5 % of a canvas' time: feature
-   maps in the workspace that all threads share, feature maps in every other, and scratch memory per thread.
- */
+/* The memory that a workspace keeps after a canvas, because fresh memory takes 5 % of a canvas' time: for
+   feature maps in the workspace that all threads share and in every other one, and per thread as scratch. */
 #define KEPT_BYTES_SHARED (64L << 20)
 #define KEPT_BYTES_OTHER (32L << 20)
 #define KEPT_BYTES_SCRATCH (8L << 20)
