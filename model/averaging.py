@@ -54,7 +54,7 @@ class AveragingPredictor:
 
     @torch.inference_mode()
     def compute_probabilities(self, image: Array) -> Tensor:
-        """The probability of each class, (C, H, W) float32: the mean of the views' softmax."""
+        """Return each class' probability, (C, H, W) float32: the mean of the views' softmax."""
         output = image.shape[0], image.shape[1]
         base = find_content_size(output, self.scaling)
         views = [

@@ -16,7 +16,7 @@ from model.weights import Metadata, read_metadata
 
 
 def describe_weights(name: str, metadata: Metadata) -> str:
-    """The card of a file called `name`, in Markdown."""
+    """Return the card of a file called `name`, in Markdown."""
     recipe, data, scores = metadata.recipe, metadata.data, metadata.scores
     facts = {
         "architecture": metadata.architecture,
@@ -50,7 +50,7 @@ def _describe_size(scores: Mapping[str, Any]) -> str:
 
 
 def format_percent(share: object) -> str:
-    """A share in percent; a dash for what was not measured, such as a class that never occurs."""
+    """Return a share in percent; a dash if it was not measured, as for a class without pixels."""
     if not isinstance(share, int | float) or math.isnan(share):
         return "-"
     return f"{100 * share:.1f}"

@@ -61,7 +61,7 @@ class ClassList:
         return self.values == tuple(range(len(self)))
 
     def as_metadata(self) -> Metadata:
-        """The metadata of a weights file with these classes."""
+        """Return the metadata of a weights file with these classes."""
         data = {}
         if not (self.has_plain_values and self.void == VOID_COLOUR):
             data["masks"] = {"values": list(self.values), "void": list(self.void)}

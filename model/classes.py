@@ -37,7 +37,7 @@ MAX_CLASSES = IGNORE_INDEX
 
 
 def voc_colormap(entries: int = 256) -> NDArray[np.uint8]:
-    """The VOC colormap as an array of shape (entries, 3), RGB.
+    """Return the VOC colormap as an array of shape (entries, 3), RGB.
 
     Bits 0, 3, 6 of an index become the top bits of red, bits 1, 4, 7 of green and bits 2, 5, 8 of
     blue (`VOClabelcolormap.m` of the VOC2012 development kit). Entry 255, void, is (224, 224, 192).

@@ -52,7 +52,7 @@ class Scores:
 def count_pixels(
     target: NDArray[np.uint8], mask: NDArray[np.uint8], *, classes: int
 ) -> NDArray[np.int64]:
-    """The confusion matrix of one image, (target class, predicted class); void is left out."""
+    """Return the confusion matrix of one image, (target class, predicted class), without void."""
     assert target.shape == mask.shape, f"{target.shape} and {mask.shape} differ"
     known = target != IGNORE_INDEX
     pairs = classes * target[known].astype(np.int64) + mask[known]

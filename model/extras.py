@@ -20,5 +20,5 @@ def require_packages(*names: str, extra: str = "train") -> None:
 
 
 def name_program(otherwise: str) -> str:
-    """The program's name for its help: `fcn train` if it was started so, else `otherwise`."""
+    """Return the program's name: `fcn train` if it was started like that, else `otherwise`."""
     return sys.argv[0] if sys.argv[0].startswith("fcn ") else otherwise

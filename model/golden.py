@@ -75,7 +75,7 @@ def compute_golden_logits(weights: Weights) -> tuple[Array, Floats]:
 
 
 def draw_picture(seed: int) -> Array:
-    """A smooth gradient of random colours, (96, 128, 3)."""
+    """Return a smooth gradient of random colours, (96, 128, 3)."""
     colours = np.random.RandomState(seed).randint(0, 256, (5, 6, 3))  # the same in every numpy
     flowing = Image.fromarray(colours.astype(np.uint8)).resize(
         SIZE[::-1], Image.Resampling.BILINEAR
@@ -84,7 +84,7 @@ def draw_picture(seed: int) -> Array:
 
 
 def compute_coarse_logits(network: FoldedNetwork, image: Floats) -> Floats:
-    """A normalised image (3, H, W) to (C, H / stride, W / stride), by each layer's definition."""
+    """Compute (C, H / stride, W / stride) of a normalised image by each layer's definition."""
     x = _pool(_relu(_convolve(image, network.stem)))
     outputs = []
     for block in network.blocks:
@@ -100,7 +100,7 @@ def compute_coarse_logits(network: FoldedNetwork, image: Floats) -> Floats:
 
 
 def _convolve_transposed(x: Floats, kernel: Floats) -> Floats:
-    """The transposed convolution with kernel (in, out, 2 s, 2 s), stride s and padding s / 2."""
+    """Convolve transposed with a kernel (in, out, 2 s, 2 s), stride s and padding s / 2."""
     stride = kernel.shape[-1] // 2
     _, height, width = x.shape
     parts = np.tensordot(kernel, x, (0, 0)).reshape(-1, 2, stride, 2, stride, height, width)
@@ -127,7 +127,7 @@ def _pool(x: Floats) -> Floats:
 
 
 def _view_windows(x: Floats, side: int, stride: int, *, fill: float) -> Floats:
-    """Every `stride`th window, centred, (C, H / stride, W / stride, side, side)."""
+    """Return every `stride`th window, centred, (C, H / stride, W / stride, side, side)."""
     margin = side // 2
     padded = np.pad(x, ((0, 0), (margin, margin), (margin, margin)), constant_values=fill)
     return sliding_window_view(padded, (side, side), (1, 2))[:, ::stride, ::stride]

@@ -21,7 +21,7 @@ BACKBONE_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "lay
 
 
 def bilinear_kernel(in_channels: int, out_channels: int, kernel_size: int) -> Tensor:
-    """The kernel of a transposed convolution that interpolates bilinearly, channel c to channel c.
+    """Build the kernel of a transposed convolution that interpolates each channel bilinearly.
 
     Shape (in_channels, out_channels, kernel_size, kernel_size), float32. Its value at distance d
     from the centre is 1 - |d| / factor in each direction, with factor = (kernel_size + 1) // 2
@@ -38,7 +38,7 @@ def bilinear_kernel(in_channels: int, out_channels: int, kernel_size: int) -> Te
 
 
 def bilinear_upsampling(channels: int, factor: int) -> nn.ConvTranspose2d:
-    """A transposed convolution that enlarges (N, channels, h, w) by `factor`, bilinearly.
+    """Return a transposed convolution that enlarges (N, channels, h, w) by `factor`, bilinearly.
 
     Kernel size 2 * factor - factor % 2, padding ceil((factor - 1) / 2): Caffe's rule for its
     bilinear filler. `bilinear_upsampling(3, 2)` is the notebook's doubling of a photo: kernel 4,

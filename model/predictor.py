@@ -90,11 +90,11 @@ class Predictor:
         return Canvas(pixels, region)
 
     def predict(self, canvases: Sequence[Canvas]) -> list[Array]:
-        """Masks of canvases that all have the same size."""
+        """Return the masks of canvases that all have the same size."""
         return self.engine.segment(*_split(canvases))
 
     def measure_confidence(self, canvases: Sequence[Canvas]) -> list[Array]:
-        """The softmax of each pixel's class, from 0 to 255, for canvases of the same size."""
+        """Return the softmax of each pixel's class, 0 to 255, for canvases of the same size."""
         return self.engine.measure_confidence(*_split(canvases))
 
 
@@ -103,13 +103,13 @@ def _split(canvases: Sequence[Canvas]) -> tuple[list[Array], list[Region]]:
 
 
 def find_canvas_size(content: Size) -> Size:
-    """The smallest multiples of 32 that hold the content."""
+    """Return the smallest multiples of 32 that hold the content."""
     height, width = (-(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE for side in content)
     return height, width
 
 
 def find_fill_colour(metadata: Metadata) -> tuple[int, int, int]:
-    """The mean colour, which pads canvases: it normalises to about zero."""
+    """Return the mean colour, which pads canvases: it normalises to about zero."""
     red, green, blue = (round(255 * value) for value in metadata.mean)
     return red, green, blue
 
@@ -144,7 +144,7 @@ def start_predictor(
     number: int = 0,
     scaling: Scaling = UNSCALED,
 ) -> Predictor:
-    """As `open_predictor`, for weights that are in memory.
+    """Start a predictor as `open_predictor` does, for weights that are in memory.
 
     "auto" falls back to float32 for weights whose values are too large for float16.
     """
@@ -166,7 +166,7 @@ def start_predictor(
 
 
 def use_engine(engine: Engine, weights: Weights, *, scaling: Scaling = UNSCALED) -> Predictor:
-    """A predictor with an engine that runs these weights: EngineError if it does not."""
+    """Return a predictor with an engine that runs these weights: EngineError if it does not."""
     require_golden_mask(engine, weights)
     return Predictor(engine, weights.metadata, scaling=scaling)
 

@@ -63,7 +63,7 @@ class Quality:
         return compute_ious(self.confusion)
 
     def score_images(self) -> list[float]:
-        """Each image's mean IoU over the classes that occur in it."""
+        """Return each image's mean IoU over the classes that occur in it."""
         return [
             float(np.nanmean(compute_ious(counts))) if counts.any() else 0.0
             for counts in self.images
@@ -89,7 +89,7 @@ class Quality:
         return float(np.abs(confident - right).sum() / max(pixels.sum(), 1))
 
     def rank_confusions(self, number: int) -> list[tuple[str, str, float]]:
-        """The most frequent confusions: target, prediction, share of the target's pixels.
+        """Return the most frequent confusions: target, prediction, share of the target's pixels.
 
         Fewer than `number`, or none, where no more classes are confused.
         """
@@ -152,14 +152,14 @@ def count_bands(
 
 
 def find_boundary(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels with one of their four neighbours outside; the image's edge does not count."""
+    """Return the pixels with a direct neighbour outside; the image's edge does not count."""
     framed = np.pad(region, 1, mode="edge")
     inside = framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]
     return region & ~inside
 
 
 def dilate(pixels: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """The pixels within `radius` rows and columns of a pixel of the mask."""
+    """Return the pixels within `radius` rows and columns of a pixel of the mask."""
     for axis in (0, 1):
         grown = pixels.copy()
         for step in range(1, radius + 1):

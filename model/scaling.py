@@ -41,7 +41,7 @@ def scale_to(max_side: int) -> Scaling:
 
 
 def find_content_size(size: Size, scaling: Scaling) -> Size:
-    """The size after scaling."""
+    """Return the size after scaling."""
     longer = max(size)
     if scaling.max_side == 0 or longer <= max(scaling):
         return size

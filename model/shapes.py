@@ -47,7 +47,7 @@ def draw_shapes(folder: Path, *, images: int, seed: int) -> None:
 
 
 def draw_pair(size: Size, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """A picture of some coins and its mask: each coin with a border of void."""
+    """Return a picture of some coins and its mask: each coin with a border of void."""
     height, width = size
     photo = Image.fromarray(draw_texture(size, rng))
     mask = Image.new("RGB", (width, height), BACKGROUND)

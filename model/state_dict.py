@@ -19,7 +19,7 @@ from model.weights import Weights
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """A state dict from a `.safetensors` file or one that `torch.save` wrote.
+    """Return a state dict from a `.safetensors` file or one that `torch.save` wrote.
 
     Pickled code is never run: a file that holds a whole module raises NetworkError.
     """
@@ -104,7 +104,7 @@ def network_from_state(
 
 
 def recognise_architecture(names: Container[str]) -> Architecture:
-    """The finest architecture all of whose skips are among the names of these tensors."""
+    """Return the finest architecture all of whose skips are among the names of these tensors."""
     return max(
         (
             architecture
@@ -122,7 +122,7 @@ def network_from_weights(weights: Weights) -> FCN:
 
 
 def list_tensors(network: FCN, *, half: bool = False) -> dict[str, NDArray[Any]]:
-    """The network's state dict as arrays; `half` rounds the convolutions' kernels to float16.
+    """Return the state dict as arrays; `half` rounds the convolutions' kernels to float16.
 
     Transposed convolutions keep float32: bilinear values need 12 bits, float16 has 11.
     """

@@ -161,7 +161,7 @@ def open_data(
     group: Group,
     say: Callable[..., None],
 ) -> tuple[SegmentationDataset, SegmentationDataset | None]:
-    """The images to train on and those to validate on, checked. Raises DatasetError."""
+    """Return the images to train on and those to validate on, checked. Raises DatasetError."""
     if options.download:
         if group.is_main:
             if options.data is None:
@@ -208,7 +208,7 @@ def describe_run(
 
 
 def should_validate(training: Training, val_every: int) -> bool:
-    """Whether to validate after the epoch that ends; after the last one, always."""
+    """Return whether to validate after the epoch that ends; after the last one, always."""
     ended = training.epoch + 1
     return ended == training.recipe.epochs or (val_every > 0 and ended % val_every == 0)
 

@@ -80,7 +80,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def is_weights_file(path: Path) -> bool:
-    """Whether it is a weights file of some format version, which may be damaged."""
+    """Return whether it is a weights file of some format version, which may be damaged."""
     try:
         with _open(path) as file:
             return "format_version" in (file.metadata() or {})
@@ -203,14 +203,14 @@ def _compute_digest(tensors: Mapping[str, NDArray[Any]], metadata: Metadata) -> 
 
 
 def get_colormap(metadata: Metadata) -> NDArray[np.uint8]:
-    """The colour of each pixel value, shape (256, 3): the classes' own, VOC's for the rest."""
+    """Return each pixel value's colour, (256, 3): the classes' own, VOC's for the rest."""
     colours = PALETTE.copy()
     colours[: len(metadata.palette)] = np.array(metadata.palette, np.uint8)
     return colours
 
 
 def widen(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The same tensors, float16 ones as float32: exact."""
+    """Return the same tensors, float16 ones as float32: exact."""
     return {
         name: array.astype(np.float32) if array.dtype == np.float16 else array
         for name, array in tensors.items()

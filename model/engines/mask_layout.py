@@ -30,7 +30,7 @@ class MaskLayout:
         return self._ends[-1]
 
     def view_canvases(self, run: Any) -> Any:
-        """The part of the run for whole canvases, (N, H, W), or None if no image needs it."""
+        """Return the run's part for whole canvases, (N, H, W), or None if no image needs it."""
         return run[: self._whole_bytes].reshape(self._shape) if self._whole_bytes else None
 
     def iterate_scaled(self, run: Any) -> Iterator[tuple[int, Any]]:

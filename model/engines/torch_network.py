@@ -133,7 +133,7 @@ class _Convolution:
 
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether PyTorch may have cuDNN's convolution, sum and ReLU in one kernel: on GPUs."""
+    """Return whether PyTorch may have cuDNN's convolution, sum and ReLU in one kernel: on GPUs."""
     return device.type == "cuda" and dtype != torch.float32
 
 

@@ -163,7 +163,7 @@ class _Buffer:
 
 
 def round_up(count: int) -> int:
-    """The bytes of a buffer: a power of two, or above 64 MiB a multiple of 16 MiB."""
+    """Return the bytes of a buffer: a power of two, or above 64 MiB a multiple of 16 MiB."""
     if count <= 64 << 20:
         return 1 << (count - 1).bit_length()
     return -(-count // (16 << 20)) * (16 << 20)

@@ -16,7 +16,7 @@ ANY_ADDRESS = ("masks", "mask", "coarse")
 
 @triton.jit
 def choose_byte(scores, classes: tl.constexpr, padded: tl.constexpr, confidence: tl.constexpr):
-    """Logits (P, padded) to bytes (P,): the first largest class, or its softmax."""
+    """Turn logits (P, padded) into bytes (P,): the first largest class, or its softmax."""
     scores = tl.where(tl.arange(0, padded)[None, :] < classes, scores, float("-inf"))
     if confidence:
         total = tl.sum(tl.exp(scores - tl.max(scores, axis=1)[:, None]), axis=1)
@@ -88,7 +88,7 @@ def compute_logits(
     coarse, packed, bias, image, y, x, rows, columns,
     side: tl.constexpr, classes: tl.constexpr, padded: tl.constexpr, is_bilinear: tl.constexpr,
 ):  # fmt: skip
-    """The logits (P, padded) of the canvas pixels (y, x), each (P,), by their definition."""
+    """Return the logits (P, padded) of the canvas pixels (y, x), each (P,), by their definition."""
     channel = tl.arange(0, padded)
     tile_row, down = (y + side // 2) // side, (y + side // 2) % side
     tile_column, right = (x + side // 2) // side, (x + side // 2) % side
@@ -132,7 +132,7 @@ def segment_bilinear(
 
 @triton.jit
 def find_neighbours(position, source, output):
-    """As `tiles.Neighbours`: both source pixels of output pixels, and the share of the second."""
+    """Return both source pixels of output pixels, and the second's share, as `tiles.Neighbours`."""
     # In 64 bits and numpy's order, or rounding would sometimes choose other source pixels.
     exact = tl.maximum((position.to(tl.float64) + 0.5) * source / output - 0.5, 0.0)
     first = tl.minimum(exact.to(tl.int32), source - 1)
@@ -141,7 +141,7 @@ def find_neighbours(position, source, output):
 
 @triton.jit
 def find_range(start, stop, source, output):
-    """A range that contains the output pixels whose first source pixel is in start ... stop - 1."""
+    """Return a range with all output pixels whose first source pixel is in start ... stop - 1."""
     scale = output.to(tl.float32) / source.to(tl.float32)
     low = ((start + 0.5) * scale - 0.5).to(tl.int32) - 1
     high = ((stop + 0.5) * scale - 0.5).to(tl.int32) + 2
@@ -152,7 +152,7 @@ def find_range(start, stop, source, output):
 
 @triton.jit
 def weigh(position, candidate, source, output):
-    """The weight of each source pixel in each output pixel, (outputs, sources), and its first."""
+    """Return each source pixel's weight in each output pixel, (outputs, sources), and the first."""
     first, second, share = find_neighbours(position, source, output)
     weights = tl.where(first[:, None] == candidate[None, :], 1 - share[:, None], 0.0)
     weights += tl.where(second[:, None] == candidate[None, :], share[:, None], 0.0)

@@ -35,7 +35,7 @@ class WeightsAverage:
 
 
 def _split(network: FCN) -> tuple[list[Tensor], list[Tensor]]:
-    """Tensors that can be averaged, and counters that cannot."""
+    """Return the tensors that can be averaged, and the counters that cannot."""
     tensors = list(network.state_dict().values())
     floats = [tensor for tensor in tensors if tensor.is_floating_point()]
     return floats, [tensor for tensor in tensors if not tensor.is_floating_point()]

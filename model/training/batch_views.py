@@ -40,15 +40,15 @@ class BatchViews:
         self._visible = visible[0][:, :, None] & visible[1][:, None]
 
     def cut_images(self, images: Tensor) -> Tensor:
-        """The images (N, H, W, 3) as they are, for views that `draw_crop` drew."""
+        """Return the images (N, H, W, 3) as they are, for views that `draw_crop` drew."""
         return images[self._find_nearest()]
 
     def of_targets(self, targets: Tensor) -> Tensor:
-        """The targets (N, H, W) uint8; void where there is no image."""
+        """Return the targets (N, H, W) uint8; void where there is no image."""
         return torch.where(self._visible, targets[self._find_nearest()], IGNORE_INDEX)
 
     def of_images(self, images: Tensor, *, fill: Tensor) -> Tensor:
-        """The images (N, H, W, 3) uint8, scaled and recoloured; `fill` where there is no image."""
+        """Return the images (N, H, W, 3), scaled and recoloured; `fill` where there is no image."""
         table = self._table
         sides = list(zip(table.sides, self._middles, self._window, strict=True))
         places = [side.first + count_places(number, images.device) for side, _, number in sides]
@@ -60,7 +60,7 @@ class BatchViews:
         return torch.where(self._visible[..., None], seen, fill).contiguous()
 
     def of_cells(self, cells: Tensor) -> Tensor:
-        """The entries of the crop's cells, (N, H / 8, W / 8, C) float32; 0 where is no image."""
+        """Return the crop's cells, (N, H / 8, W / 8, C) float32; 0 where there is no image."""
         table = self._table
         sides = [_count_cells(side.source) for side in table.sides]
         places = [count_places(number, cells.device)[None] for number in self._cells]
@@ -74,7 +74,7 @@ class BatchViews:
         return interpolate(maps, shares[0], shares[1]).contiguous()
 
     def _find_middles(self, step: int) -> list[tuple[Tensor, Tensor]]:
-        """See `find_middles`: for the rows and for the columns."""
+        """Call `find_middles` for the rows and for the columns."""
         sides = zip(self._table.sides, self._crop, self._flips, strict=True)
         return [find_middles(s, size // step, step=step, flips=flips) for s, size, flips in sides]
 
@@ -89,7 +89,7 @@ def _count_cells(source: Tensor) -> Tensor:
 
 
 def _locate(starts: Tensor, places: list[Tensor], sizes: list[Tensor]) -> Tensor:
-    """The index of each place in a buffer, (N, rows, columns); places outside are moved inside.
+    """Return each place's index in a buffer, (N, rows, columns); places outside are moved inside.
 
     `starts` and `sizes` are (N, 1), the places (N or 1, rows) and (N or 1, columns).
     """

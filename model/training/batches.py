@@ -45,7 +45,7 @@ def open_batches(
     group: Group,
     say: Callable[..., None],
 ) -> Iterable[tuple[Tensor, ...]]:
-    """The batches that follow the sampler. Create them once in a run (see `create_loader`).
+    """Return the batches that follow the sampler. Create them once in a run (see `create_loader`).
 
     Raises RecipeError or DatasetError if the device cannot make them and must.
     """

@@ -20,7 +20,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's state. Raises CheckpointError."""
+    """Return a checkpoint's state. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no checkpoint to resume from; start the run without --resume"

@@ -38,7 +38,7 @@ def paste_objects(
 
 
 def _average_cells(pixels: Tensor, cells: torch.Size) -> Tensor:
-    """The share of set pixels in each cell: (N, H, W) boolean to (N, h, w) float32."""
+    """Return the share of set pixels in each cell: (N, H, W) boolean to (N, h, w) float32."""
     rows, columns = cells
     number, height, width = pixels.shape
     blocks = pixels.view(number, rows, height // rows, columns, width // columns)

@@ -114,7 +114,7 @@ def open_training_images(
 
 
 def choose_classes(options: argparse.Namespace, metadata: Metadata) -> ClassList:
-    """The classes of the weights; --classes may change how masks are read. Raises DatasetError."""
+    """Return the weights' classes; --classes may change how masks are read. Raises DatasetError."""
     if not options.classes:
         return make_class_list(metadata)
     classes = read_classes(options.classes)

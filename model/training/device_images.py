@@ -103,7 +103,7 @@ def open_device_images(
 
 
 def fit_everywhere(fits: bool, group: Group) -> bool:
-    """Whether it is so in every process."""
+    """Return whether the images fit in every process."""
     if group.world_size == 1:
         return fits
     return bool(group.sum(torch.tensor(int(not fits), device=group.device)).item() == 0)
@@ -114,14 +114,14 @@ def lay_out(samples: TrainingSamples) -> Layout:
 
 
 def count_soft_classes(samples: TrainingSamples) -> int:
-    """The classes of the soft labels; 0 if there are none."""
+    """Return the classes of the soft labels; 0 if there are none."""
     if samples.soft_labels is None:
         return 0
     return int(samples.soft_labels.read(samples.images.samples[0].name).shape[2])
 
 
 def count_bytes(samples: TrainingSamples) -> int:
-    """The bytes of the decoded images, targets and soft labels."""
+    """Return the bytes of the decoded images, targets and soft labels."""
     layout = lay_out(samples)
     return 4 * layout.pixels + count_soft_classes(samples) * layout.cells
 

@@ -33,7 +33,7 @@ class Group:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The elementwise sum over all processes; every process must call it."""
+        """Return the elementwise sum over all processes; every process must call it."""
         if self.world_size > 1:
             distributed.all_reduce(values)
         return values

@@ -85,7 +85,7 @@ class DrawnViews:
 def describe_view(
     view: View, recolouring: Recolouring, layout: Layout, index: int
 ) -> NDArray[np.float64]:
-    """A row, (ROW,): exact, because float64 holds integers up to 2 ** 53."""
+    """Return a row, (ROW,): exact, because float64 holds integers up to 2 ** 53."""
     height, width = layout.sizes[index]
     steps = (*recolouring, *((BRIGHTNESS, 1.0),) * (STEPS - len(recolouring)))
     kinds, amounts = zip(*steps, strict=True)

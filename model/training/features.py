@@ -51,7 +51,7 @@ class FeatureCache:
         return features
 
     def is_complete(self) -> bool:
-        """Whether the finished file exists. Raises RecipeError if it belongs to another run."""
+        """Return whether the finished file exists. Raises RecipeError if it is another run's."""
         if not (self.path.exists() and self.description_path.exists()):
             return False
         if self._read_description() != self.description:
@@ -68,7 +68,7 @@ class FeatureCache:
             return None
 
     def _is_whole(self) -> bool:
-        """Whether the file has the size that its header and the description say."""
+        """Return whether the file has the size that its header and the description say."""
         try:
             file = np.load(self.path, mmap_mode="r")
         except (OSError, ValueError):
@@ -160,7 +160,7 @@ def describe_features(training: Training, samples: TrainingSamples) -> dict[str,
 
 @torch.no_grad()
 def _compute(training: Training, images: Tensor) -> Tensor:
-    """Views (N, H, W, 3) uint8 to their features (N, h, w, channels), on the CPU."""
+    """Compute the features (N, h, w, channels) of views (N, H, W, 3) uint8, on the CPU."""
     device, metadata = training.group.device, training.metadata
     layers = take_frozen_start(training.network, training.recipe).eval()
     inputs = normalise(images.to(device), metadata.mean, metadata.std)

@@ -34,5 +34,5 @@ def count_frozen_start(recipe: Recipe) -> int:
 
 
 def take_frozen_start(network: FCN, recipe: Recipe) -> nn.Sequential:
-    """The backbone's first children that do not learn."""
+    """Return the backbone's first children that do not learn."""
     return network.backbone[: count_frozen_start(recipe)]

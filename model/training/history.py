@@ -43,7 +43,7 @@ class StepRow:
 
 
 def find_best(rows: Sequence[EpochRow]) -> EpochRow | None:
-    """The first epoch with the highest mean IoU, or accuracy if no mean IoU was measured.
+    """Return the first epoch with the highest mean IoU, or accuracy if no mean IoU was measured.
 
     None if nothing was measured.
     """

@@ -72,11 +72,11 @@ class TrainingSamples:
         return self._make_view(draw.index, rng, features)
 
     def draw_view(self, draw: Draw) -> tuple[View, Recolouring]:
-        """The window and the colours of the sample, without its pixels."""
+        """Return the window and the colours of the sample, without its pixels."""
         return self._draw_view(draw.index, self._start(draw)[1])
 
     def read_image(self, index: int, view: int) -> Array:
-        """The image of one of the recipe's views, (h, w, 3) uint8."""
+        """Return the image of one of the recipe's views, (h, w, 3) uint8."""
         return self._make_view(index, self._start_view(index, view))[0]
 
     def _start(self, draw: Draw) -> tuple[int | None, np.random.Generator]:

@@ -52,7 +52,7 @@ class PixelLoss(nn.Module):
     def forward(
         self, images: Tensor, target: Tensor, probabilities: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W), target (N, H, W) integers, to the loss and (hits, known pixels).
+        """Compute the loss and (hits, known pixels) of images (N, 3, H, W) and targets (N, H, W).
 
         Instead of images it takes their features, the output of the frozen layers, which have other
         than three channels. `probabilities` are soft labels, (N, H / 8, W / 8, C). In a group, the
@@ -86,14 +86,14 @@ class PixelLoss(nn.Module):
         return loss, torch.stack([hits, known])
 
     def weigh(self, target: Tensor) -> Tensor:
-        """The weight of each pixel: that of its class, times the boundary's. Void has 0."""
+        """Return the weight of each pixel: that of its class, times the boundary's. Void has 0."""
         weights = weigh_pixels(target, self.class_weights)
         if self.recipe.boundary_weight == 1:
             return weights
         return weights * torch.where(find_boundaries(target), self.recipe.boundary_weight, 1.0)
 
     def _share(self, count: Tensor) -> Tensor:
-        """The divisor of a process' sum: the batch's count divided by the number of processes.
+        """Return the divisor of a process' sum: the batch's count by the number of processes.
 
         With its own count as divisor, the pixels of a share with much void would weigh more than
         others. Without gradients nothing is shared, because one process may measure alone.
@@ -106,7 +106,7 @@ class PixelLoss(nn.Module):
     def compute_dense(
         self, coarse: Tensor, target: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The sum of all pixels' losses, the sum of their weights, and the correct pixels."""
+        """Return the sum of all losses, the sum of their weights, and the number of hits."""
         stride = self.recipe.loss_stride
         if self.interpolates:
             bias = self.network.transpose_conv.bias
@@ -132,7 +132,7 @@ class PixelLoss(nn.Module):
     def compute_tiled(
         self, coarse: Tensor, target: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same tile by tile (see `gather_cells`): 4 times faster on a CPU, with less memory."""
+        """Compute the same by tiles (`gather_cells`): 4 times faster on a CPU, in less memory."""
         up, side = self.network.transpose_conv, self.network.architecture.stride
         matrix = (
             build_bilinear_matrix(side).to(coarse.dtype)
@@ -154,7 +154,7 @@ class PixelLoss(nn.Module):
 def soft_cross_entropy(
     coarse: Tensor, probabilities: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy against a teacher's distribution, summed, and how many cells have one.
+    """Sum the cross entropy against a teacher's distribution, and count the cells that have one.
 
     Coarse logits (N, C, h, w) are interpolated to the middle of each cell of `probabilities`
     (N, h', w', C), whose h' is a multiple of h; a cell without a distribution is all zero. Both
@@ -171,7 +171,7 @@ def soft_cross_entropy(
 
 
 def has_bilinear_upsampling(network: FCN) -> bool:
-    """Whether the last step only interpolates and adds its bias."""
+    """Return whether the last step only interpolates and adds its bias."""
     up = network.transpose_conv
     kernel = bilinear_kernel(up.in_channels, up.out_channels, up.kernel_size[0])
     return torch.equal(up.weight.cpu(), kernel)

@@ -135,7 +135,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _format_presets(name: str) -> str:
-    """The field's value in the default preset, and in those that differ."""
+    """Return the field's value in the default preset, and in those that differ."""
     values = {preset: _format_value(getattr(recipe, name)) for preset, recipe in PRESETS.items()}
     usual = values.pop("default")
     others = [f"{preset}: {value}" for preset, value in values.items() if value != usual]
@@ -143,7 +143,7 @@ def _format_presets(name: str) -> str:
 
 
 def _format_value(value: Any) -> str:
-    """A value as one writes it on the command line."""
+    """Return a value as one writes it on the command line."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
@@ -152,7 +152,7 @@ def _format_value(value: Any) -> str:
 
 
 def _describe_flag(name: str, hint: Any) -> dict[str, Any]:
-    """The arguments of argparse for a recipe's field of this type."""
+    """Return the arguments of argparse for a recipe's field of this type."""
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(hint) is Literal:

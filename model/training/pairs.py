@@ -34,7 +34,7 @@ def count_unpaired(masks: Path, samples: Iterable[Sample]) -> int:
 
 
 def list_images(folder: Path) -> dict[str, Path]:
-    """A folder's images by name, their path below it without its suffix. Raises DatasetError."""
+    """List a folder's images by name: the path in it without suffix. Raises DatasetError."""
     return _index_by_stem(folder)
 
 
@@ -97,7 +97,7 @@ def read_pairs(path: Path) -> list[Sample]:
 
 
 def _read_name(path: Path) -> str:
-    """The path without its suffix; only its last part if it leads out of the folder."""
+    """Return the path without its suffix; only its last part if it leads out of the folder."""
     stays = not path.is_absolute() and ".." not in path.parts
     return (path if stays else Path(path.name)).with_suffix("").as_posix()
 

@@ -6,7 +6,7 @@ from model.training.recipe import Recipe
 
 
 def should_autocast(recipe: Recipe, device: torch.device) -> bool:
-    """Whether to autocast; "auto" does where the device multiplies bfloat16 in hardware."""
+    """Return whether to autocast; "auto" does where the device multiplies bfloat16 in hardware."""
     if recipe.precision != "auto":
         return recipe.precision == "bfloat16"
     if device.type == "cuda":

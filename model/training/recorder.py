@@ -86,7 +86,7 @@ class Files:
 
 
 def open_files(weights: Path, *, is_main: bool, is_new: bool) -> Files:
-    """The files of a run that writes `weights`; `is_new`: it may not replace another run's.
+    """Return the files of a run that writes `weights`; `is_new`: it may not replace another run's.
 
     Raises OutputError.
     """

@@ -16,7 +16,7 @@ CELL = 8
 
 
 def region_loss(coarse: Tensor, target: Tensor, kind: RegionLoss) -> Tensor:
-    """The mean over the images of 1 - Dice, or of the Lovász-Softmax loss.
+    """Return the mean over the images of 1 - Dice, or of the Lovász-Softmax loss.
 
     Coarse logits (N, C, h, w), target (N, H, W) of every pixel. An image's loss is the mean over
     the classes in its target; one that is all void has none. Logits are interpolated bilinearly to
@@ -39,16 +39,19 @@ def region_loss(coarse: Tensor, target: Tensor, kind: RegionLoss) -> Tensor:
 
 
 def dice(probability: Tensor, foreground: Tensor) -> Tensor:
-    """1 - 2 |A and B| / (|A| + |B|), A a soft set (Milletari et al., "V-Net", 2016, section 3)."""
+    """Compute 1 - 2 |A and B| / (|A| + |B|) of a soft set A.
+
+    Milletari et al., "V-Net", 2016, section 3.
+    """
     both = (probability * foreground).sum()
     return 1 - 2 * both / (probability.sum() + foreground.sum())
 
 
 def lovasz(probability: Tensor, foreground: Tensor) -> Tensor:
-    """The Lovász extension of 1 - IoU (Berman et al., "The Lovász-Softmax Loss", 2018, section 2).
+    """Compute the Lovász extension of 1 - IoU.
 
-    The sum of the errors in descending order, each times what IoU loses when that pixel is wrong,
-    too.
+    It is the sum of the errors in descending order, each times what IoU loses when that pixel is
+    wrong, too (Berman et al., "The Lovász-Softmax Loss", 2018, section 2).
     """
     errors = (foreground - probability).abs()
     errors, order = errors.sort(descending=True)

@@ -15,7 +15,7 @@ LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
 
 def count_places(number: int, device: torch.device) -> Tensor:
-    """0, 1, 2 ... in float64, in which places have no rounding error."""
+    """Return 0, 1, 2 ... in float64, in which places have no rounding error."""
     return torch.arange(number, device=device, dtype=torch.float64)
 
 
@@ -34,7 +34,7 @@ def find_middles(
 
 
 def weigh_pixels(side: SideTable, middles: Tensor, number: int) -> Tensor:
-    """The share of each pixel of the source from `side.first` on: (N, len(middles), number).
+    """Return the share of each pixel of the source from `side.first` on: (N, len(middles), number).
 
     A triangle around the middle, twice as wide as a pixel of the crop or of the source.
     """
@@ -49,7 +49,7 @@ def weigh_pixels(side: SideTable, middles: Tensor, number: int) -> Tensor:
 def weigh_cells(
     middles: Tensor, visible: Tensor, cells: Tensor, number: int, *, cell: int
 ) -> Tensor:
-    """The share of each cell of the source: (N, len(middles), number); none where invisible.
+    """Return the share of each cell of the source: (N, len(middles), number); none where invisible.
 
     `cells` (N, 1) is how many each image has along this side.
     """
@@ -71,7 +71,7 @@ def resize(windows: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def interpolate(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Maps (N, h, w, C) at other cells, (N, H, W, C): `rows` is (N, H, h), `columns` (N, W, w)."""
+    """Interpolate maps (N, h, w, C) at (N, H, W, C): `rows` (N, H, h), `columns` (N, W, w)."""
     number, high, wide, channels = maps.shape
     tall = (rows @ maps.view(number, high, -1)).view(number, -1, wide, channels)
     turned = tall.transpose(1, 2).reshape(number, wide, -1)
@@ -96,6 +96,6 @@ def recolour(images: Tensor, visible: Tensor, kinds: Tensor, amounts: Tensor) ->
 
 
 def to_grey(images: Tensor) -> Tensor:
-    """The grey levels of images (N, H, 3, W) with integer values, as Pillow rounds them."""
+    """Return the grey levels of images (N, H, 3, W) with integer values, as Pillow rounds them."""
     red, green, blue = (images[:, :, channel] * share for channel, share in enumerate(LUMA))
     return (red + green + blue + 0.5).floor_()

@@ -58,7 +58,7 @@ class EpochSampler:
         return self.batches - self.first_batch
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Batches of this process: its share of each batch, every `world_size`-th draw."""
+        """Yield this process' share of each batch: every `world_size`-th draw."""
         order = self._draw_order()
         for batch in range(self.first_batch, self.batches):
             places = range(batch * self.batch_size + self.rank, (batch + 1) * self.batch_size)
@@ -77,7 +77,7 @@ class EpochSampler:
 
 
 def compute_rarity_weights(images: SegmentationDataset, rarity: float) -> NDArray[np.float64]:
-    """The probability of each image, shape (images,): those with rare classes are drawn more often.
+    """Compute each image's probability, (images,): those with rare classes are drawn more often.
 
     The mean over an image's classes, background aside, of (1 / images with that class) ** rarity.
     """

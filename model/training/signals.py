@@ -36,7 +36,7 @@ class StopVote:
         self._last: Receipt | None = None
 
     def should_stop(self, received: list[int]) -> bool:
-        """Every process must call it after each step.
+        """Return whether a signal has arrived. Every process must call it after each step.
 
         Several processes decide by what they had received a step earlier: a GPU that had to tell
         at once would have nothing left to do.

@@ -41,7 +41,7 @@ class SoftLabels:
         }
 
     def read(self, name: str) -> Array:
-        """The soft labels of one image, (h, w, classes) uint8: probabilities times 255."""
+        """Return the soft labels of one image, (h, w, classes) uint8: probabilities times 255."""
         return self._probabilities[name]
 
 
@@ -86,7 +86,7 @@ def write_soft_labels(path: Path, probabilities: Array) -> None:
 
 
 def soften(logits: NDArray[np.float32], size: Size) -> Array:
-    """Logits (h, w, classes) of an image of (height, width) to its soft labels.
+    """Turn logits (h, w, classes) of an image of (height, width) into its soft labels.
 
     They are scaled to the image bilinearly; the softmax of each pixel is averaged over its cell.
     """
@@ -110,7 +110,7 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _average_cells(probabilities: NDArray[np.float32]) -> Array:
-    """(H, W, C) to (ceil(H / 8), ceil(W / 8), C) uint8; the last cells may be smaller."""
+    """Average (H, W, C) to (ceil(H / 8), ceil(W / 8), C) uint8; the last cells may be smaller."""
     sums = probabilities
     for axis in (0, 1):
         length = sums.shape[axis]

@@ -76,7 +76,7 @@ class Training:
         self._measuring = PixelLoss(self.measured_network, recipe, autocast=self.autocast)
 
     def _create_loss(self) -> nn.Module:
-        """The loss of a batch, in data parallel where several processes share it."""
+        """Return the loss of a batch, in data parallel where several processes share it."""
         self._own = PixelLoss(self.network, self.recipe, autocast=self.autocast, group=self.group)
         is_alone = self.group.world_size == 1
         return self._own if is_alone else nn.parallel.DistributedDataParallel(self._own)
@@ -228,7 +228,7 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
 
     def _describe_run(self) -> dict[str, Any]:
-        """The values that must be equal to continue a run."""
+        """Return the values that must be equal to continue a run."""
         colours = map(format_colour, self.metadata.palette)
         return {
             "recipe": self.recipe.as_dict(),

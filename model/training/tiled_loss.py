@@ -30,7 +30,9 @@ class TiledCrossEntropy(torch.autograd.Function):
         weights: Tensor,
         hard_share: float = 1.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The scores of tiles are `cells @ matrix + bias`: see `model.training.tiles`.
+        """Compute the sum of the losses, the sum of the weights, and the number of correct pixels.
+
+        The scores of tiles are `cells @ matrix + bias`: see `model.training.tiles`.
 
         `cells` is (N, tiles, C, 4), `labels` and `weights` (N, tiles, pixels), `bias` (C). The
         `matrix` is (4 C, C * pixels), or (4, pixels) for every class alone.
@@ -89,7 +91,7 @@ class _Gradients:
 
 
 def _measure(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each pixel's loss (tiles, pixels), the softmax's denominator, and the correct pixels.
+    """Return each pixel's loss (tiles, pixels), the softmax's denominator, and the correct pixels.
 
     The scores (tiles, C, pixels) are replaced by the softmax's numerators.
     """

@@ -25,12 +25,12 @@ def build_upsampling_matrix(kernel: Tensor) -> Tensor:
 
 
 def build_bilinear_matrix(side: int) -> Tensor:
-    """The shares of a tile's four cells in its pixels, (4, side * side), of the bilinear kernel."""
+    """Build the bilinear shares of a tile's four cells in its pixels, (4, side * side)."""
     return build_upsampling_matrix(bilinear_kernel(1, 1, 2 * side))
 
 
 def gather_cells(coarse: Tensor) -> Tensor:
-    """The four cells around each tile of coarse logits (N, C, h, w): (N, tiles, C, 4).
+    """Return the four cells around each tile of coarse logits (N, C, h, w): (N, tiles, C, 4).
 
     There are (h + 1) * (w + 1) tiles; around the coarse logits lies a frame of zeros.
     """
@@ -41,7 +41,7 @@ def gather_cells(coarse: Tensor) -> Tensor:
 
 
 def cut_tiles(target: Tensor, side: int, *, outside: int) -> Tensor:
-    """A target (N, side h, side w) in tiles, (N, tiles, side * side): those of `gather_cells`.
+    """Cut a target (N, side h, side w) into the tiles of `gather_cells`, (N, tiles, side * side).
 
     Half of each tile at the border is outside the picture.
     """

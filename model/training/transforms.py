@@ -21,7 +21,7 @@ GREYSCALE_SHARE = 0.05
 
 
 def void_to_background(target: Array) -> Array:
-    """The notebook's reading of a mask: the void border counts as background, index 0."""
+    """Read a mask as the notebook does: the void border counts as background, index 0."""
     return np.where(target == IGNORE_INDEX, np.uint8(0), target)
 
 
@@ -63,7 +63,7 @@ class View:
     def of_image(
         self, image: Array, *, fill: tuple[int, int, int], recolouring: "Recolouring"
     ) -> Array:
-        """The window of an image (H, W, 3), recoloured; `fill` where there is no image."""
+        """Return the window of an image (H, W, 3), recoloured; `fill` where there is no image."""
         view = np.empty((*self.size, 3), np.uint8)
         view[:] = fill
         window = recolour(self._resize(image, Image.Resampling.BILINEAR), recolouring)
@@ -71,18 +71,18 @@ class View:
         return view
 
     def cut(self, source: Array) -> Array:
-        """The window of an image or target, for a view that `draw_crop` drew."""
+        """Return the window of an image or target, for a view that `draw_crop` drew."""
         top, left = int(self.rows.start), int(self.columns.start)
         return source[top : top + self.size[0], left : left + self.size[1]]
 
     def of_target(self, target: Array) -> Array:
-        """The window of a target (H, W); void where there is no image."""
+        """Return the window of a target (H, W); void where there is no image."""
         view = np.full(self.size, IGNORE_INDEX, np.uint8)
         view[self._place] = np.asarray(self._resize(target, Image.Resampling.NEAREST))
         return view
 
     def of_cells(self, cells: Array, *, cell: int) -> NDArray[np.float32]:
-        """The window of a map (h, w, C) with one entry for each cell of `cell` x `cell` pixels.
+        """Return the window of a map (h, w, C), whose cells have `cell` x `cell` pixels.
 
         It has an entry for each such cell of the crop, (H / cell, W / cell, C), interpolated
         bilinearly; zero where there is no image.
@@ -132,7 +132,7 @@ class VisibleSpan:
     def interpolation(
         self, crop_cells: int, source_cells: int, cell: int, *, is_flipped: bool = False
     ) -> NDArray[np.float32]:
-        """The share of each source cell in each cell of the crop, (crop_cells, source_cells).
+        """Compute each source cell's share in each cell of the crop, (crop_cells, source_cells).
 
         A row is zero where the middle of the crop's cell shows nothing of the source.
         """

@@ -23,7 +23,7 @@ from model.weights import Weights, widen
 
 
 def evaluate(predictor: Segmenter, pairs: Iterable[tuple[Array, Array]]) -> Scores:
-    """Scores over pairs of image (H, W, 3) uint8 and target (H, W) uint8, 255 where void."""
+    """Score pairs of an image (H, W, 3) uint8 and a target (H, W) uint8, 255 where void."""
     matrix = ConfusionMatrix(predictor.metadata.classes)
     for image, target in pairs:
         matrix.update(target, predictor(image))
@@ -54,7 +54,7 @@ def validate(
 
 
 def has_converged(training: Training) -> bool:
-    """Whether the recipe's patience is exhausted: so many validations without a better one.
+    """Return whether the recipe's patience is exhausted: so many validations without a better one.
 
     Only the main process validates, so it decides for all processes.
     """
@@ -93,7 +93,7 @@ def score(predictor: Segmenter, images: SegmentationDataset) -> Scores:
 
 
 def measure_crop_accuracy(training: Training, images: SegmentationDataset) -> float:
-    """The notebook's test accuracy: random crops in whole batches, void counted as background."""
+    """Measure the notebook's test accuracy: crops in whole batches, void as background."""
     recipe = replace(training.recipe, augment=False)
     samples = TrainingSamples(images, recipe, seed=training.seed, fill=(0, 0, 0))
     sampler = EpochSampler(images, batch_size=recipe.batch_size, seed=training.seed, shuffle=False)

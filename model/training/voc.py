@@ -28,7 +28,7 @@ def download_voc(folder: Path) -> None:
 def open_voc(
     folder: Path, image_set: str, *, classes: ClassList = VOC, min_size: Size | None = None
 ) -> SegmentationDataset:
-    """The image set `image_set` of the folder that holds `VOCdevkit/VOC2012`, checked.
+    """Return the image set `image_set` of the folder that holds `VOCdevkit/VOC2012`, checked.
 
     With `min_size`, images that are lower or narrower are left out. Raises DatasetError.
     """
@@ -37,7 +37,7 @@ def open_voc(
 
 
 def list_samples(folder: Path, image_set: str) -> list[Sample]:
-    """The samples of a list, none of them opened yet. Raises DatasetError."""
+    """Return the samples of a list, none of them opened yet. Raises DatasetError."""
     root = folder / VOC_FOLDER
     if not root.is_dir():
         raise DatasetError(
@@ -55,7 +55,7 @@ def list_samples(folder: Path, image_set: str) -> list[Sample]:
 
 
 def read_list(folder: Path, image_set: str) -> list[str]:
-    """The names of a list's images. Raises DatasetError."""
+    """Return the names of a list's images. Raises DatasetError."""
     path = list_path(folder, image_set)
     if not path.is_file():
         present = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
@@ -71,7 +71,7 @@ def list_path(folder: Path, image_set: str) -> Path:
 
 
 def _image_path(root: Path, name: str) -> Path:
-    """The path of a JPEG as in VOC, or of an image of another format that exists."""
+    """Return the path of a JPEG as in VOC, or of an image of another format that exists."""
     jpeg = root / "JPEGImages" / f"{name}.jpg"
     if jpeg.is_file():
         return jpeg

@@ -40,7 +40,7 @@ class Described:
 
 
 def describe_network(network: FoldedNetwork, levels: Floats) -> Described:
-    """The network, with its normalised `levels` (3, 256), for `engine_start`."""
+    """Return the network, with its normalised `levels` (3, 256), for `engine_start`."""
     convolutions = [
         np.ascontiguousarray(array)
         for convolution in _list_convolutions(network)
@@ -83,7 +83,7 @@ def declare(native: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def _list_convolutions(network: FoldedNetwork) -> Iterator[Convolution]:
-    """The convolutions in the order that `engine_start` expects."""
+    """Yield the convolutions in the order that `engine_start` expects."""
     yield network.stem
     for block in network.blocks:
         yield block.first
@@ -96,7 +96,7 @@ def _list_convolutions(network: FoldedNetwork) -> Iterator[Convolution]:
 
 
 def _reorder_kernel(network: FoldedNetwork) -> Floats:
-    """The tile matrix in the order of `head_pack`, by the rows of a tile: (32, C, 4 C, 32)."""
+    """Return the tile matrix in the order of `head_pack`, by a tile's rows: (32, C, 4 C, 32)."""
     classes, side = len(network.upsampling_bias), network.stride
     matrix = tiles.build_tile_matrix(network.upsampling_kernel)
     return np.ascontiguousarray(
@@ -105,7 +105,7 @@ def _reorder_kernel(network: FoldedNetwork) -> Floats:
 
 
 def pass_canvas(canvas: Array) -> tuple[c_void_p, int, int]:
-    """The address and size of a canvas. The pointer keeps the array alive."""
+    """Return the address and size of a canvas. The pointer keeps the array alive."""
     height, width, _ = canvas.shape
     assert canvas.dtype == np.uint8, canvas.dtype
     assert canvas.shape == (height, width, 3), canvas.shape
@@ -115,7 +115,7 @@ def pass_canvas(canvas: Array) -> tuple[c_void_p, int, int]:
 
 
 def pass_region(region: Region) -> c_void_p:
-    """The address of a `struct region`."""
+    """Return the address of a `struct region`."""
     return np.array((*region.content, *region.output), np.int32).ctypes.data_as(c_void_p)
 
 

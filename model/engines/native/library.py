@@ -146,7 +146,7 @@ def locate_library(kind: str) -> Path:
 
 
 def locate_cached_library(kind: str) -> Path:
-    """The path in the user's cache; its name identifies the sources and the flags."""
+    """Return the path in the user's cache; its name identifies the sources and the flags."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     content = hashlib.sha256(repr((FLAGS, GCC_FLAGS, KINDS, os.environ.get("CC"))).encode())
     for source in sorted(SOURCES.glob("*.[ch]")):
@@ -181,7 +181,7 @@ def build(kind: str, path: Path) -> None:
 
 
 def is_current(path: Path) -> bool:
-    """Whether the library exists and is no older than its sources, which wheels leave out."""
+    """Return whether the library exists and is not older than its sources, which wheels omit."""
     newest = max((source.stat().st_mtime for source in SOURCES.glob("*.[ch]")), default=0.0)
     return path.is_file() and path.stat().st_mtime >= newest
 
@@ -195,7 +195,7 @@ def _join_reasons(failed: dict[str, list[str]]) -> str:
 
 
 def _make_folder_beside(path: Path) -> "tempfile.TemporaryDirectory[str]":
-    """A folder to build in. Raises _Unwritable if it cannot be made or is open to other users."""
+    """Make a folder to build in. Raises _Unwritable if it fails or is open to other users."""
     try:
         if path.parent != SOURCES:
             if not path.is_absolute():
@@ -209,7 +209,7 @@ def _make_folder_beside(path: Path) -> "tempfile.TemporaryDirectory[str]":
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether no other user can write to the folder and make this process run other code."""
+    """Return whether no other user can write to the folder and make this process run other code."""
     found = folder.stat()
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
