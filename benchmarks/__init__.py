@@ -5,7 +5,6 @@ The commands share these modules:
     report                        options, rounds, tables, files, the machine
     process, watch, gauges, cost  a server's process: start it, and measure what it takes
     connection, load, results     the load generator: requests, loops, outcomes
-    turns                         closed loops of several servers in turns
     photos, requests, voc         what is sent, and what is trained on
     callers, hostile_callers      callers that disconnect, are slow or attack
     attack_files, attack_tiffs    uploads that are costly to decode

@@ -16,7 +16,7 @@ from app.settings import Settings
 from benchmarks import report
 from benchmarks.attack_costs import Cost, measure
 from benchmarks.attack_files import FIELDS, Choices, make, make_files_at_limits
-from benchmarks.report import Row, publish, read_plan
+from benchmarks.report import Quick, Row, publish, read_plan
 from benchmarks.watch import MIB
 from tests.app.corpus import corpus
 
@@ -26,7 +26,7 @@ SIDES = (512, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(report.Plan):
-    seconds: Annotated[float, "of search for each format and goal"] = 60.0
+    seconds: Annotated[float, "of search for each format and goal", Quick(0.0)] = 60.0
     seed: Annotated[int, "of the search"] = 0
     known: Annotated[bool, "measure the tests' corpus and files at the limits instead"] = False
 
@@ -36,7 +36,7 @@ CORPUS_SHOWN = 5  # files for each goal
 
 
 def main() -> None:
-    plan = read_plan(Plan, "attacks", __doc__, quick={"seconds": 0.0})
+    plan = read_plan(Plan, "attacks", __doc__)
     if plan.known:
         tables = measure_known_files(plan)
         publish("attacks", "What known files cost", tables, plan=plan, variant="known")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks import report
-from benchmarks.report import Row, publish, read_plan, run_in_turns
+from benchmarks.report import Quick, Row, publish, read_plan, run_in_turns
 from benchmarks.voc import choose_samples, open_voc
 from model.classes import CLASSES
 from model.engines.torch_engine import choose_device
@@ -44,12 +44,11 @@ METADATA = Metadata(classes=CLASSES)
 @dataclass(frozen=True)
 class Plan(report.Plan):
     data: Annotated[Path | None, "folder with VOCdevkit/VOC2012, else made"] = None
-    images: Annotated[int, "number of images"] = 64
-    rounds: Annotated[int, "number of times that each way makes a view of every image"] = 10
+    images: Annotated[int, "number of images", Quick(32)] = 64
+    rounds: Annotated[
+        int, "number of times that each way makes a view of every image", Quick(1)
+    ] = 10
     device: Annotated[str, "auto, cpu, cuda or cuda:N"] = "auto"
-
-
-QUICK = {"images": 32, "rounds": 1}
 
 
 class Ways:
@@ -145,7 +144,7 @@ def measure_gpu(images: int = 64, rounds: int = 10) -> dict[str, float]:
 
 
 def main() -> None:
-    plan = read_plan(Plan, "augmentation", __doc__, quick=QUICK)
+    plan = read_plan(Plan, "augmentation", __doc__)
     device = choose_device(plan.device)
     with open_voc(plan.data, plan.images) as data:
         samples = choose_samples(data, PRESETS["d2l"].crop, plan.images)

@@ -24,7 +24,7 @@ from benchmarks import report
 from benchmarks.photos import describe_photos, make_photos
 from benchmarks.process import REPOSITORY
 from benchmarks.ray_cluster import start_ray_cluster
-from benchmarks.report import Row, publish, read_plan
+from benchmarks.report import Quick, Row, publish, read_plan
 from benchmarks.watch import ProcessTree
 from model.extras import require_packages
 from model.predictor import open_predictor
@@ -40,11 +40,8 @@ OPTIONS = {SEGMENT: ["--local"], BULK: [], RAY: ["--ray", "1"]}
 
 @dataclass(frozen=True)
 class Plan(report.Plan):
-    photos: Annotated[int, "number of photos in the folder"] = 100
-    rounds: Annotated[int, "number of rounds"] = 3
-
-
-QUICK = {"photos": 8, "rounds": 1}
+    photos: Annotated[int, "number of photos in the folder", Quick(8)] = 100
+    rounds: Annotated[int, "number of rounds", Quick(1)] = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +161,7 @@ def measure(plan: Plan, run: Callable[[str], Figures]) -> dict[str, list[Figures
 
 
 def main() -> None:
-    plan = read_plan(Plan, "bulk", __doc__, quick=QUICK)
+    plan = read_plan(Plan, "bulk", __doc__)
     require_packages("ray", extra="ray")
     engine = open_predictor(SHIPPED_WEIGHTS, device="cpu", threads=1).engine.description
     with tempfile.TemporaryDirectory() as folder, start_ray_cluster(1, serves=False) as cluster:

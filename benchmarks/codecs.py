@@ -21,7 +21,7 @@ from app.codecs.encode import encode_json, encode_npy, encode_png
 from benchmarks import report
 from benchmarks.photos import TWELVE_MEGAPIXELS, VOC_SIZE, decode_photo, encode_image, make_photos
 from benchmarks.process import start_worker
-from benchmarks.report import Row, median_ms, publish, read_plan, run_in_turns
+from benchmarks.report import Quick, Row, median_ms, publish, read_plan, run_in_turns
 from benchmarks.watch import MIB, ProcessTree
 from model.engines.base import Array, Size
 from model.predictor import Predictor, open_predictor
@@ -37,14 +37,15 @@ MASKS_MAX_SIDE = 1024
 
 @dataclass(frozen=True)
 class Plan(report.Plan):
-    rounds: Annotated[int, "number of rounds of the smaller sizes"] = 31
+    rounds: Annotated[int, "number of rounds of the smaller sizes", Quick(1)] = 31
     large_rounds: Annotated[int, "number of rounds of twelve megapixels"] = 7
-    sizes: Sequence[Size] = (VOC_SIZE, (1080, 1920), TWELVE_MEGAPIXELS)
-    sides: Sequence[int] = (640, 2048)
+    sizes: Annotated[Sequence[Size], Quick((VOC_SIZE,))] = (
+        VOC_SIZE,
+        (1080, 1920),
+        TWELVE_MEGAPIXELS,
+    )
+    sides: Annotated[Sequence[int], Quick((320,))] = (640, 2048)
     """The values of max_side, for photos that are larger."""
-
-
-QUICK = {"rounds": 1, "sizes": (VOC_SIZE,), "sides": (320,)}
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def measure_encoding(plan: Plan, predictor: Predictor) -> Iterator[Row]:
 
 
 def main() -> None:
-    plan = read_plan(Plan, "codecs", __doc__, quick=QUICK)
+    plan = read_plan(Plan, "codecs", __doc__)
     predictor = open_predictor(SHIPPED_WEIGHTS, device="cpu", scaling=scale_to(MASKS_MAX_SIDE))
     rows = [*measure_decoding(plan, predictor), *measure_encoding(plan, predictor)]
     publish("codecs", "Decoding and encoding", rows, plan=plan, pillow=PIL.__version__)

@@ -23,7 +23,7 @@ from benchmarks.cost import Measured, measure, measure_closed_loop
 from benchmarks.load import SETTLE_S, run_open_loop
 from benchmarks.photos import describe_photos, open_photos
 from benchmarks.process import OUR_PATH, Server, start_our_server
-from benchmarks.report import Row, format_table, publish, read_plan
+from benchmarks.report import Quick, Row, format_table, publish, read_plan
 from benchmarks.results import Result
 
 STAGES = ("decode", "inference", "encode")
@@ -33,24 +33,18 @@ STAGES = ("decode", "inference", "encode")
 @dataclass(frozen=True)
 class Plan(report.Plan):
     images: Annotated[Path | None, "folder of JPEG photos of 500 x 375 to send"] = None
-    photos: Annotated[int, "number of different photos"] = 64
+    photos: Annotated[int, "number of different photos", Quick(4)] = 64
     core: Annotated[
         int | None, "run the server on this core only, and the caller on the others"
     ] = None
-    rounds: Annotated[int, "number of rounds"] = 2
-    calibration_s: Annotated[float, "seconds of each closed loop"] = 6.0
-    requests: Annotated[int, "number of requests of each load"] = 240
-    least_s: Annotated[float, "seconds that each load takes at least"] = 20.0
-    loads: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.2, 1.5)
+    rounds: Annotated[int, "number of rounds", Quick(1)] = 2
+    calibration_s: Annotated[float, "seconds of each closed loop", Quick(0.5)] = 6.0
+    requests: Annotated[int, "number of requests of each load", Quick(10)] = 240
+    least_s: Annotated[float, "seconds that each load takes at least", Quick(0.5)] = 20.0
+    loads: Annotated[Sequence[float], Quick((0.4, 1.5))] = (0.2, 0.4, 0.6, 0.8, 1.2, 1.5)
     """The offered loads, as multiples of the capacity."""
     callers: Sequence[int] = (1, 16)
     """The numbers of callers of the closed loops. The throughput of the last is the capacity."""
-
-
-QUICK = {
-    "photos": 4, "rounds": 1, "calibration_s": 0.5, "requests": 10, "least_s": 0.5,
-    "loads": (0.4, 1.5),
-}  # fmt: skip
 
 
 @contextmanager
@@ -129,7 +123,7 @@ class Curves:
 
 
 def main() -> None:
-    plan = read_plan(Plan, "curves", __doc__, quick=QUICK)
+    plan = read_plan(Plan, "curves", __doc__)
     photos = open_photos(plan.photos, plan.images)
     requests = [upload_request(OUR_PATH, photo) for photo in photos]
     with start_server(plan.core) as server:

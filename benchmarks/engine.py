@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import report
 from benchmarks.notebook import load_notebook_network
 from benchmarks.photos import decode_photo, make_photos
-from benchmarks.report import Cell, median_ms, publish, read_plan, run_in_turns
+from benchmarks.report import Cell, Quick, median_ms, publish, read_plan, run_in_turns
 from model.engines.base import Array, Engine, EngineName, Size, count_usable_cores
 from model.engines.choice import start_engine
 from model.engines.torch_engine import normalise
@@ -47,16 +47,18 @@ MIN_EQUAL = 0.999
 @dataclass(frozen=True)
 class Plan(report.Plan):
     threads: Annotated[int, "number of threads"] = count_usable_cores()
-    rounds: Annotated[int, "number of rounds"] = 15
+    rounds: Annotated[int, "number of rounds", Quick(2)] = 15
     weights: Annotated[Path | None, "weights file, of any architecture"] = None
-    sizes: Sequence[Size] = ((224, 224), (375, 500), (480, 640), (768, 1024))
-
-
-QUICK = {"rounds": 2, "sizes": ((224, 224),)}
+    sizes: Annotated[Sequence[Size], Quick(((224, 224),))] = (
+        (224, 224),
+        (375, 500),
+        (480, 640),
+        (768, 1024),
+    )
 
 
 def main() -> None:
-    plan = read_plan(Plan, "engine", __doc__, quick=QUICK)
+    plan = read_plan(Plan, "engine", __doc__)
     torch.set_num_threads(plan.threads)
     rate = measure_multiply_adds_per_s()
     read = read_weights(plan.weights or SHIPPED_WEIGHTS)

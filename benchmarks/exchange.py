@@ -20,7 +20,7 @@ from benchmarks.connection import Request, Response
 from benchmarks.load import Judge, LoadGenerator
 from benchmarks.photos import VOC_SIZE, make_photos
 from benchmarks.process import start_our_server
-from benchmarks.report import Cell, list_figures, publish, read_plan
+from benchmarks.report import Cell, Quick, list_figures, publish, read_plan
 from benchmarks.requests import SERVER, ask_alone, ask_by_body, make_judge
 from benchmarks.results import Outcome, Result, count_outcomes
 from model.weights import SHIPPED_WEIGHTS
@@ -31,18 +31,15 @@ PATIENT = {"deadline_s": 300, "stuck_after_s": 120}
 
 @dataclass(frozen=True)
 class Plan(report.Plan):
-    minutes: Annotated[float, "of requests"] = 30.0
-    restart_every_s: Annotated[float, "seconds between two starts of the server"] = 120.0
-    callers: Annotated[int, "at the same time"] = 12
-    count: Annotated[int, "photos of the folder, drawn at random"] = 64
+    minutes: Annotated[float, "of requests", Quick(2 / 60)] = 30.0
+    restart_every_s: Annotated[float, "seconds between two starts of the server", Quick(1)] = 120.0
+    callers: Annotated[int, "at the same time", Quick(4)] = 12
+    count: Annotated[int, "photos of the folder, drawn at random", Quick(4)] = 64
     photos: Annotated[Path | None, "a folder of JPEG photos of mixed sizes, or made photos"] = None
 
 
-QUICK = {"minutes": 2 / 60, "restart_every_s": 1, "callers": 4, "count": 4}
-
-
 def main() -> None:
-    plan = read_plan(Plan, "exchange", __doc__, quick=QUICK)
+    plan = read_plan(Plan, "exchange", __doc__)
     kept = Path(tempfile.mkdtemp(prefix="exchange-"))
     results, starts = compare(plan, kept)
     counts = Counter(result.outcome for result in results)

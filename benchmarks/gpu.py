@@ -29,7 +29,7 @@ from benchmarks.engine import load_network, prepare_eager, replace_kernel
 from benchmarks.load import run_closed_loop
 from benchmarks.photos import decode_photo, open_photos
 from benchmarks.process import OUR_PATH, start_our_server
-from benchmarks.report import Cell, Row, median_ms, publish, read_plan, run_in_turns
+from benchmarks.report import Cell, Quick, Row, median_ms, publish, read_plan, run_in_turns
 from model.engines import folding
 from model.engines.base import Engine, Region, Size
 from model.engines.cuda_engine import DTYPES, CudaEngine, create_head
@@ -57,17 +57,14 @@ EXPECTED: dict[str, Cell] = {
 @dataclass(frozen=True)
 class Plan(report.Plan):
     images: Annotated[Path | None, "folder of JPEG photos of 500 x 375"] = None
-    photos: Annotated[int, "number of different photos"] = 64
-    rounds: Annotated[int, "number of rounds"] = 50
-    seconds: Annotated[float, "of random sizes, and of requests"] = 60.0
-    callers: Annotated[int, "connections that send requests"] = 64
-
-
-QUICK = {"photos": 4, "rounds": 5, "seconds": 5.0, "callers": 8}
+    photos: Annotated[int, "number of different photos", Quick(4)] = 64
+    rounds: Annotated[int, "number of rounds", Quick(5)] = 50
+    seconds: Annotated[float, "of random sizes, and of requests", Quick(5.0)] = 60.0
+    callers: Annotated[int, "connections that send requests", Quick(8)] = 64
 
 
 def main() -> None:
-    plan = read_plan(Plan, "gpu", __doc__, quick=QUICK)
+    plan = read_plan(Plan, "gpu", __doc__)
     if not torch.cuda.is_available():
         sys.exit("error: there is no CUDA GPU here, so nothing was measured")
     photos = open_photos(plan.photos, plan.images)

@@ -1,6 +1,5 @@
 """What our server needs of a machine: start-up time, memory, idle processor time, disk space."""
 
-import math
 import shutil
 import subprocess
 import sys
@@ -15,11 +14,11 @@ from statistics import median
 from typing import Annotated
 
 from benchmarks import report
-from benchmarks.connection import Address, upload_request
+from benchmarks.connection import Address, Request, upload_request
 from benchmarks.load import run_closed_loop
 from benchmarks.photos import TWELVE_MEGAPIXELS, VOC_SIZE, make_photos
 from benchmarks.process import OUR_PATH, REPOSITORY, start_our_server
-from benchmarks.report import Cell, list_figures, publish, read_plan
+from benchmarks.report import Cell, Quick, list_figures, publish, read_plan
 from benchmarks.watch import MIB, ProcessTree
 from model.engines.base import Size
 
@@ -35,19 +34,13 @@ Values = defaultdict[str, list[float]]
 
 @dataclass(frozen=True)
 class Plan(report.Plan):
-    starts: Annotated[int, "number of rounds, each with two starts"] = 5
-    idle_seconds: Annotated[float, "of the idle server's processor time"] = 30.0
-    load_seconds: Annotated[float, "of the load"] = 15.0
+    starts: Annotated[int, "number of rounds, each with two starts", Quick(1)] = 5
+    idle_seconds: Annotated[float, "of the idle server's processor time", Quick(2)] = 30.0
+    load_seconds: Annotated[float, "of the load", Quick(0.5)] = 15.0
     install: Annotated[bool, "install the slim variant to measure its size"] = False
-    callers: int = 16
-    large_size: Size = TWELVE_MEGAPIXELS
-    large_requests: int = 3
-
-
-QUICK = {
-    "starts": 1, "idle_seconds": 2, "load_seconds": 0.5, "callers": 4, "large_size": VOC_SIZE,
-    "large_requests": 2,
-}  # fmt: skip
+    callers: Annotated[int, Quick(4)] = 16
+    large_size: Annotated[Size, Quick(VOC_SIZE)] = TWELVE_MEGAPIXELS
+    large_requests: Annotated[int, Quick(2)] = 3
 
 
 @contextmanager
@@ -60,25 +53,11 @@ def start_measured_server(values: Values) -> Iterator[tuple[Address, ProcessTree
         yield server.address, tree
 
 
-def send_photos(
-    address: Address,
-    photos: Sequence[bytes],
-    *,
-    callers: int,
-    count: int | None = None,
-    seconds: float = math.inf,
-) -> list[float]:
-    """Send the photos; all must be answered with 200. Returns the seconds of each request."""
-    requests = [upload_request(OUR_PATH, photo) for photo in photos]
-    load = run_closed_loop(address, requests, callers=callers, count=count, seconds=seconds)
-    return [result.seconds for result in load.require_masks().results]
-
-
-def measure_large_photos(plan: Plan, values: Values, photos: Sequence[bytes]) -> None:
+def measure_large_photos(plan: Plan, values: Values, requests: Sequence[Request]) -> None:
     """Send large photos, one after the other, as the first requests of a fresh server."""
     with start_measured_server(values) as (address, tree):
-        count = plan.large_requests
-        first, *later = send_photos(address, photos, callers=1, count=count)
+        load = run_closed_loop(address, requests, callers=1, count=plan.large_requests)
+        first, *later = (result.seconds for result in load.require_masks().results)
         values["large_first_s"].append(first)
         values["large_later_s"] += later
         values["large_peak_bytes"].append(tree.measure_peak_bytes())
@@ -86,10 +65,11 @@ def measure_large_photos(plan: Plan, values: Values, photos: Sequence[bytes]) ->
         values["large_added_bytes"].append(added)
 
 
-def measure_load(plan: Plan, values: Values, photos: Sequence[bytes]) -> None:
+def measure_load(plan: Plan, values: Values, requests: Sequence[Request]) -> None:
     """Load a fresh server with many callers of small photos, then leave it idle."""
     with start_measured_server(values) as (address, tree):
-        send_photos(address, photos, callers=plan.callers, seconds=plan.load_seconds)
+        load = run_closed_loop(address, requests, callers=plan.callers, seconds=plan.load_seconds)
+        load.require_masks()
         values["load_peak_bytes"].append(tree.measure_peak_bytes())
         time.sleep(SETTLE_S)
         values["resident_after_load_bytes"].append(tree.measure_resident_bytes())
@@ -129,9 +109,12 @@ def measure_disk_bytes(folder: Path) -> int:
 
 
 def main() -> None:
-    plan = read_plan(Plan, "memory", __doc__, quick=QUICK)
+    plan = read_plan(Plan, "memory", __doc__)
     values: Values = defaultdict(list)
-    small, large = make_photos(plan.callers), make_photos(1, plan.large_size)
+    small, large = (
+        [upload_request(OUR_PATH, photo) for photo in photos]
+        for photos in (make_photos(plan.callers), make_photos(1, plan.large_size))
+    )
     with start_our_server():  # fills the file cache, which every measured start then uses
         pass
     for _ in range(plan.starts):

@@ -9,10 +9,10 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Self, TypeVar, get_args, get_origin, get_type_hints
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -21,33 +21,57 @@ Row = Mapping[str, Cell]
 
 
 @dataclass(frozen=True)
+class Quick:
+    """The value that a field of a plan has with `--quick`."""
+
+    value: object
+
+
+@dataclass(frozen=True)
 class Plan:
-    """How much a command measures. Fields with an `Annotated` help text are its options."""
+    """How much a command measures.
+
+    A field that is `Annotated` with a help text is an option of the command line.
+    """
 
     quick: Annotated[bool, "measure little, and write no file"] = False
+
+    @classmethod
+    def make_quick(cls) -> Self:
+        """The plan that `--quick` chooses."""
+        notes = {key: notes for key, _, notes in cls.list_fields()}
+        values = {
+            key: note.value for key in notes for note in notes[key] if isinstance(note, Quick)
+        }
+        return replace(cls(quick=True), **values)
+
+    @classmethod
+    def list_fields(cls) -> Iterator[tuple[str, Any, Sequence[object]]]:
+        """Yield the name, the type and the notes of each annotated field."""
+        for key, hint in get_type_hints(cls, include_extras=True).items():
+            if get_origin(hint) is Annotated:
+                of, *notes = get_args(hint)
+                yield key, of, notes
 
 
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
 
-def read_plan(
-    plan_type: type[AnyPlan], name: str, description: str | None, *, quick: Mapping[str, object]
-) -> AnyPlan:
-    """Read the plan from the command line. `quick` has the values that --quick changes."""
+def read_plan(plan_type: type[AnyPlan], name: str, description: str | None) -> AnyPlan:
+    """Read the plan from the command line."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=description,
         argument_default=argparse.SUPPRESS,
     )
-    for key, hint in get_type_hints(plan_type, include_extras=True).items():
-        if get_origin(hint) is Annotated:
-            of, text = get_args(hint)
+    for key, of, notes in plan_type.list_fields():
+        for text in (note for note in notes if isinstance(note, str)):
             flag = "--" + key.removesuffix("_s").replace("_", "-")
             how = {"action": "store_true"} if of is bool else {"type": (*get_args(of), of)[0]}
             default = getattr(plan_type, key)
             parser.add_argument(flag, dest=key, help=text + f" ({default})" * bool(default), **how)
     given = vars(parser.parse_args())
-    return plan_type(**{**(quick if "quick" in given else {}), **given})
+    return replace(plan_type.make_quick() if "quick" in given else plan_type(), **given)
 
 
 def run_in_turns(

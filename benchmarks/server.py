@@ -32,7 +32,7 @@ from benchmarks.process import (
     start_our_server,
     start_worker,
 )
-from benchmarks.report import publish, read_plan
+from benchmarks.report import Quick, publish, read_plan
 from benchmarks.results import Load
 from benchmarks.server_figures import Measurements
 from model.engines.base import Array
@@ -49,18 +49,12 @@ MIN_EQUAL = 0.999
 @dataclass(frozen=True)
 class Plan(report.Plan):
     images: Annotated[Path | None, "folder of JPEG photos of 500 x 375 to send"] = None
-    photos: Annotated[int, "number of different photos"] = 16
-    rounds: Annotated[int, "number of rounds"] = 5
-    seconds: Annotated[float, "of each closed loop"] = 5.0
-    overload_seconds: Annotated[float, "of each overload"] = 20.0
-    overload_timeout_s: Annotated[float, "seconds after which a caller leaves"] = 10.0
-    callers: Sequence[int] = (1, 4, 16)
-
-
-QUICK = {
-    "photos": 4, "rounds": 1, "seconds": 0.5, "overload_seconds": 1, "overload_timeout_s": 2,
-    "callers": (1, 4),
-}  # fmt: skip
+    photos: Annotated[int, "number of different photos", Quick(4)] = 16
+    rounds: Annotated[int, "number of rounds", Quick(1)] = 5
+    seconds: Annotated[float, "of each closed loop", Quick(0.5)] = 5.0
+    overload_seconds: Annotated[float, "of each overload", Quick(1)] = 20.0
+    overload_timeout_s: Annotated[float, "seconds after which a caller leaves", Quick(2)] = 10.0
+    callers: Annotated[Sequence[int], Quick((1, 4))] = (1, 4, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +154,7 @@ def measure_engine(photos: Sequence[bytes], seconds: float) -> list[float]:
 
 
 def main() -> None:
-    plan = read_plan(Plan, "server", __doc__, quick=QUICK)
+    plan = read_plan(Plan, "server", __doc__)
     require_packages("torch", "torchvision")  # for the naive server
     photos = open_photos(plan.photos, plan.images)
     # Photos are not scaled, because the naive server and the engine alone do not scale them.

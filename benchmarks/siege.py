@@ -33,7 +33,7 @@ from benchmarks.hostile_callers import (
 from benchmarks.load import LoadGenerator, run_until
 from benchmarks.photos import make_photos
 from benchmarks.process import OUR_PATH, Server, find_errors, start_our_server
-from benchmarks.report import Cell, Row, list_figures, publish, read_plan
+from benchmarks.report import Cell, Quick, Row, list_figures, publish, read_plan
 from benchmarks.results import Result, find_quantile
 from benchmarks.watch import MIB, ProcessTree
 from tests.app.corpus import corpus, picture, saved
@@ -55,15 +55,12 @@ and its latencies would not be the server's.
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(report.Plan):
-    minutes: Annotated[float, "of hostile callers"] = 10.0
-    side: int = 5000
+    minutes: Annotated[float, "of hostile callers", Quick(0.1)] = 10.0
+    side: Annotated[int, Quick(500)] = 5000
     """Of the large pictures, in pixels; its square is the default SEG_MAX_PIXELS."""
     stuck_after_s: Annotated[float, "SEG_STUCK_AFTER_S; increase it on a busy machine"] = 10.0
     good_pause_s: float = 0.2
     probe_pause_s: float = 0.2
-
-
-QUICK = {"minutes": 0.1, "side": 500}
 
 
 @dataclass(slots=True)
@@ -212,7 +209,7 @@ def run_siege(plan: Plan) -> tuple[Siege, list[Row], list[str]]:
 
 
 def main() -> None:
-    plan = read_plan(Plan, "siege", __doc__, quick=QUICK)
+    plan = read_plan(Plan, "siege", __doc__)
     siege, rows, failures = run_siege(plan)
     figures: dict[str, Cell] = {
         "minutes": plan.minutes,

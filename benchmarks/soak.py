@@ -24,7 +24,7 @@ from benchmarks.connection import get_request, send_once
 from benchmarks.gauges import read_held
 from benchmarks.load import OVERLOAD, LoadGenerator, draw_arrivals, run_until
 from benchmarks.process import Server, find_errors, start_our_server
-from benchmarks.report import Cell, Row, list_figures, publish, read_plan
+from benchmarks.report import Cell, Quick, Row, list_figures, publish, read_plan
 from benchmarks.requests import (
     SERVER,
     Requests,
@@ -44,28 +44,23 @@ END_TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class Plan(report.Plan):
-    minutes: Annotated[float, "of mixed traffic"] = 30.0
-    reload_every_s: Annotated[float, "seconds between two reloads, 0 for none"] = 45.0
-    sample_every_s: float = 1
+    minutes: Annotated[float, "of mixed traffic", Quick(8 / 60)] = 30.0
+    reload_every_s: Annotated[float, "seconds between two reloads, 0 for none", Quick(1)] = 45.0
+    sample_every_s: Annotated[float, Quick(0.2)] = 1
     callers: int = 2  # of each kind
     pause_s: float = 0.1
-    slow_s: float = 5
-    overload_every_s: float = 60
-    overload_s: float = 5
-    max_queue: int = 64
-    capacity_callers: int = 16
-    capacity_s: float = 5
+    slow_s: Annotated[float, Quick(1)] = 5
+    overload_every_s: Annotated[float, Quick(3)] = 60
+    overload_s: Annotated[float, Quick(1)] = 5
+    max_queue: Annotated[int, Quick(8)] = 64
+    capacity_callers: Annotated[int, Quick(4)] = 16
+    capacity_s: Annotated[float, Quick(1)] = 5
     last_callers: int = 4
-    last_s: float = 2
-    large: bool = True
-    stuck_after_s: Annotated[float, "SEG_STUCK_AFTER_S; increase it on a busy machine"] = 10.0
-
-
-QUICK = {
-    "minutes": 8 / 60, "reload_every_s": 1, "sample_every_s": 0.2, "slow_s": 1,
-    "overload_every_s": 3, "overload_s": 1, "max_queue": 8, "capacity_callers": 4, "capacity_s": 1,
-    "last_s": 0.5, "large": False, "stuck_after_s": 120,
-}  # fmt: skip
+    last_s: Annotated[float, Quick(0.5)] = 2
+    large: Annotated[bool, Quick(False)] = True
+    stuck_after_s: Annotated[
+        float, "SEG_STUCK_AFTER_S; increase it on a busy machine", Quick(120)
+    ] = 10.0
 
 
 @dataclass(slots=True)
@@ -219,7 +214,7 @@ def run_soak(plan: Plan) -> Soak:
 
 
 def main() -> None:
-    plan = read_plan(Plan, "soak", __doc__, quick=QUICK)
+    plan = read_plan(Plan, "soak", __doc__)
     require_packages("matplotlib")
     soak = run_soak(plan)
     failures = soak.list_failures()

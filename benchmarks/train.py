@@ -31,7 +31,7 @@ from benchmarks.notebook import (
     normalize_images,
 )
 from benchmarks.process import start_worker
-from benchmarks.report import Row, publish, read_plan, run_in_turns
+from benchmarks.report import Quick, Row, publish, read_plan, run_in_turns
 from benchmarks.voc import choose_samples, open_voc
 from benchmarks.watch import MIB, ProcessTree
 from model.classes import CLASSES
@@ -66,9 +66,9 @@ CHECKED_STEPS, CHECKED_BATCH_SIZE = 2, 8
 @dataclass(frozen=True)
 class Plan(report.Plan):
     data: Annotated[Path | None, "folder with VOCdevkit/VOC2012, else made"] = None
-    images: Annotated[int, "number of images of one epoch"] = 64
-    rounds: Annotated[int, "number of epochs of each loop"] = 5
-    batch_size: Annotated[int | None, "instead of each recipe's own"] = None
+    images: Annotated[int, "number of images of one epoch", Quick(8)] = 64
+    rounds: Annotated[int, "number of epochs of each loop", Quick(1)] = 5
+    batch_size: Annotated[int | None, "instead of each recipe's own", Quick(4)] = None
     workers: Annotated[int, "number of our loader's processes"] = 1
     crop: Size | None = None
 
@@ -84,9 +84,6 @@ class Plan(report.Plan):
     def count_images(self, loop: str) -> int:
         """The number of images in whole batches."""
         return self.images - self.images % self.choose_recipe(loop).batch_size
-
-
-QUICK = {"images": 8, "rounds": 1, "batch_size": 4}
 
 
 class OurLoop:
@@ -206,7 +203,7 @@ def list_rows(
 
 
 def main() -> None:
-    plan = read_plan(Plan, "train", __doc__, quick=QUICK)
+    plan = read_plan(Plan, "train", __doc__)
     with open_voc(plan.data, plan.images) as data:
         samples = choose_samples(data, PRESETS["d2l"].crop, plan.images)
         difference = compare_losses(plan, samples)

@@ -12,7 +12,7 @@ if __name__ == "__main__":  # before the imports that fail without them
 
 from benchmarks.report import publish, read_plan
 from benchmarks.scale.bottlenecks import find_gpu_limits, list_demands
-from benchmarks.scale.plan import QUICK, Plan
+from benchmarks.scale.plan import Plan
 from benchmarks.scale.plots import plot_curves, plot_rates, plot_zone
 from benchmarks.scale.sizing import choose_rates, count_replicas, draw_curves, price_a_million
 from benchmarks.scale.stage_times import read_one_core, read_two_cores
@@ -21,7 +21,7 @@ from benchmarks.scale.zones import describe_zones, lose_zones
 
 
 def main() -> None:
-    plan = read_plan(Plan, "scale", __doc__, quick=QUICK)
+    plan = read_plan(Plan, "scale", __doc__)
     one_core, two_cores = read_one_core(), read_two_cores()
     curves = list(validate_one_core(one_core))
     chosen = choose_rates(plan, (one_core, two_cores))

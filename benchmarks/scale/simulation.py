@@ -34,8 +34,6 @@ class Simulated:
     seconds: Sequence[float]
     endings: Sequence[Ending]
     wall_s: float
-    used_core_s: float = 0.0
-    """The seconds of a core that the replicas used."""
 
     @property
     def goodput(self) -> float:
@@ -90,8 +88,7 @@ class Fleet:
         self.endings.append(ending)
 
     def finish(self) -> Simulated:
-        used = sum(replica.cores.used_s for replica in self.replicas)
-        return Simulated(self.due_s, self.seconds, self.endings, self.environment.now, used)
+        return Simulated(self.due_s, self.seconds, self.endings, self.environment.now)
 
 
 def simulate_open_loop(

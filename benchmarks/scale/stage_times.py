@@ -5,9 +5,8 @@ Knows nothing of open loops: what they gave is left for the simulation to reprod
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from statistics import mean
 from typing import Any
 
@@ -26,9 +25,6 @@ class StageTimes:
     def start_drawing(self, seed: int) -> Callable[[], Work]:
         rng = random.Random(seed)
         return lambda: rng.choice(self.samples)
-
-    def start_cycling(self) -> Callable[[], Work]:
-        return cycle(self.samples).__next__
 
     @property
     def limits(self) -> Limits:
@@ -94,8 +90,3 @@ def read_two_cores() -> StageTimes:
         encode_s=read_s("of encode"),
     )
     return StageTimes("two cores, Intel Xeon", cores, [work])
-
-
-def read_ingress_bytes() -> Mapping[str, float]:
-    document = read_result("curves")
-    return {"request": document["request_bytes"], "answer": document["answer_bytes"]}

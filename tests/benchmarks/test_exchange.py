@@ -3,13 +3,13 @@
 from http import HTTPStatus
 
 from benchmarks.connection import Request, Response
-from benchmarks.exchange import QUICK, Plan, compare, keep_failures
+from benchmarks.exchange import Plan, compare, keep_failures
 from benchmarks.requests import make_judge
 from benchmarks.results import Outcome
 
 
 def test_concurrent_callers_get_the_answers_that_they_get_alone(tmp_path):
-    results, starts = compare(Plan(**QUICK), tmp_path)
+    results, starts = compare(Plan.make_quick(), tmp_path)
     assert starts >= 1
     assert {result.outcome for result in results} == {Outcome.MASK}
     assert list(tmp_path.iterdir()) == []

@@ -9,20 +9,28 @@ from typing import Annotated
 import pytest
 
 from benchmarks import report
-from benchmarks.report import Plan, format_table, list_figures, publish, read_plan, run_in_turns
+from benchmarks.report import (
+    Plan,
+    Quick,
+    format_table,
+    list_figures,
+    publish,
+    read_plan,
+    run_in_turns,
+)
 
 
 @dataclass(frozen=True)
 class Rounds(Plan):
-    rounds: Annotated[int, "number of rounds"] = 5
+    rounds: Annotated[int, "number of rounds", Quick(1)] = 5
     pause_s: Annotated[float | None, "between them"] = None
     folder: Annotated[Path | None, "of photos"] = None
-    callers: int = 16
+    callers: Annotated[int, Quick(2)] = 16
 
 
 def read(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["it", *arguments])
-    return read_plan(Rounds, "it", "It measures.", quick={"rounds": 1, "callers": 2})
+    return read_plan(Rounds, "it", "It measures.")
 
 
 def test_candidates_take_turns_and_the_warm_up_does_not_count():

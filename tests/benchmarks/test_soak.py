@@ -6,13 +6,13 @@ from benchmarks.callers import LAST, SLOW, Leaving
 from benchmarks.process import find_errors
 from benchmarks.requests import write_two_weights
 from benchmarks.results import count_outcomes
-from benchmarks.soak import QUICK, Plan, run_soak
+from benchmarks.soak import Plan, run_soak
 from benchmarks.watch import DESCRIPTORS, RESIDENT, plot
 from model.predictor import open_predictor
 
 
 def test_a_short_soak_loses_nothing_and_gets_nothing_wrong(tmp_path):
-    soak = run_soak(Plan(**QUICK))
+    soak = run_soak(Plan.make_quick())
     assert soak.list_failures() == []
     assert soak.held == {}
     assert soak.exit_status == 0

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.scale.bottlenecks import list_demands, simulate_gpu
-from benchmarks.scale.plan import QUICK, Plan
+from benchmarks.scale.plan import Plan
 from benchmarks.scale.replica import Work
 from benchmarks.scale.simulation import Balance
 from benchmarks.scale.sizing import (
@@ -18,7 +18,7 @@ from benchmarks.scale.zones import describe_zones, lose_zones
 
 PHOTO = Work(loop_s=0.002, decode_s=0.003, inference_s=0.05, alone_s=0.03, encode_s=0.001)
 MACHINE = StageTimes("two cores", 2, [PHOTO])
-PLAN = Plan(**QUICK)
+PLAN = Plan.make_quick()
 
 
 def test_a_longer_wait_allows_more_use_but_not_all_of_it():
