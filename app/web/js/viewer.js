@@ -135,8 +135,6 @@ export class Viewer {
     find("download-overlay").disabled = !this.#stage.hasPhoto;
   }
 
-
-
   #connectControls() {
     find("modes").addEventListener("change", ({ target }) => {
       this.#stage.mode = target.value;
