@@ -11,15 +11,11 @@ from typing import Protocol
 import numpy as np
 
 from app.codecs import encode, jsonmask
-from app.codecs.png import LEVEL, make_grey_png
+from app.codecs.deflate import LEVEL, compress, compressobj, decompress
+from app.codecs.png import make_grey_png
 from app.formats import AnswerFormat, AnswerOptions
 from model.engines.base import Array, Size
 from model.weights import Metadata
-
-try:
-    from isal.isal_zlib import compress, compressobj, decompress
-except ImportError:  # see `png`
-    from zlib import compress, compressobj, decompress  # type: ignore[assignment]
 
 WHOLE_BYTES = 2**20
 """An answer of at most this size is encoded whole, such as any for a megapixel except JSON."""

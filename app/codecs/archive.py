@@ -15,13 +15,9 @@ from itertools import chain
 import orjson
 
 from app.codecs.answers import LARGEST_PIECE_BYTES, WHOLE_BYTES, Answer, join_pieces
+from app.codecs.deflate import crc32
 from app.codecs.listing import Result, split_bytes
 from app.formats import AnswerFormat
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:  # see `png`
-    from zlib import crc32
 
 MAX_BYTES = 2**31
 """The limit of all answers together, which is half of the format's."""

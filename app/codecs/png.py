@@ -7,17 +7,10 @@ import struct
 
 import numpy as np
 
+from app.codecs.deflate import LEVEL, compress, compressobj, crc32
 from model.engines.base import Array
 
-try:
-    from isal.isal_zlib import compress, compressobj, crc32
-except ImportError:  # ISA-L is for x86-64 and ARM; the standard library is slower
-    from zlib import compress, compressobj, crc32  # type: ignore[assignment]
-
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-LEVEL = 1
-"""The level of ISA-L: 0 doubles the bytes of a mask in the same time, 3 takes six times as long."""
 
 MAX_COLOURS = 256
 
