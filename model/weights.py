@@ -150,8 +150,9 @@ def _open(path: Path) -> Iterator[Any]:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise WeightsError(
-            f"{path}: expected a safetensors file, found something else ({error}). A state dict "
-            "that torch.save wrote becomes one with: python -m model.convert FILE --output OUT"
+            f"{path}: expected a safetensors file, found something else or only a part of one "
+            f"({error}). Copy it again, or convert a state dict that torch.save wrote: "
+            "python -m model.convert FILE --output OUT"
         ) from error
 
 

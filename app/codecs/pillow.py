@@ -33,6 +33,4 @@ def translate_pillow_errors() -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
-        raise BrokenImage(
-            f"The image is damaged or incomplete ({type(error).__name__}).", remedy=SENT_WHOLE
-        ) from error
+        raise BrokenImage("The image is damaged or incomplete.", remedy=SENT_WHOLE) from error

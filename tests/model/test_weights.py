@@ -76,6 +76,14 @@ def test_a_file_of_another_kind_is_named(tmp_path, content):
         read_weights(path)
 
 
+def test_a_part_of_a_file_is_named(tmp_path):
+    path = tmp_path / "w.safetensors"
+    safetensors.numpy.save_file(TENSORS, path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match=r"only a part of one .*Copy it again"):
+        read_weights(path)
+
+
 def test_safetensors_that_are_no_weights_file_are_refused(tmp_path):
     path = tmp_path / "w.safetensors"
     safetensors.numpy.save_file(TENSORS, path)
