@@ -127,7 +127,7 @@ MAKERS: dict[str, Callable[[Choices, int, int], bytes]] = {
 
 
 def make_files_at_limits(*, side: int, size_bytes: int) -> Iterator[tuple[str, bytes]]:
-    """Names and files: pictures of `side` x `side` pixels, then metadata of `size_bytes`."""
+    """Yield names and files: pictures of `side` x `side` pixels, then metadata of `size_bytes`."""
 
     def make_flat(mode: str, kind: str, **options: object) -> bytes:
         return saved(Image.new(mode, (side, side)), kind, **options)

@@ -141,7 +141,7 @@ class Search:
 
 
 def list_neighbours(kind: str, choices: Choices, rng: random.Random) -> Iterator[Choices]:
-    """The choices that differ in one field, in random order."""
+    """Yield the choices that differ in one field, in random order."""
     changes = [
         (field, value)
         for field, count in FIELDS[kind].items()

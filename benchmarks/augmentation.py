@@ -94,7 +94,7 @@ def open_ways(samples: Sequence[Sample], preset: str, device: torch.device) -> W
 def measure_preset(
     samples: Sequence[Sample], preset: str, device: torch.device, *, rounds: int
 ) -> list[Row]:
-    """The images per second of each way."""
+    """Return the images per second of each way."""
     ways = open_ways(samples, preset, device)
     candidates = {
         "Pillow, one after the other": ways.make_by_pillow,
@@ -110,7 +110,7 @@ def measure_preset(
 def measure_training(
     samples: Sequence[Sample], preset: str, device: torch.device, *, rounds: int
 ) -> float:
-    """The images per second of training on the device's batches, from random weights."""
+    """Return the images per second of training on the device's batches, from random weights."""
     ways = open_ways(samples, preset, device)
     training = Training(
         FCN(),
@@ -131,7 +131,7 @@ def measure_training(
 
 
 def measure_gpu(images: int = 64, rounds: int = 10) -> dict[str, float]:
-    """The figures of both presets, for the table of `benchmarks.gpu`."""
+    """Return the figures of both presets, for the table of `benchmarks.gpu`."""
     figures, device = {}, torch.device("cuda:0")
     with open_voc(None, images) as folder:
         for preset, recipe in PRESETS.items():

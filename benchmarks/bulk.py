@@ -138,7 +138,7 @@ def run(name: str, photos: Path, ray_address: str) -> Figures:
 
 
 def list_rows(figures: Mapping[str, Sequence[Figures]]) -> list[Row]:
-    """A row for each command: the medians of the rounds."""
+    """Return a row for each command: the medians of the rounds."""
     names = [entry.name for entry in fields(Figures)]
 
     def median(runs: Sequence[Figures], name: str) -> float:

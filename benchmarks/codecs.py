@@ -81,7 +81,7 @@ class Comparison:
 
 
 def measure_peak_mib(function: Callable[[Any], object], value: Any, tiny: Any) -> int:
-    """The peak memory of one call, with its result, in a process that a tiny call has warmed up."""
+    """Measure the peak memory of one call in a process that a tiny call has warmed up."""
     with start_worker() as call:
         return round(call(_measure_peak_bytes, function, value, tiny) / MIB)
 
@@ -109,7 +109,7 @@ def decode_ours(data: bytes, *, max_side: int) -> Array:
 
 
 def compare_pixels(usual: Array, ours: Array, *, size: Size, predictor: Predictor) -> str:
-    """ "every pixel", or the equal share of the masks where some pixels differ."""
+    """Return "every pixel", or the equal share of the masks where some pixels differ."""
     if np.array_equal(usual, ours):
         return "every pixel"
     max_side = max(ours.shape)

@@ -57,7 +57,7 @@ def post_request(name: str, path: str, **content: Any) -> Request:
 
 
 def upload_request(path: str, photo: bytes, *, name: str = "a photo") -> Request:
-    """A POST of one photo in a form, as browsers and curl send it."""
+    """Return a POST of one photo in a form, as browsers and curl send it."""
     return post_request(name, path, files={"file": ("photo.jpg", photo)})
 
 
@@ -99,7 +99,7 @@ class Connection:
 
 @asynccontextmanager
 async def open_streams(address: Address) -> AsyncIterator[Streams]:
-    """A plain TCP connection, closed when the block ends."""
+    """Open a plain TCP connection, which is closed when the block ends."""
     reader, writer = await asyncio.open_connection(address.host, address.port)
     try:
         yield reader, writer

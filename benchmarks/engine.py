@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def load_network(weights: Weights) -> nn.Module:
-    """The network for eager PyTorch: the notebook's, or ours if it has skips."""
+    """Return the network for eager PyTorch: the notebook's, or ours if it has skips."""
     skips = weights.metadata.network.skips
     return network_from_weights(weights) if skips else load_notebook_network(weights)
 
@@ -104,7 +104,7 @@ def start_engines(weights: Weights, threads: int) -> dict[str, Engine]:
 def list_candidates(
     canvas: Canvas, weights: Weights, network: nn.Module, predictors: Mapping[str, Predictor]
 ) -> dict[str, Callable[[], Array]]:
-    """Functions that compute the canvas' mask, eager PyTorch first."""
+    """Return functions that compute the canvas' mask, eager PyTorch first."""
     predict = prepare_eager(network, weights)
     candidates = {"eager": lambda: predict([canvas.pixels])[0]}
     for name, predictor in predictors.items():
@@ -115,7 +115,7 @@ def list_candidates(
 
 
 def compare_masks(candidates: Mapping[str, Callable[[], Array]], size: Size) -> float:
-    """The smallest share of the pixels on which a candidate agrees with eager PyTorch."""
+    """Return the smallest share of the pixels on which a candidate agrees with eager PyTorch."""
     masks = {
         name: run()[: size[0], : size[1]]
         for name, run in candidates.items()
@@ -136,7 +136,7 @@ def describe_times(seconds: Mapping[str, Sequence[float]]) -> dict[str, Cell]:
 
 
 def replace_kernel(weights: Weights, kernel: str) -> Weights:
-    """The weights unchanged ("bilinear"), or with a last kernel without zeros ("dense")."""
+    """Return the weights unchanged ("bilinear"), or with a last kernel without zeros ("dense")."""
     if kernel == "bilinear":
         return weights
     name = "transpose_conv.weight"
@@ -146,7 +146,7 @@ def replace_kernel(weights: Weights, kernel: str) -> Weights:
 
 
 def prepare_eager(network: nn.Module, weights: Weights) -> Callable[[Sequence[Array]], Array]:
-    """The notebook's prediction of a batch: normalise, run the whole network, argmax."""
+    """Return the notebook's prediction: normalise a batch, run the whole network, argmax."""
     device = next(network.parameters()).device
     mean, std = weights.metadata.mean, weights.metadata.std
 
@@ -199,7 +199,7 @@ def count_multiply_adds(network: nn.Module, canvas: Size) -> float:
 
 
 def measure_multiply_adds_per_s() -> float:
-    """The best rate of several products of 2048 x 2048 matrices."""
+    """Measure the best rate of several products of 2048 x 2048 matrices."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
     seconds = run_in_turns({"product": lambda: a @ b}, rounds=7)["product"]
     return 2048**3 / min(seconds)

@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def compare(plan: Plan, folder: Path) -> tuple[list[Result], int]:
-    """The results of all requests, and how often the server was started.
+    """Return the results of all requests, and how often the server was started.
 
     The folder gets every answer that differs.
     """
@@ -92,7 +92,7 @@ def choose_photos(plan: Plan) -> list[tuple[str, bytes]]:
 
 
 def keep_failures(judge: Judge, folder: Path) -> Judge:
-    """A judge that also writes each failed request and its response into the folder."""
+    """Return a judge that also writes each failed request and its response into the folder."""
 
     def judge_and_keep(request: Request, response: Response) -> Outcome:
         outcome = judge(request, response)

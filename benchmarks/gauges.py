@@ -16,7 +16,7 @@ HELD = (
 
 
 async def read_held(address: Address) -> dict[str, float]:
-    """The values of the gauges that are not at zero, by name."""
+    """Return the values of the gauges that are not at zero, by name."""
     response = await send_once(address, get_request("/metrics"))
     families = text_string_to_metric_families(response.body.decode())
     values = {sample.name: sample.value for family in families for sample in family.samples}

@@ -101,7 +101,7 @@ def list_rows(figures: dict[str, Cell]) -> list[Row]:
 
 @torch.inference_mode()
 def measure_on_device(weights: Weights, precision: str, rounds: int) -> float:
-    """Images per second of batches of 32, one after the other, by the GPU's own clock."""
+    """Return images per second of batches of 32, in sequence, by the GPU's own clock."""
     device, dtype = torch.device("cuda:0"), DTYPES[precision]
     network, stream = folding.fold(weights), torch.cuda.Stream(device)
     head = create_head(network, device, dtype)
@@ -160,7 +160,7 @@ def compare_masks(ours: Predictor, exact: Predictor, photos: Sequence[bytes]) ->
 
 
 def list_canvases(limit: int = 512) -> list[Size]:
-    """The canvases of VOC's photos: both sides multiples of 32, up to 512."""
+    """Return the canvases of VOC's photos: both sides multiples of 32, up to 512."""
     sides = range(32, limit + 1, 32)
     return [(height, width) for height in sides for width in sides]
 
@@ -168,7 +168,7 @@ def list_canvases(limit: int = 512) -> list[Size]:
 def measure_memory(
     predictor: Predictor, seconds: float, read_bytes: Callable[[], int]
 ) -> dict[str, Cell]:
-    """The memory that is reserved for all canvases, and its growth over random sizes and batches.
+    """Measure the memory reserved for all canvases, and its growth over random sizes and batches.
 
     Of the time, half is the warm-up of what random sizes need, and half is measured.
     """

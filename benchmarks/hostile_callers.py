@@ -46,7 +46,7 @@ def make_slow_pictures(side: int) -> Iterator[Request]:
 
 
 def make_hasty_jpegs(side: int) -> Iterator[Request]:
-    """JPEGs of many segments, with deadlines that are too short for them."""
+    """Yield JPEGs of many segments, with deadlines that are too short for them."""
     jpeg = saved(Image.new("RGB", (side, side)), "JPEG")
     data = jpeg[:2] + jpeg_segment(0xFE, b"") * 65_000 + jpeg[2:]
     for milliseconds in range(5, 120, 5):

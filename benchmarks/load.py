@@ -67,7 +67,7 @@ class LoadGenerator:
         count: int | None = None,
         seconds: float = math.inf,
     ) -> Load:
-        """The callers share the requests until `count` are sent or `seconds` have passed.
+        """Share the requests among the callers until `count` are sent or `seconds` have passed.
 
         Returns after the response to the last request.
         """
@@ -206,7 +206,7 @@ def run_open_loop(
 
 
 def draw_arrivals(rate: float, seconds: float, seed: int | None) -> Iterator[float]:
-    """The arrivals, in seconds after the start: Poisson by `seed`, or evenly spaced if None."""
+    """Yield arrivals, in seconds after the start: Poisson by `seed`, or evenly spaced if None."""
     rng = random.Random(seed)
     at_s = 0.0
     while (at_s := at_s + (1 / rate if seed is None else rng.expovariate(rate))) < seconds:

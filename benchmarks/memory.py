@@ -78,14 +78,14 @@ def measure_load(plan: Plan, values: Values, requests: Sequence[Request]) -> Non
 
 
 def measure_cpu_share(tree: ProcessTree, seconds: float) -> float:
-    """The share of one core that the processes use."""
+    """Return the share of one core that the processes use."""
     used, started = tree.measure_cpu_s(), time.perf_counter()
     time.sleep(seconds)
     return (tree.measure_cpu_s() - used) / (time.perf_counter() - started)
 
 
 def measure_installation() -> dict[str, int]:
-    """The bytes on disk of the slim variant, installed as in the Dockerfile."""
+    """Return the bytes on disk of the slim variant, installed as in the Dockerfile."""
     with tempfile.TemporaryDirectory() as folder:
         environment, code = Path(folder) / "venv", Path(folder) / "code"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
@@ -103,7 +103,7 @@ def measure_installation() -> dict[str, int]:
 
 
 def measure_disk_bytes(folder: Path) -> int:
-    """The bytes of the blocks that the files occupy. A file with several names counts once."""
+    """Sum the bytes of the blocks that files occupy. A file with several names counts once."""
     found = {(s.st_dev, s.st_ino): s.st_blocks for s in map(Path.lstat, folder.rglob("*"))}
     return 512 * sum(found.values())
 

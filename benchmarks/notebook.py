@@ -37,7 +37,7 @@ def build_notebook_network(classes: int = 21) -> nn.Sequential:
 
 
 def load_notebook_network(weights: Weights) -> nn.Sequential:
-    """The network in evaluation mode: normalised (N, 3, H, W) to logits (N, C, H, W)."""
+    """Return the network in evaluation mode: normalised (N, 3, H, W) to logits (N, C, H, W)."""
     network = build_notebook_network(len(weights.metadata.classes))
     names = [name for name, _ in resnet18().named_children()]
     state = {}
@@ -95,7 +95,7 @@ class NotebookLoop:
             self.train_step(images, target)
 
     def train_step(self, images: Tensor, target: Tensor) -> tuple[float, int]:
-        """Returns the sum of the images' losses and the number of correct pixels."""
+        """Return the sum of the images' losses and the number of correct pixels."""
         self.network.train()
         self.optimiser.zero_grad()
         logits = self.network(images)

@@ -33,7 +33,7 @@ def make_photos(count: int, size: Size = VOC_SIZE) -> list[bytes]:
 
 
 def read_photos(folder: Path, count: int, size: Size = VOC_SIZE) -> list[bytes]:
-    """The first `count` JPEG files of exactly this size, by name. Raises FileNotFoundError."""
+    """Read the first `count` JPEG files of exactly this size. Raises FileNotFoundError."""
     found: list[bytes] = []
     for path in sorted(folder.glob("*.jp*g")):
         with Image.open(path) as image:
@@ -49,7 +49,7 @@ def read_photos(folder: Path, count: int, size: Size = VOC_SIZE) -> list[bytes]:
 
 
 def open_photos(count: int, folder: Path | None) -> list[bytes]:
-    """Photos of VOC_SIZE from the folder, or made ones. Raises FileNotFoundError."""
+    """Return photos of VOC_SIZE: the folder's, or made ones. Raises FileNotFoundError."""
     return make_photos(count) if folder is None else read_photos(folder, count)
 
 

@@ -46,7 +46,7 @@ class Server:
     log: IO[bytes]
 
     def ask_for_engine(self) -> str:
-        """The description of the engine that our server uses."""
+        """Return the description of the engine that our server uses."""
         engine: str = httpx.get(f"{self.address.url}/v1/model", timeout=60).json()["engine"]
         return engine
 
@@ -125,7 +125,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def find_errors(log: str) -> list[str]:
-    """The lines of a JSON log that are errors or not JSON."""
+    """Return the lines of a JSON log that are errors or not JSON."""
     return [line[:500] for line in log.splitlines() if _read_level(line) in ("error", "critical")]
 
 
@@ -138,7 +138,7 @@ def _read_level(line: str) -> str:
 
 @contextmanager
 def start_worker() -> Iterator[Callable[..., Any]]:
-    """A fresh process that makes calls one after the other: `call(function, *arguments)`.
+    """Start a process that makes calls one after the other: `call(function, *arguments)`.
 
     It lives until the block ends, and keeps what a function caches.
     """
@@ -148,7 +148,7 @@ def start_worker() -> Iterator[Callable[..., Any]]:
 
 
 def _end_with_the_parent() -> None:
-    """A pool's process does not notice when its parent is killed, and would wait forever."""
+    """End with the parent: a pool's process does not notice its end, and would wait forever."""
 
     def wait() -> None:
         parent = multiprocessing.parent_process()

@@ -73,7 +73,7 @@ class RayCluster:
 
 @contextmanager
 def start_ray_cluster(*cpus: int, serves: bool = True) -> Iterator[RayCluster]:
-    """A cluster with a node for each number of CPUs. If it serves, this process is its driver.
+    """Start a cluster with a node for each number of CPUs; with `serves`, this is its driver.
 
     Raises RayNotStarted.
     """
@@ -104,7 +104,7 @@ def _start(cpus: tuple[int, ...], *, serves: bool) -> Iterator[RayCluster]:
 
 @contextmanager
 def _serve(cluster: RayCluster) -> Iterator[None]:
-    """Serve's proxy and controller, for the block."""
+    """Run Serve's proxy and controller for the block."""
     import ray
     from ray import serve
 
@@ -118,7 +118,7 @@ def _serve(cluster: RayCluster) -> Iterator[None]:
 
 
 def _start_nodes(cpus: tuple[int, ...]) -> tuple[Any, list[dict[str, Any]]]:
-    """The nodes of Ray's `Cluster`, and the arguments of each."""
+    """Return the nodes of Ray's `Cluster`, and the arguments of each."""
     from ray.cluster_utils import Cluster
 
     for _ in range(ATTEMPTS):
@@ -138,13 +138,13 @@ def _start_nodes(cpus: tuple[int, ...]) -> tuple[Any, list[dict[str, Any]]]:
 
 
 def make_node(cpus: int) -> dict[str, Any]:
-    """The arguments of a node with ports that are free."""
+    """Return the arguments of a node with ports that are free."""
     ports: Mapping[str, int] = dict(zip(AGENTS, find_free_ports(len(AGENTS)), strict=True))
     return {"num_cpus": cpus, "object_store_memory": STORE_BYTES, **ports}
 
 
 def find_free_ports(count: int) -> list[int]:
-    """Ports that differ, for all are open at once."""
+    """Return ports that differ, because all are open at once."""
     with ExitStack() as stack:
         servers = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
         return [server.getsockname()[1] for server in servers]

@@ -63,7 +63,7 @@ def take_rounds(
 
 
 def list_rows(loads: Mapping[tuple[str, int], Sequence[Load]]) -> list[Row]:
-    """A row for each service: the medians of the rounds for each number of callers."""
+    """Return a row for each service: the medians of the rounds for each number of callers."""
     rows = []
     for name in (PLAIN, RAY, PLAIN_TWO, RAY_TWO):
         row: dict[str, report.Cell] = {"service": name}

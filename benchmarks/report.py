@@ -38,7 +38,7 @@ class Plan:
 
     @classmethod
     def make_quick(cls) -> Self:
-        """The plan that `--quick` chooses."""
+        """Return the plan that `--quick` chooses."""
         notes = {key: notes for key, _, notes in cls.list_fields()}
         values = {
             key: note.value for key in notes for note in notes[key] if isinstance(note, Quick)
@@ -102,7 +102,7 @@ def median_ms(seconds: Sequence[float]) -> float:
 
 
 def describe_machine() -> dict[str, Cell]:
-    """The properties of the machine that the figures depend on, without its name."""
+    """Return the properties of the machine that the figures depend on, without its name."""
     return {
         "processor": _read_processor(),
         "cores": len(os.sched_getaffinity(0)),

@@ -59,7 +59,7 @@ def make_requests(*, large: bool) -> Requests:
 
 
 def make_broken_requests() -> list[Request]:
-    """Requests that the server must refuse, each for a different reason."""
+    """Return requests that the server must refuse, each for a different reason."""
     jpeg = make_photos(1)[0]
     png = encode_image(Image.open(io.BytesIO(jpeg)).resize((200, 150)), "PNG")
     ihdr = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
@@ -93,7 +93,7 @@ def ask_by_body(name: str, image: bytes, kind: str) -> Request:
 
 
 def make_images(*, large: bool) -> Iterator[tuple[str, bytes]]:
-    """Names and files.
+    """Yield names and files.
 
     The large image stands where its answers are npy and PNG: as JSON, its mask has 24 MB.
     """
@@ -152,7 +152,7 @@ def ask_alone(files: Iterable[Path], requests: Iterable[Request], **settings: ob
 
 
 def make_judge(alone: Alone) -> Judge:
-    """A mask must be the one that the request got alone, with the weights that the response names.
+    """Return a judge: a mask must be the one of its request alone, with the response's weights.
 
     A refusal must have the status that the request got alone, or be a 503.
     """

@@ -52,7 +52,7 @@ class Result:
     server_timing: str = ""
 
     def read_stages_ms(self) -> dict[str, float]:
-        """The milliseconds of each stage in the response's Server-Timing header."""
+        """Return the milliseconds of each stage in the response's Server-Timing header."""
         entries = (entry.strip().partition(";dur=") for entry in self.server_timing.split(","))
         return {name: float(milliseconds) for name, _, milliseconds in entries if name}
 
@@ -94,19 +94,19 @@ class Load:
         return self.statuses.get(status, 0) / len(self.results)
 
     def latency_ms(self, quantile: float, *, status: int = HTTPStatus.OK) -> float:
-        """The quantile of the latencies of responses with that status; NaN if there are none."""
+        """Return the latencies' quantile of responses with that status; NaN without any."""
         chosen = (result.seconds for result in self.results if result.status == status)
         return 1000 * find_quantile(chosen, quantile)
 
 
 def find_quantile(values: Iterable[float], quantile: float) -> float:
-    """The smallest value that this share of all values does not exceed; NaN if there are none."""
+    """Return the smallest value that this share of all does not exceed; NaN without values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(quantile * len(ordered)) - 1)] if ordered else math.nan
 
 
 def count_outcomes(results: Sequence[Result]) -> list[Row]:
-    """A row for each caller and a last one for all callers: the number of requests by outcome."""
+    """Return a row for each caller and one for all: the number of requests by outcome."""
     counts = Counter((result.caller, result.outcome) for result in results)
     callers = sorted({result.caller for result in results})
 

@@ -80,7 +80,7 @@ class Candidate:
 
 
 def compare_masks(ours: Candidate, naive: Candidate) -> list[float]:
-    """The share of each photo's pixels that have the same class from both servers."""
+    """Return the share of each photo's pixels that have the same class from both servers."""
     pairs = zip(ours.requests, naive.requests, strict=True)
     return [float(np.mean(ours.fetch_mask(a) == naive.fetch_mask(b))) for a, b in pairs]
 
@@ -123,7 +123,7 @@ def take_overloads(plan: Plan, found: Measurements, ours: Candidate, naive: Cand
 
 @cache
 def open_engine(photos: Sequence[bytes]) -> tuple[Predictor, list[Canvas]]:
-    """The server's engine, and the photos' canvases."""
+    """Return the server's engine, and the photos' canvases."""
     settings = Settings()
     predictor = open_predictor(
         settings.weights, engine=settings.engine, device=settings.device, threads=settings.threads
@@ -132,7 +132,7 @@ def open_engine(photos: Sequence[bytes]) -> tuple[Predictor, list[Canvas]]:
 
 
 def measure_engine(photos: Sequence[bytes], seconds: float) -> list[float]:
-    """Images per second of one caller, and of as many callers as the engine accepts at once."""
+    """Return images/s of one caller, and of as many as the engine accepts at once."""
     predictor, canvases = open_engine(photos)
 
     def predict(first: int, until: float) -> int:

@@ -90,7 +90,7 @@ class Measurements:
             yield make_row(label, median(served), "", median(alone), ratio)
 
     def _list_stages(self) -> Iterator[Row]:
-        """The stages of a lone request, and its time outside decoding, inference and encoding."""
+        """Yield the stages of a lone request, and its time outside of the threads' work."""
         results = [
             result
             for load in self.loads["ours", 1]

@@ -156,7 +156,7 @@ def list_hostile(load: LoadGenerator, plan: Plan) -> list[Coroutine[Any, Any, No
 
 
 def describe_callers(results: Sequence[Result]) -> list[Row]:
-    """A row for each caller; latencies are those of status 200, of the polite callers."""
+    """Return a row for each caller; latencies are those of status 200, of the polite callers."""
     rows: list[Row] = []
     for caller in dict.fromkeys(result.caller for result in results):
         own = [result for result in results if result.caller == caller]
@@ -182,7 +182,7 @@ QUANTILES = {"p50, s": 0.5, "p99, s": 0.99, "most, s": 1.0}
 
 
 def list_failures(siege: Siege, rows: Sequence[Row], errors: Sequence[str]) -> list[str]:
-    """The promises that the server did not keep, in words; empty if it kept all."""
+    """Return the promises that the server did not keep, in words; empty if it kept all."""
     of = {row["caller"]: row for row in rows}
     good = of.get(GOOD, {"200": 0, "p99, s": math.inf, "4xx": 0})
     found = [f"{name} is {value:g} at rest" for name, value in siege.held.items()]

@@ -73,7 +73,7 @@ class Plan(report.Plan):
     crop: Size | None = None
 
     def choose_recipe(self, loop: str) -> Recipe:
-        """The preset's recipe, with so many epochs that the learning rate does not reach 0."""
+        """Return the preset's recipe, with more epochs, so that no learning rate reaches 0."""
         recipe = replace(PRESETS["d2l" if loop == BOOK else loop], epochs=1000)
         return replace(
             recipe,
@@ -82,7 +82,7 @@ class Plan(report.Plan):
         )
 
     def count_images(self, loop: str) -> int:
-        """The number of images in whole batches."""
+        """Return the number of images in whole batches."""
         return self.images - self.images % self.choose_recipe(loop).batch_size
 
 
@@ -140,7 +140,7 @@ def close_loops() -> None:
 
 
 def compare_losses(plan: Plan, samples: Sequence[Sample]) -> float:
-    """The largest relative difference of the two losses, over steps from the same weights.
+    """Return the largest relative difference of the two losses, over steps from the same weights.
 
     Both loops get the same batches. The second step's loss shows that both learnt the same.
     """
@@ -166,7 +166,7 @@ def compare_losses(plan: Plan, samples: Sequence[Sample]) -> float:
 def measure_epochs(
     plan: Plan, samples: tuple[Sample, ...], loops: Sequence[str] = (BOOK, *PRESETS)
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """The seconds of each loop's epochs, and each loop's peak memory in MiB.
+    """Return the seconds of each loop's epochs, and each loop's peak memory in MiB.
 
     Each loop has its own process, so our allocator's settings do not affect the notebook's loop.
     """

@@ -20,7 +20,7 @@ from model.training.voc import VOC_FOLDER, list_samples
 
 @contextmanager
 def open_voc(data: Path | None, images: int) -> Iterator[Path]:
-    """The given folder, or a made one that is removed when the block ends."""
+    """Open the given folder, or a made one that is removed when the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         if data is None:
             make_voc(Path(folder), images)
@@ -50,7 +50,7 @@ def make_voc(folder: Path, images: int, size: Size = VOC_SIZE) -> None:
 
 
 def choose_samples(data: Path, size: Size, number: int) -> tuple[Sample, ...]:
-    """The first samples of the set "train" that hold a crop of this size, as the notebook does."""
+    """Choose the first samples of "train" that hold such a crop, as the notebook does."""
     found = []
     for sample in list_samples(data, "train"):
         with Image.open(sample.image_path) as image:

@@ -49,7 +49,7 @@ class ProcessTree:
         return sum(_read_status_bytes(pid, "VmRSS") for pid in self.pids)
 
     def measure_peak_bytes(self) -> int:
-        """The largest resident memory since `reset_peak`, summed over the processes."""
+        """Return the largest resident memory since `reset_peak`, summed over the processes."""
         return sum(_read_status_bytes(pid, "VmHWM") for pid in self.pids)
 
     def reset_peak(self) -> None:
@@ -63,7 +63,7 @@ class ProcessTree:
         return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in self.pids)
 
     def measure_cpu_s(self) -> float:
-        """The processor time so far, user and system."""
+        """Return the processor time so far, user and system."""
         # This is the clock id that clock_getcpuclockid(3) returns; it has nanoseconds.
         return sum(time.clock_gettime((~pid << 3) | 2) for pid in self.pids)
 
@@ -78,7 +78,7 @@ def _find_descendants(pid: int) -> list[int]:
 
 
 def _read_status_bytes(pid: int, name: str) -> int:
-    """A size from the process' status, such as VmRSS; 0 if it has ended but is not reaped."""
+    """Read a size from the process' status, such as VmRSS; 0 if it ended but is not reaped."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
@@ -127,7 +127,7 @@ class Watch:
 
 
 def describe_trend(name: str, before: Sample, loaded: Sequence[Sample], after: Sample) -> Row:
-    """A row of one value: before, under and after the load, its growth, whether it is a leak."""
+    """Return one value's row: before, under and after the load, its growth, and a verdict."""
     at_s = np.array([sample.at_s for sample in loaded])
     values = np.array([sample.values[name] for sample in loaded])
     seconds = at_s[-1] - at_s[0]

@@ -153,6 +153,28 @@ def test_every_module_says_what_it_is_for():
             assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
+NO_VERBS = {"The", "A", "An", "Each", "Every", "Whether"}
+
+
+def is_value(function):
+    """Return whether the function is a property, or an endpoint, which the API's users read."""
+    decorators = [ast.unparse(decorator) for decorator in function.decorator_list]
+    return any("property" in one or one.startswith("router.") for one in decorators)
+
+
+@pytest.mark.parametrize("room", ["app", "model", "benchmarks"])
+def test_docstrings_of_functions_begin_with_a_verb(room):
+    nouns = []
+    for path in sorted((REPOSITORY / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or is_value(node):
+                continue
+            text = ast.get_docstring(node) or ""
+            if text.partition(" ")[0] in NO_VERBS and not node.name.startswith("__"):
+                nouns.append(f"{path.relative_to(REPOSITORY)}: {node.name}: {text[:40]}")
+    assert nouns == []
+
+
 def test_the_page_names_every_room_and_only_files_that_exist():
     page = (REPOSITORY / "docs" / "architecture.md").read_text()
     named = set(re.findall(r"`((?:app|model|tests|benchmarks|deploy|docs)/[^`]*)`", page))

@@ -141,15 +141,15 @@ class Link:
         return 0 if self._sent is None else len(self._sent)
 
     def has_loaded(self, engine: RemoteEngine) -> bool:
-        """Whether the engine process has loaded these weights."""
+        """Return whether the engine process has loaded these weights."""
         return engine.digest in self.loaded
 
     def is_loading(self, engine: RemoteEngine) -> bool:
-        """Whether it is asked to load these weights."""
+        """Return whether it is asked to load these weights."""
         return any(one.digest == engine.digest for one, _ in self._loading.values())
 
     def should_load(self, engine: RemoteEngine) -> bool:
-        """Whether it should be asked to load these weights."""
+        """Return whether it should be asked to load these weights."""
         return self.is_connected and not (self.has_loaded(engine) or self.is_loading(engine))
 
     def load(self, engine: RemoteEngine) -> asyncio.Future[Loaded]:

@@ -19,7 +19,7 @@ CALLERS = 128
 
 
 def list_demands(plan: Plan, times: StageTimes) -> Iterator[Row]:
-    """What each rate needs, of what the next bottleneck could be."""
+    """Yield what each rate needs of what the next bottleneck could be."""
     document = read_result("curves")
     samples = times.samples
     for rate in plan.rates:
@@ -36,7 +36,7 @@ def list_demands(plan: Plan, times: StageTimes) -> Iterator[Row]:
 
 
 def find_gpu_limits(plan: Plan, times: StageTimes) -> Iterator[Row]:
-    """Images/s of one process that has a GPU, by the GPU's assumed pace and the process's cores."""
+    """Yield images/s of a process with a GPU, by the GPU's assumed pace and its own cores."""
     for pace in (plan.gpu_images / 4, plan.gpu_images / 2, plan.gpu_images, 2 * plan.gpu_images):
         row: dict[str, Cell] = {"GPU, images/s (assumed)": pace}
         for cores in (1, 2, 4, 8):

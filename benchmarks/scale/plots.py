@@ -53,7 +53,7 @@ def plot_curves(rows: Sequence[Row], capacity: float) -> None:
 
 
 def plot_rates(curves: Mapping[tuple[str, str], Sequence[tuple[float, float]]]) -> None:
-    """p99 against the utilisation, by replica and balancer."""
+    """Plot p99 against the utilisation, by replica and balancer."""
     figure, panels = start_figure(2)
     for name, axes in zip(dict.fromkeys(name for name, _ in curves), panels, strict=True):
         for (machine, balance), points in curves.items():
@@ -70,7 +70,7 @@ def plot_rates(curves: Mapping[tuple[str, str], Sequence[tuple[float, float]]]) 
 
 
 def plot_zone(plan: Plan, loads: Mapping[float, Simulated]) -> None:
-    """p99 and the share that is not answered over the time, by the utilisation before."""
+    """Plot p99 and the share that is not answered over time, by the utilisation before."""
     figure, panels = start_figure(2)
     for utilisation, load in loads.items():
         last_s = plan.before_s + plan.replaced_s + plan.after_s

@@ -43,13 +43,13 @@ class Simulated:
         return self.endings.count(ending) / len(self.endings)
 
     def latency_s(self, quantile: float) -> float:
-        """The quantile of the latencies of the answered; NaN if there are none."""
+        """Return the quantile of the latencies of the answered; NaN if there are none."""
         pairs = zip(self.seconds, self.endings, strict=True)
         answered = (s for s, ending in pairs if ending is Ending.ANSWERED)
         return find_quantile(answered, quantile)
 
     def select(self, since_s: float, until_s: float) -> "Simulated":
-        """The requests that were due in that time."""
+        """Return the requests that were due in that time."""
         rows = zip(self.due_s, self.seconds, self.endings, strict=True)
         chosen = [row for row in rows if since_s <= row[0] < until_s] or [(0, 0, Ending.LOST)]
         return Simulated(*map(list, zip(*chosen, strict=True)), until_s - since_s)  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def simulate_open_loop(
 def simulate_closed_loop(
     callers: int, seconds: float, draw: Draw, *, make_replica: MakeReplica
 ) -> Simulated:
-    """Each caller sends a request after the response to the one before."""
+    """Let each caller send a request after the response to the one before."""
     environment = Environment()
     fleet = Fleet(environment, [make_replica(environment)])
 

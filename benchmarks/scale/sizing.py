@@ -30,7 +30,7 @@ def simulate_fleet(
 
 
 def find_utilisation(plan: Plan, times: StageTimes, target_s: float, balance: Balance) -> float:
-    """The largest part of a fleet's capacity at which p99 is within the target and few refused."""
+    """Find the largest utilisation at which p99 is within the target and few are refused."""
 
     def is_enough(utilisation: float) -> bool:
         load = simulate_fleet(plan, times, utilisation, balance)
@@ -101,7 +101,7 @@ def divide_up(rate: float, each: float) -> str:
 
 
 def price_a_million(plan: Plan, chosen: Sequence[Chosen]) -> Iterator[Row]:
-    """Core-hours of a million images: with full cores, as in bulk, and at the rates of a p99."""
+    """Yield core-hours of a million images: with full cores, and at the rates of a p99."""
 
     def price(name: str, how: str, core_s: float) -> Row:
         hours = core_s * 1e6 / 3600

@@ -28,7 +28,7 @@ def make_maker(times: StageTimes, *, taken_cores: float = 0.0) -> MakeReplica:
 
 
 def validate_one_core(times: StageTimes) -> Iterator[Row]:
-    """Each measured load with its own arrivals and others; the simulated means over some seeds."""
+    """Simulate each measured load with its own arrivals and others; take means over seeds."""
     for row in read_result("curves")["rows"]:
         runs = [simulate_again(times, row, seed) for seed in SEEDS]
         goodput, p99_s = (mean(figures) for figures in zip(*runs, strict=True))
@@ -57,7 +57,7 @@ def simulate_again(times: StageTimes, row: Mapping[str, Any], seed: int) -> tupl
 
 
 def summarise(rows: Sequence[Row]) -> Iterator[Row]:
-    """The medians over the loads that are the same part of the capacity."""
+    """Yield the medians over the loads that are the same part of the capacity."""
     for load in sorted({float(row["load"]) for row in rows}):
         same = [row for row in rows if row["load"] == load]
         figures = ("ratio", "p99 ratio")

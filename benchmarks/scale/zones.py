@@ -15,7 +15,7 @@ ZONES = 3
 
 
 def lose_zones(plan: Plan, times: StageTimes) -> dict[float, Simulated]:
-    """A fleet at each utilisation, of which a zone of three is lost and replaced."""
+    """Simulate a fleet at each utilisation, of which a zone of three is lost and replaced."""
     loads = {}
     for utilisation in plan.utilisations:
         rate = utilisation * times.capacity * plan.replicas
