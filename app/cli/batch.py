@@ -4,11 +4,11 @@ Knows nothing of the command line, or of where photos come from and results go.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from app.client import AsyncClient, ClientError, ProblemError, ServerUnreachable
+from app.client import ClientError, ProblemError, ServerUnreachable
 from app.client.photos import Photo
 from app.client.segmentation import Segmentation
 
@@ -34,14 +34,13 @@ class Report(Generic[T]):
 
 
 async def segment_all(
-    client: AsyncClient,
+    segment: Callable[[Photo], Awaitable[Segmentation]],
     jobs: Sequence[T],
     *,
     read: Callable[[T], Photo],
     write: Callable[[T, Segmentation], object],
     report: Report[T],
     concurrency: int,
-    max_side: int | None = None,
     on_end: Callable[[], object],
 ) -> None:
     """Segment the photos; `read` and `write` run on threads, `on_end` is called after each photo.
@@ -58,7 +57,7 @@ async def segment_all(
 
     async def segment_one(job: T) -> None:
         try:
-            result = await client.segment(await asyncio.to_thread(read, job), max_side=max_side)
+            result = await segment(await asyncio.to_thread(read, job))
             await asyncio.to_thread(write, job, result)
         except (ServerUnreachable, CannotContinue) as error:
             report.ended_by = error

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from app.cli.batch import CannotContinue, Report, segment_all
@@ -87,13 +88,12 @@ class BulkRun:
                 self.on_end(sum(held))
             try:
                 await segment_all(
-                    self.client,
+                    partial(self.client.segment, max_side=self.plan.terms.max_side),
                     photos,
                     read=self._read,
                     write=lambda photo, result: self._write(part, photo, result),
                     report=report,
                     concurrency=self.concurrency,
-                    max_side=self.plan.terms.max_side,
                     on_end=lambda: self.on_end(1),
                 )
             finally:

@@ -92,6 +92,14 @@ def parse_side(text: str) -> int:
     return _parse_integer(text, least=MIN_SIDE, most=MAX_SIDE)
 
 
+def parse_names(text: str) -> list[str]:
+    """Parse names separated by commas. Raises ArgumentTypeError."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not names separated by commas")
+    return names
+
+
 def parse_seconds(text: str) -> float:
     """Parse a time above 0. Raises ArgumentTypeError."""
     with suppress(ValueError):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from app.cli.batch import Report, segment_all
 from app.cli.options import (
     EXIT_FAILURES,
     EXIT_NO_SERVER,
+    EXIT_USAGE,
     add_request_options,
     ask_model,
     end_interrupted,
     hides_progress,
     load_env_file_or_exit,
     open_client,
+    parse_names,
     summarise,
 )
 from app.cli.outputs import Job, NoPhotos, Outputs, list_jobs
@@ -83,6 +86,8 @@ def _build_parser() -> argparse.ArgumentParser:
         help="also write NAME.overlay.jpg, the mask over the photo",
     )
     add("--npy", action="store_true", help="also write NAME.npy, the mask as a NumPy array")
+    add("--classes", type=parse_names, metavar="NAMES",
+        help="keep only these classes, such as person,dog")  # fmt: skip
     add("--overwrite", action="store_true", help="compute existing results again")
     add_request_options(parser)
     return parser
@@ -114,26 +119,36 @@ async def _run(
     options: argparse.Namespace,
 ) -> None:
     try:
-        await ask_model(url, options)
+        model = await ask_model(url, options)
     except ServerUnreachable as error:
         report.ended_by = error
         return
     except ClientError:
         pass  # each photo is told what is wrong
+    else:
+        _require_classes(options.classes or (), [entry.name for entry in model.classes])
     client = open_client(url, options)
     bar = tqdm(total=len(jobs), unit="photo", disable=hides_progress(options))
     async with client:
         with bar:
             await segment_all(
-                client,
+                partial(client.segment, max_side=options.max_side, classes=options.classes),
                 jobs,
                 read=attrgetter("photo"),
                 write=outputs.write,
                 report=report,
                 concurrency=options.concurrency,
-                max_side=options.max_side,
                 on_end=bar.update,
             )
+
+
+def _require_classes(wanted: Sequence[str], known: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in known:
+            mark = paint("error", RED, sys.stderr)
+            print(f"{mark}: --classes: the server has no class {name!r}; it has "
+                  f"{', '.join(known)}", file=sys.stderr)  # fmt: skip
+            sys.exit(EXIT_USAGE)
 
 
 def _summarise(report: Report[Job], seconds: float) -> None:

@@ -63,6 +63,19 @@ def test_photos_and_folders_become_masks_and_a_second_run_skips_them(
     assert anew.stderr.startswith("4 written in ")
 
 
+def test_classes_that_are_not_kept_become_background(server, client, fcn, tmp_path):
+    kept = client.get("/v1/model").json()["classes"][15]["name"]
+    ended = fcn("segment", PHOTO, "--classes", kept, FCN_URL=server.address)
+    assert ended.returncode == 0, ended.stderr
+    answer = client.post("/v1/segment", content=PHOTO.read_bytes(), params={"classes": kept})
+    assert (tmp_path / "masks" / f"{PHOTO.stem}.png").read_bytes() == answer.content
+    ended = fcn("segment", PHOTO, "--classes", f"{kept},dragon", "-o", "b", FCN_URL=server.address)
+    assert ended.returncode == 2
+    assert "the server has no class 'dragon'; it has background, " in ended.stderr
+    assert not (tmp_path / "b").exists()
+    assert fcn("segment", PHOTO, "--classes", f"{kept},").returncode == 2
+
+
 def test_a_broken_photo_fails_alone(server, photos, fcn, tmp_path):
     (photos / "broken.jpg").write_bytes(PHOTO.read_bytes()[:2000])
     ended = fcn("segment", photos, "--concurrency", 1, FCN_URL=server.address)
