@@ -125,14 +125,16 @@ class Client(_BaseClient):
             except StopIteration as end:
                 result: T = end.value
                 return result
-            outcome = None
-            if isinstance(step, Wait):
-                time.sleep(step.seconds)
-                continue
-            try:
-                outcome = self._http.send(_build(self._http, step))
-            except httpx.RequestError as error:
-                outcome = error
+            outcome = self._perform(step)
+
+    def _perform(self, step: Request | Wait) -> Outcome:
+        if isinstance(step, Wait):
+            time.sleep(step.seconds)
+            return None
+        try:
+            return self._http.send(_build(self._http, step))
+        except httpx.RequestError as error:
+            return error
 
     def close(self) -> None:
         """Close the connections."""
@@ -176,14 +178,16 @@ class AsyncClient(_BaseClient):
             except StopIteration as end:
                 result: T = end.value
                 return result
-            outcome = None
-            if isinstance(step, Wait):
-                await asyncio.sleep(step.seconds)
-                continue
-            try:
-                outcome = await self._http.send(_build(self._http, step))
-            except httpx.RequestError as error:
-                outcome = error
+            outcome = await self._perform(step)
+
+    async def _perform(self, step: Request | Wait) -> Outcome:
+        if isinstance(step, Wait):
+            await asyncio.sleep(step.seconds)
+            return None
+        try:
+            return await self._http.send(_build(self._http, step))
+        except httpx.RequestError as error:
+            return error
 
     async def close(self) -> None:
         """Close the connections."""
