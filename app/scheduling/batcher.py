@@ -23,7 +23,7 @@ from app.observability.request_id import get_request_id
 from app.observability.stages import Stages
 from app.scheduling.answers import fail
 from app.scheduling.budget import Held
-from app.scheduling.threads import start_work_threads
+from app.scheduling.threads import ENGINE_THREADS, start_work_threads
 from app.scheduling.watchdog import Watchdog
 from model.engines.base import Array, Engine, Size
 from model.errors import DeviceLost
@@ -85,7 +85,7 @@ class Batcher:
         tells an engine that can stop that the caller of the image with this canvas has left.
         """
         self._abandon = abandon
-        self.threads = start_work_threads(concurrency, "engine")
+        self.threads = start_work_threads(concurrency, ENGINE_THREADS)
         self._free_threads = asyncio.Semaphore(concurrency)
         self._max_batch_pixels = max_batch_pixels
         self._max_batch_images = max_batch_images

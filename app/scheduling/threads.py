@@ -11,6 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+ENGINE_THREADS = "engine"
+"""The first part of the names of the threads that call the engine."""
+
 NICENESS = 10
 """The threads' nice value, which lets the event loop run first on busy cores: with 10, the 99th
 percentile of refusals under overload is 6 ms instead of 13 ms.

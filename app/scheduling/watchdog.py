@@ -1,5 +1,9 @@
 """The watchdog: reports work that is stuck, and gives it up if it stays stuck.
 
+Time in which the work was ready to run and had no processor counts only in part: on a machine that
+others keep busy, it is slow, not stuck. Work that waits for something else, as in a deadlock, needs
+no processor, and all of its time counts. In an endless loop, the time counts in which it runs.
+
 Timers exist only while work is running. Knows nothing of the work.
 """
 
@@ -8,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
+
+from app.scheduling.starvation import start_meter
 
 GRACE_S = 3
 """The seconds from stuck to given up. Meanwhile a probe can see the state, and a process that was
@@ -19,6 +25,14 @@ SECONDS_PER_PIXEL = 1e-6
 CPU, needed 0.35e-6 s for a pixel of the largest masks on one core of an EPYC; others have slower or
 busier machines.
 """
+
+MOST_TIMES = 10
+"""However busy the processors are, work is stuck after so many times its limit: without this, the
+threads of a library that wait actively could hide a deadlock.
+"""
+
+CHECKS = 100
+"""A limit is checked again after this part of it at the earliest."""
 
 log = structlog.get_logger("segmentation")
 
@@ -36,8 +50,11 @@ class Watchdog:
         stuck_after_s: float,
         on_death: Callable[[], None],
         on_change: Callable[[], None] = lambda: None,
+        start_meter: Callable[[], Callable[[], float]] = start_meter,
     ) -> None:
+        """`start_meter` returns a function for the seconds that the work has been starved since."""
         self._stuck_after_s = stuck_after_s
+        self._start_meter = start_meter
         self._on_death = on_death
         self._on_change = on_change
         self._stuck: set[object] = set()
@@ -57,7 +74,6 @@ class Watchdog:
         `on_stuck` is called if it takes longer than `stuck_after_s` and SECONDS_PER_PIXEL for each.
         """
         limit_s = self._stuck_after_s + SECONDS_PER_PIXEL * pixels
-        loop = asyncio.get_running_loop()
         watched = object()
 
         def report_stuck() -> None:
@@ -66,9 +82,8 @@ class Watchdog:
             on_stuck()
             self._on_change()
 
-        timers = (
-            loop.call_later(limit_s, report_stuck),
-            loop.call_later(limit_s + GRACE_S, self.give_up, work),
+        timer = _Timer(
+            limit_s, self._start_meter, on_stuck=report_stuck, on_death=lambda: self.give_up(work)
         )
         is_over = True
         try:
@@ -77,8 +92,7 @@ class Watchdog:
             is_over = False
             raise
         finally:
-            for timer in timers:
-                timer.cancel()
+            timer.cancel()
             if is_over:
                 self._stuck.discard(watched)
             self._on_change()
@@ -89,3 +103,45 @@ class Watchdog:
             self._is_dead = True
             log.critical("dead", work=work)
             self._on_death()
+
+
+class _Timer:
+    """Calls `on_stuck` at the limit, and `on_death` after GRACE_S, unless it is cancelled.
+
+    The meter starts after half of the limit, because it costs more than most work takes.
+    """
+
+    def __init__(
+        self,
+        limit_s: float,
+        start_meter: Callable[[], Callable[[], float]],
+        *,
+        on_stuck: Callable[[], None],
+        on_death: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limit_s = limit_s
+        self._start_meter = start_meter
+        self._on_stuck = on_stuck
+        self._on_death = on_death
+        self._start(limit_s / 2, self._measure)
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+    def _start(self, seconds: float, call: Callable[[], None]) -> None:
+        self._handle = self._loop.call_later(seconds, call)
+
+    def _measure(self) -> None:
+        self._since = self._loop.time()
+        self._measure_starved_s = self._start_meter()
+        self._start(self._limit_s / 2, self._check)
+
+    def _check(self) -> None:
+        passed_s = self._loop.time() - self._since
+        left_s = self._limit_s / 2 - max(0, passed_s - self._measure_starved_s())
+        if left_s > 0 and passed_s < MOST_TIMES * self._limit_s:
+            self._start(max(left_s, self._limit_s / CHECKS), self._check)
+            return
+        self._start(GRACE_S, self._on_death)
+        self._on_stuck()
