@@ -94,8 +94,10 @@ def format_address(host: str, port: int) -> str:
 async def accept_waiting(listener: socket) -> None:
     """Let the event loop accept the connections that the system has already established.
 
-    Closing the listener resets them, although their clients may have sent whole requests.
+    Closing the listener resets them, although their clients may have sent whole requests. So
+    the system first stops establishing more than one at a time.
     """
+    listener.listen(0)
     for _ in range(MAX_LAST_TURNS):
         if not has_input(listener.fileno()):
             return
