@@ -178,7 +178,7 @@ class ModelInfo(BaseModel):
         ],
         mean=[0.485, 0.456, 0.406],
         std=[0.229, 0.224, 0.225],
-        scores={"mean_iou": 0.52},
+        scores={"mean_iou": 0.586},
         recipe={"preset": "default"},
         data={"train": "VOC2012 and SBD"},
         limits={

@@ -12,6 +12,7 @@ from typing import Any
 
 from model.errors import ModelError
 from model.extras import name_program
+from model.scaling import Scaling
 from model.weights import Metadata, read_metadata
 
 
@@ -28,7 +29,7 @@ def describe_weights(name: str, metadata: Metadata) -> str:
     if scores:
         facts |= {
             "measured on": f"{scores.get('images', '?')} images, list "
-            f"`{scores.get('image_set', '?')}`, {_describe_size(scores)}",
+            f"`{scores.get('image_set', '?')}`, {_find_scaling(scores).describe()}",
             "mean IoU": f"**{format_percent(scores.get('mean_iou'))} %**",
             "pixel accuracy": f"{format_percent(scores.get('pixel_accuracy'))} %",
         }
@@ -41,12 +42,8 @@ def describe_weights(name: str, metadata: Metadata) -> str:
     return "\n".join([*lines, ""])
 
 
-def _describe_size(scores: Mapping[str, Any]) -> str:
-    max_side = scores.get("max_side")
-    if not max_side:
-        return "whole images at their original size"
-    unscaled = max(max_side, scores.get("unscaled_side", 0))
-    return f"whole images, those over {unscaled} pixels scaled to {max_side}; masks at their size"
+def _find_scaling(scores: Mapping[str, Any]) -> Scaling:
+    return Scaling(**{name: scores.get(name, 0) for name in Scaling._fields})
 
 
 def format_percent(share: object) -> str:

@@ -102,7 +102,7 @@ def describe(quality: Quality, *, curves: bool) -> str:
     """Format the sections in Markdown."""
     columns = quality.compute_iou(), quality.compute_boundary_f(), quality.compute_boundary_iou()
     iou = columns[0]
-    lines = ["", f"## Measured on {len(quality.images)} images of at most {SERVED} pixels", ""]
+    lines = ["", f"## Measured on {len(quality.images)} {SERVED.describe()}", ""]
     lines += ["| class | IoU, % | boundary F, % | boundary IoU, % |", "|---|---|---|---|"]
     lines += [
         f"| {name} | " + " | ".join(format_percent(figure) for figure in figures) + " |"

@@ -20,6 +20,12 @@ class Scaling(NamedTuple):
     unscaled_side: int = 0
     """An image whose longer side is at most this is not scaled, even if it exceeds `max_side`."""
 
+    def describe(self) -> str:
+        """Return a description of the images that the network sees, for cards."""
+        if self.max_side == 0:
+            return "whole images at their original size"
+        return f"whole images, those of more than {max(self)} pixels scaled to {self.max_side}"
+
 
 UNSCALED = Scaling()
 

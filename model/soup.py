@@ -39,10 +39,13 @@ def average(parts: Sequence[Weights]) -> Weights:
             if getattr(other.metadata, name) != getattr(first.metadata, name):
                 raise NetworkError(f"{other.source} has other {name} than {first.source}")
     tensors = {name: _average(name, tensor, others) for name, tensor in first.tensors.items()}
-    digests = [part.metadata.digest for part in parts]
-    metadata = replace(
-        first.metadata, recipe={"name": "average"}, data={"parts": digests}, scores={}
-    )
+    data = {
+        key: value
+        for key, value in first.metadata.data.items()
+        if all(other.metadata.data.get(key) == value for other in others)
+    }
+    data["start"] = "the average of " + " and ".join(part.metadata.digest for part in parts)
+    metadata = replace(first.metadata, recipe={"name": "average"}, data=data, scores={})
     return Weights(tensors, metadata, source="the average")
 
 

@@ -45,7 +45,7 @@ def test_the_file_is_of_a_size_that_a_repository_bears():
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the VOC images, which we may not ship")
 def test_the_scores_are_those_of_the_holdout_images():
     published = read_metadata(SHIPPED_WEIGHTS).scores
-    scaling = Scaling(published["max_side"], published.get("unscaled_side", 0))
+    scaling = Scaling(published["max_side"], published["unscaled_side"])
     predictor = open_predictor(SHIPPED_WEIGHTS, scaling=scaling)
     samples = voc.list_samples(SHARED, "holdout")
     scores = evaluate(predictor, (sample.read(VOC) for sample in samples))

@@ -15,6 +15,7 @@ def write_network(path, *, architecture="fcn32s", classes=("background", "ship")
         classes=classes,
         architecture=network.architecture.identifier,
         recipe={"name": "own"},
+        data={"start": f"{scale}", "masks": {"void": [1, 2, 3]}},
         scores={"mean_iou": 0.5},
     )
     write_weights(path, list_tensors(network), metadata)
@@ -31,7 +32,11 @@ def test_the_average_lies_between_its_parts_and_can_be_served(tmp_path, photo, c
     kernels = [read_weights(part).tensors["backbone.conv1.weight"] for part in parts]
     assert np.allclose(weights.tensors["backbone.conv1.weight"], np.mean(kernels, axis=0))
     assert weights.metadata.scores == {}, "the average has not been measured"
-    assert weights.metadata.data == {"parts": [read_weights(one).metadata.digest for one in parts]}
+    digests = [read_weights(part).metadata.digest for part in parts]
+    assert weights.metadata.data == {
+        "masks": {"void": [1, 2, 3]},
+        "start": f"the average of {digests[0]} and {digests[1]} and {digests[2]}",
+    }
     assert open_predictor(output, device="cpu")(photo[:64, :64]).shape == (64, 64)
 
 
