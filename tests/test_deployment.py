@@ -168,8 +168,9 @@ def test_the_tests_use_the_versions_of_the_service():
 
 
 def test_make_serve_installs_what_the_readme_imports_and_what_the_project_names():
-    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
-    modules = set(re.findall(r"^(?:import|from) (\w+)", example, re.M)) - sys.stdlib_module_names
+    examples = "".join(re.findall(r"^```python\n(.*?)^```", README, re.M | re.S))
+    modules = set(re.findall(r"^(?:import|from) (\w+)", examples, re.M)) - sys.stdlib_module_names
+    modules.remove("app")  # the client is in this repository
     needed = {"PIL": "pillow"}
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     named = {re.match(r"[\w-]+", entry)[0] for entry in project["dependencies"]}
