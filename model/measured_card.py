@@ -111,9 +111,9 @@ def describe(quality: Quality, *, curves: bool) -> str:
     means = (f"**{format_percent(np.nanmean(figures))}**" for figures in columns)
     lines += [f"| **mean** | {' | '.join(means)} |", ""]
     lines += [
-        "A boundary pixel counts as met within 0.75 % of the image's diagonal. The boundary IoU is "
-        "that of the bands inside of the boundaries, 2 % of the diagonal wide. The expected "
-        f"calibration error is {format_percent(quality.calibration_error)} %.",
+        "A boundary pixel counts as matched within 0.75 % of the image's diagonal. The boundary "
+        "IoU compares only bands along the insides of the boundaries, 2 % of the diagonal wide. "
+        f"The expected calibration error is {format_percent(quality.calibration_error)} %.",
         "",
         "## What it gets wrong",
         "",
@@ -121,7 +121,7 @@ def describe(quality: Quality, *, curves: bool) -> str:
     weakest = np.argsort(np.where(np.isnan(iou), np.inf, iou))[:3]
     weak = ", ".join(f"{quality.classes[i]} ({format_percent(iou[i])} %)" for i in weakest)
     confusions = quality.rank_confusions(5)
-    title = "Most often taken for something else:" if confusions else "None is taken for another."
+    title = "The most frequent confusions:" if confusions else "No class is confused with another."
     lines += [f"The weakest classes are {weak}. {title}", ""]
     lines += [
         f"- {target}: {format_percent(share)} % of its pixels are called {prediction}"

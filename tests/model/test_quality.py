@@ -93,7 +93,7 @@ def test_a_perfect_network_confuses_nothing():
     quality.add(square(), square(), np.ones((100, 120), np.float32))
     assert quality.rank_confusions(5) == []
     text = measured_card.describe(quality, curves=False)
-    assert "None is taken for another." in text
+    assert "No class is confused with another." in text
     assert "are called" not in text
 
 
