@@ -165,8 +165,8 @@ class Settings(BaseSettings):
         ge=0.1,
         le=3600,
         description="Seconds after which a running batch means that the engine is stuck, and 1 s "
-        "more for each million pixels of its canvases and masks; later, at most ten times as late, "
-        "if it lacks a processor. /health/live then fails, and 3 s later the process exits with "
+        "more for each million pixels of its canvases and masks. On a busy machine, it may take up "
+        "to ten times as long. /health/live then fails, and 3 s later the process exits with "
         "status 70.",
     )
     max_batch_pixels: int = Field(
