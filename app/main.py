@@ -120,8 +120,8 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
 
 def _add_limits(app: FastAPI, settings: Settings, service: Service, counts: Counts) -> None:
     """Add the middleware from the innermost to the outermost, without what is not configured."""
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, held=service.uploads)
-    app.add_middleware(AnswerLimit, paths=IMAGE_PATHS, held=service.answers)
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, budget=service.uploads)
+    app.add_middleware(AnswerLimit, paths=IMAGE_PATHS, budget=service.answers)
     app.add_middleware(
         AdmissionGate,
         paths=IMAGE_PATHS,

@@ -142,34 +142,29 @@ def describe_problems(types: Iterable[type[RequestError]]) -> dict[int | str, di
 
     Problems with the same status share a response, which has an example of each.
     """
-    problems = {PROBLEMS[error].name: PROBLEMS[error] for error in types} | {"internal": INTERNAL}
     return {
         int(status): {
-            "description": "; ".join(problem.title for problem in same),
+            "description": "; ".join(problem.title for problem in problems),
             "content": {
                 MEDIA_TYPE: {
                     "schema": {"$ref": "#/components/schemas/ProblemDetails"},
                     "examples": {
                         problem.name: {"$ref": f"#/components/examples/{problem.name}"}
-                        for problem in same
+                        for problem in problems
                     },
                 }
             },
         }
-        for status in sorted({problem.status for problem in problems.values()})
-        if (same := [problem for problem in problems.values() if problem.status == status])
+        for status, problems in _group_by_status(PROBLEMS[error] for error in types).items()
     }
 
 
 def describe_protocol_errors() -> dict[int | str, dict[str, Any]]:
     """Return OpenAPI's responses for errors under /v2, which are {"error": ...}."""
-    statuses: dict[HTTPStatus, list[Problem]] = {}
-    for problem in {problem.name: problem for problem in (*PROBLEMS.values(), INTERNAL)}.values():
-        statuses.setdefault(problem.status, []).append(problem)
     detail, remedy = EXAMPLES[errors.InvalidTensor]
     return {
         int(status): {
-            "description": "; ".join(problem.title for problem in statuses[status]),
+            "description": "; ".join(problem.title for problem in problems),
             "content": {
                 "application/json": {
                     "schema": {"$ref": "#/components/schemas/ProtocolError"},
@@ -177,8 +172,16 @@ def describe_protocol_errors() -> dict[int | str, dict[str, Any]]:
                 }
             },
         }
-        for status in sorted(statuses)
+        for status, problems in _group_by_status(PROBLEMS.values()).items()
     }
+
+
+def _group_by_status(problems: Iterable[Problem]) -> dict[HTTPStatus, list[Problem]]:
+    """Return the problems and INTERNAL by status, in its order; each name occurs only once."""
+    groups: dict[HTTPStatus, list[Problem]] = {}
+    for problem in {problem.name: problem for problem in (*problems, INTERNAL)}.values():
+        groups.setdefault(problem.status, []).append(problem)
+    return dict(sorted(groups.items()))
 
 
 def list_examples() -> dict[str, dict[str, Any]]:

@@ -76,8 +76,8 @@ class _Form:
         self._max_files = max_files
         self._max_parts = MAX_PARTS + max_files - 1
         self._kept: list[tuple[str, list[bytes]]] = []
-        self._files = 0
-        self._keeps = False
+        self._files_begun = 0
+        self._is_kept = False
         self._field = b""
         self._value = b""
         self._disposition = b""
@@ -103,7 +103,7 @@ class _Form:
         }
 
     def _on_part_begin(self) -> None:
-        self._keeps = False
+        self._is_kept = False
         self._field = self._value = self._disposition = b""
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -126,17 +126,17 @@ class _Form:
         if len(self.names) > self._max_parts:
             raise FormError(f"it has more than {self._max_parts} parts")
         if b"filename" in options:
-            self._files += 1
-            if self._files > self._max_files:
+            self._files_begun += 1
+            if self._files_begun > self._max_files:
                 limit = "one file" if self._max_files == 1 else f"{self._max_files} files"
                 raise FormError(f"it has more than {limit}")
             if name == self._wanted:
                 file_name = options[b"filename"].decode("utf-8", "replace")
                 self._kept.append((file_name, []))
-                self._keeps = True
+                self._is_kept = True
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._keeps:
+        if self._is_kept:
             self._kept[-1][1].append(data[start:end])
 
     def _on_end(self) -> None:

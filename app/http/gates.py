@@ -1,4 +1,4 @@
-"""Middleware that enforces limits while a request arrives: admission and the bytes of bodies.
+"""Middleware that enforces limits: of images, and of the bytes of bodies and answers.
 
 Plain ASGI, because FastAPI reads the whole body before its dependencies run. Knows nothing of
 images.
@@ -20,39 +20,44 @@ class BodyLimit:
     Raises BodyTooLarge if this body is too large, and Overloaded if all bodies together are.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, held: Budget) -> None:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, budget: Budget) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
-        self.held = held
+        self.budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        with self.held.share() as held:
-            scope["upload_share"] = held  # kept by the work that uses the bytes
-            body = _CountedBody(receive, held, read_content_length(scope), self.max_body_bytes)
+        with self.budget.share() as share:
+            scope["upload_share"] = share  # kept by the work that uses the bytes
+            body = _CountedBody(
+                receive,
+                share=share,
+                declared_bytes=read_content_length(scope),
+                max_bytes=self.max_body_bytes,
+            )
             await self.app(scope, body.receive, send)
 
 
 class AnswerLimit:
     """Middleware: opens the share for the answer's bytes, or refuses if the budget is used up."""
 
-    def __init__(self, app: ASGIApp, *, paths: Container[str], held: Budget) -> None:
+    def __init__(self, app: ASGIApp, *, paths: Container[str], budget: Budget) -> None:
         self.app = app
         self.paths = paths
-        self.held = held
+        self.budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] not in self.paths:
             await self.app(scope, receive, send)
             return
         try:
-            self.held.require_room()
+            self.budget.require_room()
         except Overloaded as error:
             await answer_error(error, scope)(scope, receive, send)
             return
-        with self.held.share() as scope["answer_share"]:
+        with self.budget.share() as scope["answer_share"]:
             await self.app(scope, receive, send)
 
 
@@ -84,26 +89,28 @@ class AdmissionGate:
 class _CountedBody:
     """The body of one request, whose bytes are counted as they arrive."""
 
-    def __init__(self, receive: Receive, held: Share, declared: int | None, limit: int) -> None:
+    def __init__(
+        self, receive: Receive, *, share: Share, declared_bytes: int | None, max_bytes: int
+    ) -> None:
         self._receive = receive
-        self._held = held
-        self._declared = declared
-        self._limit = limit
+        self._share = share
+        self._declared_bytes = declared_bytes
+        self._max_bytes = max_bytes
 
     async def receive(self) -> Message:
-        if self._declared is not None and self._declared > self._limit:
-            raise self._make_too_large(f"declares {self._declared} bytes")
+        if self._declared_bytes is not None and self._declared_bytes > self._max_bytes:
+            raise self._make_too_large(f"declares {self._declared_bytes} bytes")
         message = await self._receive()
-        arrived = len(message.get("body", b""))
-        if self._held.amount + arrived > self._limit:
-            raise self._make_too_large(f"has more than {self._limit} bytes")
-        if arrived:
-            self._held.take(arrived)
+        arrived_bytes = len(message.get("body", b""))
+        if self._share.amount + arrived_bytes > self._max_bytes:
+            raise self._make_too_large(f"has more than {self._max_bytes} bytes")
+        if arrived_bytes:
+            self._share.take(arrived_bytes)
         return message
 
     def _make_too_large(self, what: str) -> BodyTooLarge:
         return BodyTooLarge(
-            f"The request {what}, the limit is {self._limit}.",
+            f"The request {what}, the limit is {self._max_bytes}.",
             remedy="Send a smaller file: scale the image down or compress it more.",
         )
 

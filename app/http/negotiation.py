@@ -6,10 +6,17 @@ Knows the names and media types of the formats, and nothing of how they are enco
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from starlette.requests import Request
+
 from app.errors import NotAcceptable
 from app.formats import MASK_FORMATS, AnswerFormat, Container
 
 T = TypeVar("T")
+
+
+def join_header(request: Request, name: str) -> str:
+    """Return a header that lists values, which may be in several fields (RFC 9110, 5.3)."""
+    return ", ".join(request.headers.getlist(name))
 
 
 def negotiate(accept: str) -> AnswerFormat:
@@ -18,7 +25,7 @@ def negotiate(accept: str) -> AnswerFormat:
     Raises NotAcceptable.
     """
     return _choose(
-        MASK_FORMATS, accept, find_type=lambda answer: answer.media_types[0], parameter="format"
+        MASK_FORMATS, accept, find_type=lambda offer: offer.media_types[0], parameter="format"
     )
 
 
@@ -28,7 +35,7 @@ def negotiate_container(accept: str) -> Container:
     Raises NotAcceptable.
     """
     return _choose(
-        tuple(Container), accept, find_type=lambda held: held.media_type, parameter="container"
+        tuple(Container), accept, find_type=lambda offer: offer.media_type, parameter="container"
     )
 
 
@@ -36,7 +43,7 @@ def _choose(
     offers: Sequence[T], accept: str, *, find_type: Callable[[T], str], parameter: str
 ) -> T:
     """Return the offer that the client prefers; the first one if it prefers several equally."""
-    ranges = _parse_ranges(accept)
+    ranges = _parse_qualities(accept)
     if not ranges:
         return offers[0]
     best = max(offers, key=lambda offer: _find_quality(find_type(offer), ranges))
@@ -49,18 +56,19 @@ def _choose(
     return best
 
 
-def choose_media_type(answer: AnswerFormat, accept: str) -> str:
+def choose_media_type(answer_format: AnswerFormat, accept: str) -> str:
     """Return the type of this format that the client prefers; the first one if it accepts none."""
-    ranges = _parse_ranges(accept)
-    return max(answer.media_types, key=lambda media_type: _find_quality(media_type, ranges))
+    ranges = _parse_qualities(accept)
+    return max(answer_format.media_types, key=lambda media_type: _find_quality(media_type, ranges))
 
 
-def _parse_ranges(accept: str) -> list[tuple[str, float]]:
-    return [_parse_range(part) for part in accept.split(",") if part.strip()]
+def _parse_qualities(header: str) -> list[tuple[str, float]]:
+    """Return the values that a header lists, each with its quality (RFC 9110, 12.4.2)."""
+    return [_parse_quality(part) for part in header.split(",") if part.strip()]
 
 
-def _parse_range(text: str) -> tuple[str, float]:
-    media_range, *parameters = (part.strip().lower() for part in text.split(";"))
+def _parse_quality(text: str) -> tuple[str, float]:
+    listed, *parameters = (part.strip().lower() for part in text.split(";"))
     quality = 1.0
     for parameter in parameters:
         name, _, value = parameter.partition("=")
@@ -69,7 +77,7 @@ def _parse_range(text: str) -> tuple[str, float]:
                 quality = float(value)
             except ValueError:
                 quality = 0.0
-    return media_range, quality
+    return listed, quality
 
 
 def _find_quality(media_type: str, ranges: list[tuple[str, float]]) -> float:
@@ -84,5 +92,5 @@ def _find_quality(media_type: str, ranges: list[tuple[str, float]]) -> float:
 
 def accepts_gzip(accept_encoding: str) -> bool:
     """Return whether an Accept-Encoding header allows gzip (RFC 9110, 12.5.3)."""
-    codings = dict(_parse_range(part) for part in accept_encoding.split(",") if part.strip())
+    codings = dict(_parse_qualities(accept_encoding))
     return codings.get("gzip", codings.get("*", 0.0)) > 0

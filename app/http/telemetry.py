@@ -62,15 +62,15 @@ class RequestTelemetry:
                 if not watched.status:
                     await answer_bug(scope["path"])(scope, receive, watched.send)
             finally:
-                self.record(scope, watched)
+                self._record(scope, watched)
 
     def _begin(self, scope: Scope) -> Stages:
         if self.traces is None or is_probe(scope["path"]):
             return Stages()
         return self.traces.begin(scope["method"], scope["headers"])
 
-    def record(self, scope: Scope, watched: "_WatchedRequest") -> None:
-        """Count a request that has ended, and log it."""
+    def _record(self, scope: Scope, watched: "_WatchedRequest") -> None:
+        """Count a request that has ended, end its trace, and log it."""
         stages: Stages = scope["stages"]
         stages.enter(LAST)
         seconds = sum(stages.seconds.values())
@@ -85,18 +85,18 @@ class RequestTelemetry:
             for stage, stage_seconds in stages.seconds.items():
                 self.metrics.stage_seconds.labels(stage).observe(stage_seconds)
         if self.traces is not None and isinstance(stages, TracedStages):
-            attributes = {
-                "http.request.method": scope["method"],
-                "http.route": route,
-                "url.path": scope["path"][:MAX_PATH_CHARACTERS],
-                "url.scheme": scope["scheme"],
-                "segmentation.request_id": watched.request_id,
-            } | ({"error.type": problem} if problem else {})
             self.traces.end(
                 stages,
                 name=f"{scope['method']} {route}",
                 status=watched.status,
-                attributes=attributes,
+                attributes={
+                    "http.request.method": scope["method"],
+                    "http.route": route,
+                    "url.path": scope["path"][:MAX_PATH_CHARACTERS],
+                    "url.scheme": scope["scheme"],
+                    "segmentation.request_id": watched.request_id,
+                    **({"error.type": problem} if problem else {}),
+                },
             )
         log.log(
             logging.DEBUG if is_probe(route) else logging.INFO,
@@ -132,9 +132,9 @@ def find_request_id(scope: Scope) -> str:
     """Return the client's X-Request-ID if it is valid, or a new id."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            text = value.decode("latin-1")
+            text: str = value.decode("latin-1")
             if REQUEST_ID.fullmatch(text):
-                return str(text)
+                return text
     return uuid.uuid4().hex
 
 

@@ -34,7 +34,7 @@ async def read_upload(request: Request, due: float) -> bytes:
     `due` is a reading of `time.perf_counter`. Raises RequestTimeout if the body has not arrived by
     then, and ImageMissing, UnsupportedType and ClientDisconnect.
     """
-    return await _read_until(due, _read(request))
+    return await _read_until(due, _read_image(request))
 
 
 async def read_tensors(request: Request, due: float) -> bytes:
@@ -90,7 +90,7 @@ def read_content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _read(request: Request) -> bytes:
+async def _read_image(request: Request) -> bytes:
     _require_no_coding(request)
     content_type = read_content_type(request)
     if content_type == "multipart/form-data":

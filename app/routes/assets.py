@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fastapi import Request, Response
 
-from app.http.negotiation import accepts_gzip
+from app.http.negotiation import accepts_gzip, join_header
 
 WEB = Path(__file__).parent.parent / "web"
 SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
@@ -60,15 +60,14 @@ class Asset:
 
     def respond(self, request: Request) -> Response:
         """Return the file, or 304 if the browser already has it."""
-        packed = None
-        if accepts_gzip(", ".join(request.headers.getlist("accept-encoding"))):
-            packed = self.compressed
+        accepted = accepts_gzip(join_header(request, "accept-encoding"))
+        packed = self.compressed if accepted else None
         etag = f'"{self.digest}"' if packed is None else f'"{self.digest}-gzip"'
         # no-cache: the browser keeps the file, and asks each time whether it has changed.
         headers = {**self._headers, "ETag": etag, "Cache-Control": "no-cache"}
         if self._suffix in COMPRESSED:
             headers["Vary"] = "Accept-Encoding"
-        if _matches(", ".join(request.headers.getlist("if-none-match")), etag):
+        if _matches(join_header(request, "if-none-match"), etag):
             return Response(status_code=304, headers=headers)
         if packed is not None:
             headers["Content-Encoding"] = "gzip"

@@ -9,9 +9,8 @@ from fastapi import APIRouter, Request, Response
 
 from app.file_schemas import FileResults
 from app.formats import ALPHA, SUPPORTED, AnswerFormat, Container
-from app.http.description import ANSWER_HEADERS, BINARY, describe_problems
-from app.http.negotiation import negotiate_container
-from app.http.problems import PROBLEMS
+from app.http.description import ANSWER_HEADERS, BINARY
+from app.http.negotiation import join_header, negotiate_container
 from app.http.uploads import FILES_FIELD, read_uploads
 from app.routes.parameters import (
     AlphaParameter,
@@ -23,7 +22,7 @@ from app.routes.parameters import (
     choose_answer,
     choose_scaling,
 )
-from app.routes.segment import OTHER_ROUTES_ERRORS
+from app.routes.segment import ERRORS
 from app.routes.sending import respond
 from app.tasks.files import BatchTask
 from app.tasks.segmentation import carry_out, open_context
@@ -65,8 +64,7 @@ RESULTS: dict[int | str, dict[str, Any]] = {
     "/segment/batch",
     summary="Segment several images",
     response_class=Response,
-    responses=RESULTS
-    | describe_problems(error for error in PROBLEMS if error not in OTHER_ROUTES_ERRORS),
+    responses=RESULTS | ERRORS,
     openapi_extra={"requestBody": REQUEST_BODY},
 )
 async def segment_batch(
@@ -80,7 +78,7 @@ async def segment_batch(
 ) -> Response:
     """Segment several images, the multipart fields `files`: a JSON list, or a ZIP archive."""
     context = open_context(request)
-    container = container or negotiate_container(", ".join(request.headers.getlist("accept")))
+    container = container or negotiate_container(join_header(request, "accept"))
     known = context.predictor.metadata.classes
     options = choose_answer(
         request, format or AnswerFormat.PNG, classes=classes, alpha=alpha, known=known

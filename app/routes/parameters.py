@@ -11,7 +11,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from app.errors import InvalidParameter
 from app.formats import ALPHA, MAX_SIDE, MIN_SIDE, AnswerFormat, AnswerOptions, Container
-from app.http.negotiation import accepts_gzip, choose_media_type, negotiate
+from app.http.negotiation import accepts_gzip, choose_media_type, join_header, negotiate
 from model.scaling import Scaling, scale_to
 
 # With `SkipJsonSchema[None]`, a generated client can omit a parameter, but cannot send null.
@@ -63,7 +63,7 @@ TimeoutHeader = Annotated[
 
 def choose_answer(
     request: Request,
-    answer: AnswerFormat | None,
+    answer_format: AnswerFormat | None,
     *,
     classes: Sequence[str] | None,
     alpha: float,
@@ -73,18 +73,18 @@ def choose_answer(
 
     Raises NotAcceptable and InvalidParameter.
     """
-    accept = ", ".join(request.headers.getlist("accept"))
-    answer = answer or negotiate(accept)
+    accept = join_header(request, "accept")
+    answer_format = answer_format or negotiate(accept)
     kept = None if classes is None else choose_classes(classes, known)
-    if kept is not None and answer is AnswerFormat.CONFIDENCE:
+    if kept is not None and answer_format is AnswerFormat.CONFIDENCE:
         raise InvalidParameter(
             "query.classes cannot be combined with format=confidence.",
             remedy="Omit classes, or choose another format.",
         )
     return AnswerOptions(
-        format=answer,
-        media_type=choose_media_type(answer, accept),
-        accepts_gzip=accepts_gzip(", ".join(request.headers.getlist("accept-encoding"))),
+        format=answer_format,
+        media_type=choose_media_type(answer_format, accept),
+        accepts_gzip=accepts_gzip(join_header(request, "accept-encoding")),
         alpha=alpha,
         kept=kept,
     )
@@ -111,4 +111,6 @@ def choose_scaling(requested: int | None, served: Scaling) -> Scaling:
     """Scale to the requested side, if there is one, but keep within the operator's limit."""
     if requested is None:
         return served
-    return scale_to(min(requested, max(served)) if served.max_side else requested)
+    if not served.max_side:  # the operator sets no limit
+        return scale_to(requested)
+    return scale_to(min(requested, max(served.max_side, served.unscaled_side)))

@@ -57,7 +57,8 @@ REQUEST_BODY = {
 }
 
 OTHER_ROUTES_ERRORS = (Forbidden, InvalidTensor, PreflightRefused, ReloadFailed)
-"""The errors that only other routes raise."""
+ERRORS = describe_problems(error for error in PROBLEMS if error not in OTHER_ROUTES_ERRORS)
+"""The problems of requests that segment images: all but those that only other routes have."""
 
 MASK: dict[int | str, dict[str, Any]] = {
     200: {
@@ -90,8 +91,7 @@ MASK: dict[int | str, dict[str, Any]] = {
     "/segment",
     summary="Segment an image",
     response_class=Response,
-    responses=MASK
-    | describe_problems(error for error in PROBLEMS if error not in OTHER_ROUTES_ERRORS),
+    responses=MASK | ERRORS,
     openapi_extra={"requestBody": REQUEST_BODY},
 )
 async def segment(
