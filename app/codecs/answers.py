@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from app.codecs import encode, jsonmask
-from app.codecs.deflate import LEVEL, compress, compressobj, decompress
+from app.codecs.deflate import GZIP, LEVEL, compress, compressobj, decompress
 from app.codecs.png import make_grey_png
 from app.formats import AnswerFormat, AnswerOptions
 from model.engines.base import Array, Size
@@ -28,9 +28,6 @@ PIECE_BYTES = 2**18
 
 LARGEST_PIECE_BYTES = PIECE_BYTES + 5 * jsonmask.PART_PIXELS
 """The largest size of a piece: its last part may have a row `[12],` for every pixel."""
-
-GZIP = 16 + 15
-"""The window bits with which zlib writes the gzip format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +75,10 @@ def _make_text(text: bytes, options: AnswerOptions) -> Answer:
 
 
 def _encode(mask: Array, options: AnswerOptions, metadata: Metadata) -> Answer:
-    answer = options.format
-    if answer is AnswerFormat.PNG or mask.size <= GZIP_BYTES // 8:
-        return _make_whole(encode.encode_mask(mask, answer, metadata))
-    writer = _make_writer(mask, answer, metadata)
+    is_small = mask.size <= GZIP_BYTES // 8  # even JSON has at most six bytes per pixel
+    if options.format is AnswerFormat.PNG or is_small:
+        return _make_whole(encode.encode_mask(mask, options.format, metadata))
+    writer = _make_writer(mask, options.format, metadata)
     if options.accepts_gzip and writer.size_bytes > GZIP_BYTES:
         return _make_whole(_compress(writer.write(mask)), encoding="gzip")
     return make_in_pieces(mask, writer)
@@ -98,10 +95,11 @@ def make_in_pieces(mask: Array, writer: "Writer") -> Answer:
     return Answer(writer.size_bytes, held_bytes, pieces=pieces, mask_size=size)
 
 
-def _make_writer(mask: Array, answer: AnswerFormat, metadata: Metadata) -> "Writer":
-    if answer is AnswerFormat.JSON:
+def _make_writer(mask: Array, answer_format: AnswerFormat, metadata: Metadata) -> "Writer":
+    if answer_format is AnswerFormat.JSON:
         return _JsonWriter(mask, metadata)
-    return ArrayWriter(mask, encode.make_npy_header(mask) if answer is AnswerFormat.NPY else b"")
+    has_header = answer_format is AnswerFormat.NPY
+    return ArrayWriter(mask, encode.make_npy_header(mask) if has_header else b"")
 
 
 def _make_whole(data: bytes, *, encoding: str | None = None) -> Answer:

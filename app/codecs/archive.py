@@ -56,13 +56,13 @@ class _Entry:
         )
 
 
-def make_archive(results: Sequence[Result], answer: AnswerFormat) -> Answer:
+def make_archive(results: Sequence[Result], answer_format: AnswerFormat) -> Answer:
     """Return the archive of results whose answers are whole, with or without gzip.
 
     An entry's name is the number of its file in the request and the file's own name.
     """
     names = {
-        number: name_entry(number, result, answer)
+        number: name_entry(number, result, answer_format)
         for number, result in enumerate(results, 1)
         if result.answer is not None
     }
@@ -87,11 +87,11 @@ def make_archive(results: Sequence[Result], answer: AnswerFormat) -> Answer:
     return Answer(size_bytes, len(summary) + 2 * LARGEST_PIECE_BYTES, pieces=pieces)
 
 
-def name_entry(number: int, result: Result, answer: AnswerFormat) -> str:
+def name_entry(number: int, result: Result, answer_format: AnswerFormat) -> str:
     """Return a name that every file system can store, whatever name the client has sent."""
     stem = re.split(r"[\\/]", result.name)[-1].rpartition(".")
     plain = re.sub(r"[^\w\- ]", "_", stem[0] or stem[2])[:80].strip() or "file"
-    ending = ENDINGS.get(answer) or result.media_type.rpartition("/")[2]
+    ending = ENDINGS.get(answer_format) or result.media_type.rpartition("/")[2]
     return f"{number:03}-{plain}.{ending}"
 
 

@@ -12,6 +12,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from app.codecs.costs import require_modest
 from app.codecs.pictures import Picture, Upload, open_upload
+from app.codecs.rgb import convert_in_bands
 from app.codecs.stripping import strip_file
 from model.engines.base import Array, Size
 from model.pictures import UPRIGHT
@@ -76,7 +77,7 @@ def _read_pixels(picture: Picture) -> Array:
     image = picture.image
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     top = 0
-    for band in picture.convert_in_bands():
+    for band in convert_in_bands(picture.image):
         pixels[top : top + band.height] = np.asarray(band)
         top += band.height
     return pixels

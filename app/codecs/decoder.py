@@ -20,6 +20,7 @@ from typing import BinaryIO
 from app.codecs.costs import compute_max_seconds, require_modest
 from app.codecs.pictures import Picture, open_upload
 from app.codecs.pillow import prepare_pillow
+from app.codecs.rgb import convert_in_bands
 from app.codecs.stripping import strip_file
 from app.errors import RequestError
 
@@ -118,7 +119,7 @@ def _answer(data: bytes, max_pixels: int, requests: BinaryIO, answers: BinaryIO)
 
 
 def _send_picture(answers: BinaryIO, picture: Picture) -> None:
-    bands = picture.convert_in_bands()
+    bands = convert_in_bands(picture.image)
     first = next(bands)  # a conversion fails here, if at all
     _send(answers, PIXELS, picture.image.height, picture.image.width, *picture.size)
     try:

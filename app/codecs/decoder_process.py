@@ -53,9 +53,8 @@ ERRORS = {
 }
 """The errors that a decoder reports for a file, by name."""
 
-SIMPLER = "Save it again, as a baseline JPEG or as PNG, or scale it down."
+SAVE_SIMPLER = "Save it again, as a baseline JPEG or as PNG, or scale it down."
 
-NO_ROOM = memoryview(bytearray())
 TIME_SIGNALS = {signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU}
 
 ChooseSize = Callable[[Size], Size]
@@ -123,17 +122,16 @@ class DecoderProcess:
         self.files += 1
         self._is_between_files = False
         self._send(decoder.REQUEST.pack(len(data), max_pixels), data)
-        kind, values, _ = self._receive(NO_ROOM)
+        kind, values, _ = self._receive()
         if kind != decoder.SIZE:
             raise self._read_error(kind, values[0], b"")
         height, width = self._choose_size(choose_size, (values[0], values[1]))
         self._send(decoder.CHOSEN_SIZE.pack(height, width))
         pixels = np.empty(3 * height * width, np.uint8)
-        room = pixels.data
-        kind, values, count = self._receive(room)
+        kind, values, count = self._receive(pixels.data)
         if kind != decoder.PIXELS:
-            raise self._read_error(kind, values[0], bytes(room[:count]))
-        self._fill([room[count:]])
+            raise self._read_error(kind, values[0], bytes(pixels.data[:count]))
+        self._fill([pixels.data[count:]])
         self._is_between_files = True
         return Decoded(pixels.reshape(values[0], values[1], 3), (values[2], values[3]))
 
@@ -150,7 +148,7 @@ class DecoderProcess:
             self.ended_by = "memory"
             return TooCostly(
                 "The image takes too much memory to decode for its number of pixels.",
-                remedy=SIMPLER,
+                remedy=SAVE_SIMPLER,
             )
         rest = bytearray(min(text_bytes, decoder.MAX_TEXT_BYTES) - len(begun))
         self._fill([memoryview(rest)])
@@ -170,10 +168,10 @@ class DecoderProcess:
         except OSError as error:  # the process has ended
             raise self._explain_end() from error
 
-    def _receive(self, room: memoryview) -> tuple[int, list[int], int]:
-        """Return an answer's kind, its values, and the number of bytes read into `room`."""
+    def _receive(self, *buffer: memoryview) -> tuple[int, list[int], int]:
+        """Return an answer's kind, its values, and the number of bytes read into the buffer."""
         head = memoryview(bytearray(decoder.ANSWER.size))
-        count = self._fill([head, room], at_least=len(head)) - len(head)
+        count = self._fill([head, *buffer], at_least=len(head)) - len(head)
         kind, *values = decoder.ANSWER.unpack(head)
         return kind, values, count
 
@@ -194,7 +192,7 @@ class DecoderProcess:
         if status in TIME_SIGNALS:
             self.ended_by = "time"
             return TooCostly(
-                "The image takes too long to decode for its number of pixels.", remedy=SIMPLER
+                "The image takes too long to decode for its number of pixels.", remedy=SAVE_SIMPLER
             )
         if status == signal.SIGKILL:
             self.ended_by = "killed"

@@ -112,7 +112,7 @@ class Decoders:
         return finish(decoded)
 
     @contextmanager
-    def _use_process(self) -> Iterator["DecoderProcess"]:
+    def _use_process(self) -> Iterator[DecoderProcess]:
         """Reserve a process for the block; it is reused for another file if it is still usable."""
         process = self._take_idle() or DecoderProcess()
         self.busy.add(process)
@@ -134,7 +134,7 @@ class Decoders:
             while True:
                 self.idle.pop().end()
 
-    def _take_idle(self) -> "DecoderProcess | None":
+    def _take_idle(self) -> DecoderProcess | None:
         with suppress(IndexError):
             while True:
                 process = self.idle.pop()  # the most recently used one: its memory is in caches
@@ -153,7 +153,7 @@ class _Job:
         self.is_cancelled = False
 
     @contextmanager
-    def on(self, process: "DecoderProcess") -> Iterator[None]:
+    def on(self, process: DecoderProcess) -> Iterator[None]:
         with self._lock:
             self._process = process
             if self.is_cancelled:

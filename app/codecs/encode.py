@@ -18,12 +18,12 @@ from model.engines.base import Array
 from model.weights import Metadata, get_colormap
 
 
-def encode_mask(mask: Array, answer: AnswerFormat, metadata: Metadata) -> bytes:
+def encode_mask(mask: Array, answer_format: AnswerFormat, metadata: Metadata) -> bytes:
     """Return the body of an answer that needs only the mask (H, W) of class indices.
 
     Raises TooCostly for a mask with too many polygons.
     """
-    match answer:
+    match answer_format:
         case AnswerFormat.PNG:
             return encode_png(mask, metadata)
         case AnswerFormat.JSON:
@@ -36,7 +36,7 @@ def encode_mask(mask: Array, answer: AnswerFormat, metadata: Metadata) -> bytes:
             return encode_rle(mask, metadata)
         case AnswerFormat.POLYGONS:
             return encode_polygons(mask, metadata)
-    raise AssertionError(f"{answer} needs more than the mask")
+    raise AssertionError(f"{answer_format} needs more than the mask")
 
 
 def encode_overlay(photo: Array, mask: Array, options: AnswerOptions, metadata: Metadata) -> bytes:

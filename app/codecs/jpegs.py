@@ -5,7 +5,6 @@ Knows the structure of the file; decodes nothing.
 
 import re
 import struct
-from itertools import islice
 
 from app.codecs.stripping import iterate_segments
 from app.errors import BrokenImage
@@ -56,11 +55,12 @@ ARITHMETIC = 10
 
 def require_few_scans(data: bytes) -> None:
     """Raise BrokenImage if the JPEG has more than MAX_SCANS scans."""
-    if next(islice(SCAN.finditer(data), MAX_SCANS, None), None) is not None:
-        raise BrokenImage(
-            f"The JPEG has more than {MAX_SCANS} scans.",
-            remedy="Save it again, as a baseline or a common progressive JPEG.",
-        )
+    for number, _ in enumerate(SCAN.finditer(data), 1):
+        if number > MAX_SCANS:
+            raise BrokenImage(
+                f"The JPEG has more than {MAX_SCANS} scans.",
+                remedy="Save it again, as a baseline or a common progressive JPEG.",
+            )
 
 
 def is_ordinary(data: bytes) -> bool:

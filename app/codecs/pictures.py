@@ -17,11 +17,10 @@ from app.codecs.pillow import translate_pillow_errors
 from app.codecs.rgb import (
     BAND_PIXELS,
     choose_conversion,
-    convert_in_bands,
     convert_to_rgb,
     split_into_bands,
 )
-from app.codecs.stripping import SENT_WHOLE
+from app.codecs.stripping import CHECK_FILE
 from app.codecs.webp import read_webp_size
 from app.errors import BrokenImage, UnsupportedType
 from app.formats import SUPPORTED
@@ -48,10 +47,6 @@ class Picture:
 
     image: Image.Image
     size: Size
-
-    def convert_in_bands(self) -> Iterator[Image.Image]:
-        """Yield the picture as RGB bands of some rows, from the top."""
-        return convert_in_bands(self.image)
 
 
 class Upload:
@@ -129,7 +124,7 @@ def open_upload(data: bytes, *, max_pixels: int) -> Iterator[Upload]:
         height, width = image.height, image.width
         require_few_pixels((height, width), max_pixels)
         if width * height == 0:
-            raise BrokenImage("The image has no pixels.", remedy=SENT_WHOLE)
+            raise BrokenImage("The image has no pixels.", remedy=CHECK_FILE)
         yield Upload(data, image)
 
 

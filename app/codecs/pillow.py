@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from PIL import Image
 
-from app.codecs.stripping import SENT_WHOLE
+from app.codecs.stripping import CHECK_FILE
 from app.errors import BrokenImage
 
 DAMAGED = (
@@ -33,4 +33,4 @@ def translate_pillow_errors() -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
-        raise BrokenImage("The image is damaged or incomplete.", remedy=SENT_WHOLE) from error
+        raise BrokenImage("The image is damaged or incomplete.", remedy=CHECK_FILE) from error

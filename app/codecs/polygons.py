@@ -204,8 +204,8 @@ def _follow(turns: _Turns, followers: Integers) -> tuple[list[int], list[int]]:
                 ring = path[place:]
                 order += ring
                 lengths.append(len(ring))
-                for left in ring:
-                    del places[vertices[left]]
+                for visited in ring:
+                    del places[vertices[visited]]
                 del path[place:]
             places[vertex] = len(path)
             path.append(turn)

@@ -18,7 +18,12 @@ BAND_PIXELS = 2**18
 """The pixels of one band. To convert the whole picture at once would double its memory."""
 
 
+Conversion = Callable[[Image.Image], Image.Image]
+"""A function from a band of a picture to the same band in RGB."""
+
+
 def convert_in_bands(image: Image.Image) -> Iterator[Image.Image]:
+    """Yield the image as RGB bands of some rows, from the top."""
     convert = choose_conversion(image)
     for band in split_into_bands(image, _count_band_rows(image)):
         yield convert(band)
@@ -38,9 +43,6 @@ def split_into_bands(image: Image.Image, rows: int) -> Iterator[Image.Image]:
 
 def convert_to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else choose_conversion(image)(image)
-
-
-Conversion = Callable[[Image.Image], Image.Image]
 
 
 def choose_conversion(image: Image.Image) -> Conversion:

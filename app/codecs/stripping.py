@@ -25,7 +25,12 @@ MAX_COLOURS = 3 * 256
 MAX_VALUES = 16
 """The limit of values of any other kept TIFF tag, such as the bits of each sample."""
 
+CHECK_FILE = "Check that the file opens elsewhere and was sent whole."
+"""The remedy for a damaged file."""
+
 JPEG_START = b"\xff\xd8\xff"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+GIF_STARTS = (b"GIF87a", b"GIF89a")
 START_OF_SCAN = 0xDA
 JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")
 PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
@@ -48,7 +53,7 @@ TIFF_TAGS = TIFF_OFFSETS | {
 TIFF_INTEGERS = frozenset({3, 4, 16})
 """The TIFF types SHORT, LONG and LONG8."""
 
-STARTS = (JPEG_START, b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", *TIFF_STARTS)
+STARTS = (JPEG_START, PNG_START, *GIF_STARTS, b"BM", *TIFF_STARTS)
 
 
 def require_known(data: bytes) -> None:
@@ -68,18 +73,15 @@ def strip_file(data: bytes) -> bytes:
     try:
         if data.startswith(JPEG_START):
             return _strip_jpeg(data)
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        if data.startswith(PNG_START):
             return _strip_png(data)
-        if data.startswith((b"GIF87a", b"GIF89a")):
+        if data.startswith(GIF_STARTS):
             return _strip_gif(data)
         if data[:4] in TIFF_STARTS:
             return _strip_tiff(data)
     except (IndexError, OverflowError, struct.error) as error:
-        raise BrokenImage("The image ends within its header.", remedy=SENT_WHOLE) from error
+        raise BrokenImage("The image ends within its header.", remedy=CHECK_FILE) from error
     return data
-
-
-SENT_WHOLE = "Check that the file opens elsewhere and was sent whole."
 
 
 class _PartCounter:
@@ -112,11 +114,11 @@ def iterate_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             (length,) = struct.unpack_from(">H", data, start + 2)
             position = start + 2 + length
             if marker != START_OF_SCAN and (length < 2 or position > len(data)):
-                raise BrokenImage("A segment of the JPEG has no end.", remedy=SENT_WHOLE)
+                raise BrokenImage("A segment of the JPEG has no end.", remedy=CHECK_FILE)
         yield marker, start, position
         if marker == START_OF_SCAN:
             return
-    raise BrokenImage("The JPEG has no picture.", remedy=SENT_WHOLE)
+    raise BrokenImage("The JPEG has no picture.", remedy=CHECK_FILE)
 
 
 def _strip_jpeg(data: bytes) -> bytes:
@@ -176,7 +178,7 @@ def _strip_gif(data: bytes) -> bytes:
         if kind == ord(","):
             return b"".join((screen, control, view[position:]))
         if kind == ord(";"):
-            raise BrokenImage("The GIF has no picture.", remedy=SENT_WHOLE)
+            raise BrokenImage("The GIF has no picture.", remedy=CHECK_FILE)
         if kind != ord("!"):
             position += 1
             continue
@@ -201,28 +203,25 @@ def _strip_tiff(data: bytes) -> bytes:
     """Append a new directory with the kept tags, and make it the file's only directory."""
     order = "<" if data.startswith(b"II") else ">"
     big = data[2] == 43
-    place, head, entry, value_bytes = (
-        ("Q", 16, struct.Struct(order + "HHQ8s"), 8)
-        if big
-        else ("I", 8, struct.Struct(order + "HHI4s"), 4)
-    )
-    counter = struct.Struct(order + ("Q" if big else "H"))
-    (position,) = struct.unpack_from(order + place, data, head - value_bytes)
-    (count,) = counter.unpack_from(data, position)
-    position += counter.size
+    layouts = ("Q", "HHQ8s", "Q") if big else ("I", "HHI4s", "H")
+    offset, entry, count = (struct.Struct(order + layout) for layout in layouts)
+    head_bytes = 16 if big else 8  # the last of them are the directory's offset
+    (position,) = offset.unpack_from(data, head_bytes - offset.size)
+    (entry_count,) = count.unpack_from(data, position)
+    position += count.size
     parts_seen = _PartCounter()
     entries: dict[int, bytes] = {}
-    for _ in range(count):
+    for _ in range(entry_count):
         parts_seen.count()
         tag, kind, values, _ = entry.unpack_from(data, position)
         if tag in TIFF_TAGS and tag not in entries:
             _require_few_values(tag, kind, values)
             entries[tag] = data[position : position + entry.size]
         position += entry.size
-    filled = data[head:] + b"\0" * (len(data) % 2)  # a directory begins at an even offset
-    start = data[: head - value_bytes] + struct.pack(order + place, head + len(filled))
-    no_other = bytes(value_bytes)
-    return b"".join((start, filled, counter.pack(len(entries)), *entries.values(), no_other))
+    rest = data[head_bytes:] + b"\0" * (len(data) % 2)  # a directory begins at an even offset
+    head = data[: head_bytes - offset.size] + offset.pack(head_bytes + len(rest))
+    directory = count.pack(len(entries)), *entries.values(), offset.pack(0)  # no other follows
+    return b"".join((head, rest, *directory))
 
 
 def _require_few_values(tag: int, kind: int, values: int) -> None:

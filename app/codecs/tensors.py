@@ -50,11 +50,11 @@ def read_request(body: bytes, json_bytes: int | None) -> InferenceRequest:
 
     Raises InvalidTensor, and BodyTooLarge if the JSON is too large.
     """
-    head, data = body if json_bytes is None else body[:json_bytes], b""
+    head, data = body, b""
     if json_bytes is not None:
         if json_bytes > len(body):
             raise _make_invalid("Inference-Header-Content-Length exceeds the body")
-        data = body[json_bytes:]
+        head, data = body[:json_bytes], body[json_bytes:]
     if len(head) > MAX_JSON_BYTES:
         raise BodyTooLarge(
             f"The request's JSON has {len(head)} bytes, the limit is {MAX_JSON_BYTES}.",
@@ -97,8 +97,9 @@ def _read_input(tensor: Mapping[str, Any], data: bytes) -> tuple[Array | None, b
     assert isinstance(shape, list)
     size = _find_parameters(tensor).get("binary_data_size")
     _require((size is None) == ("data" in tensor), "an input has either data or binary_data_size")
+    data_bytes = 0 if size is None else size
     _require(
-        type(size) is int and size == len(data) if size is not None else not data,
+        type(data_bytes) is int and data_bytes == len(data),
         f"{len(data)} bytes follow the JSON, but binary_data_size is not {len(data)}",
     )
     if (name, datatype) == (IMAGE, "UINT8"):

@@ -26,12 +26,12 @@ def try_out(predictor: Predictor) -> None:
         (confidence,) = predictor.measure_confidence([predictor.prepare(image)])
         assert confidence.shape == size
     mask = make_mask_of_every_class(classes)
-    for answer in AnswerFormat:
-        for media_type in answer.media_types:
-            options = AnswerOptions(format=answer, media_type=media_type)
+    for answer_format in AnswerFormat:
+        for media_type in answer_format.media_types:
+            options = AnswerOptions(format=answer_format, media_type=media_type)
             photo = np.zeros((*mask.shape, 3), np.uint8)
             made = make_answer(mask, options, metadata, photo=photo)
-            assert made.whole, f"an empty answer in {answer}"
+            assert made.whole, f"an empty answer in {answer_format}"
 
 
 def make_mask_of_every_class(classes: int) -> Array:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fastapi import Request, Response
 
+from app.codecs.deflate import GZIP
 from app.http.negotiation import accepts_gzip, join_header
 
 WEB = Path(__file__).parent.parent / "web"
@@ -26,8 +27,6 @@ MEDIA_TYPES = {
     "jpg": "image/jpeg",
 }
 COMPRESSED = ("html", "css", "js", "svg")
-GZIP = 16 + 15
-"""The window bits with which zlib writes the gzip format."""
 
 
 class Asset:
