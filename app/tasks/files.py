@@ -46,8 +46,8 @@ class FileTask(SegmentationTask):
         # In a dataclass with slots, `super()` needs its arguments until Python 3.14.
         return super(FileTask, self)._encode(mask, photo)
 
-    def _count(self, held_bytes: int) -> None:
-        self.context.sent.take_another(held_bytes, limit=MAX_BYTES)
+    def _take(self, held_bytes: int) -> None:
+        self.context.answer_share.take_another(held_bytes, limit=MAX_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,22 +62,24 @@ class BatchTask(Task):
         """Return the answer and the result of each file. An error of one file is its result."""
         context = self.context
         context.stages.enter("files")
-        refusals = [await self._charge(number) for number in range(len(files))]
+        # The first file has been charged with the request.
+        refusals = [None, *[await self._charge() for _ in files[1:]]]
         turns = asyncio.Semaphore(self._count_turns())
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._find_result(file, refusal, turns))
+                group.create_task(self._compute_result(file, refusal, turns))
                 for file, refusal in zip(files, refusals, strict=True)
             ]
         results = [task.result() for task in tasks]
         context.stages.enter("encode")
-        return await context.codecs.run(self._gather, results, held=(context.sent,)), results
+        answer = await context.codecs.run(self._gather, results, held=(context.answer_share,))
+        return answer, results
 
-    async def _charge(self, number: int) -> RequestError | None:
-        if self.charges is None or number == 0:  # the first is charged with the request
-            return None
+    async def _charge(self) -> RequestError | None:
+        """Charge one file, and return the error if the caller has used up the rate limit."""
         try:
-            await self.charges.take()
+            if self.charges is not None:
+                await self.charges.take()
         except RequestError as error:
             return error
         return None
@@ -89,7 +91,7 @@ class BatchTask(Task):
         fitting = service.admission.count_fitting(service.settings.max_pixels, images=decodings)
         return max(1, min(FILES_AT_ONCE, fitting))
 
-    async def _find_result(
+    async def _compute_result(
         self, file: File, refusal: RequestError | None, turns: asyncio.Semaphore
     ) -> Result:
         stages, metrics = self.context.stages.open_part(), self.context.service.metrics
@@ -156,7 +158,7 @@ class BatchTask(Task):
             made = make_archive(results, self.options.format)
         else:
             made = make_list(results)
-        self.context.sent.take(made.held_bytes)
+        self.context.answer_share.take(made.held_bytes)
         return made
 
 

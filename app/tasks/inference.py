@@ -33,21 +33,23 @@ class InferenceTask(SegmentationTask):
         async with context.service.admission.admit(self.due) as place:
             context.stages.enter("decode")
             wanted = await context.codecs.run(
-                read_request, data, self.json_bytes, held=(place, context.upload)
+                read_request, data, self.json_bytes, held=(place, context.upload_share)
             )
             canvas = await self._prepare_input(wanted, place)
             mask = await context.batcher.submit(
                 context.predictor.predict, canvas, context.stages, held=place
             )
             context.stages.enter("encode")
-            return await context.codecs.run(self._write, wanted, mask, held=(place, context.sent))
+            return await context.codecs.run(
+                self._write, wanted, mask, held=(place, context.answer_share)
+            )
 
     async def _prepare_input(self, wanted: InferenceRequest, place: Share) -> Canvas:
         if wanted.image is None:
             assert wanted.file is not None
             return await self._decode(wanted.file, place)
         prepare = partial(self._prepare_tensor, wanted.image, place)
-        return await self.context.codecs.run(prepare, held=(place, self.context.upload))
+        return await self.context.codecs.run(prepare, held=(place, self.context.upload_share))
 
     def _prepare_tensor(self, image: Array, place: Share) -> Canvas:
         size = image.shape[0], image.shape[1]
@@ -57,5 +59,5 @@ class InferenceTask(SegmentationTask):
 
     def _write(self, wanted: InferenceRequest, mask: Array) -> tuple[Answer, int | None]:
         made, json_bytes = make_tensor_answer(wanted, mask, model=MODEL_NAME, version=MODEL_VERSION)
-        self.context.sent.take(made.held_bytes)
+        self.context.answer_share.take(made.held_bytes)
         return made, json_bytes

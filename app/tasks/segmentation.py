@@ -37,9 +37,9 @@ class RequestContext:
     predictor: Predictor
     batcher: Scheduler
     stages: Stages
-    upload: Share
+    upload_share: Share
     """The share of the uploads' budget: the bytes of the request's body."""
-    sent: Share
+    answer_share: Share
     """The share of the answers' budget: the answer's bytes until the socket has taken them."""
 
     @property
@@ -64,8 +64,8 @@ def open_context(request: Request) -> RequestContext:
         predictor=service.predictor,
         batcher=service.batcher,
         stages=request.scope["stages"],
-        upload=request.scope["upload_share"],
-        sent=request.scope["answer_share"],
+        upload_share=request.scope["upload_share"],
+        answer_share=request.scope["answer_share"],
     )
 
 
@@ -82,7 +82,9 @@ class Task:
     async def next_piece(self, answer: Answer) -> bytes | None:
         """Return the next piece of an answer that is sent in pieces, None after the last."""
         context = self.context
-        return await context.codecs.run(next, answer.pieces, None, held=(context.sent,), first=True)
+        return await context.codecs.run(
+            next, answer.pieces, None, held=(context.answer_share,), first=True
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +100,18 @@ class SegmentationTask(Task):
         async with context.service.admission.admit(self.due) as place:
             context.stages.enter("decode")
             if self.is_base64:
-                data = await context.codecs.run(read_image, data, held=(place, context.upload))
+                data = await context.codecs.run(
+                    read_image, data, held=(place, context.upload_share)
+                )
             canvas = await self._decode(data, place)
             mask = await context.batcher.submit(self._predict, canvas, context.stages, held=place)
             context.stages.enter("encode")
             photo = None
             if self.options.format is AnswerFormat.OVERLAY:
                 photo = await self._restore_photo(data, canvas, place)
-            return await context.codecs.run(self._encode, mask, photo, held=(place, context.sent))
+            return await context.codecs.run(
+                self._encode, mask, photo, held=(place, context.answer_share)
+            )
 
     async def _decode(self, data: bytes, place: Share) -> Canvas:
         return await self.context.codecs.decode(
@@ -113,7 +119,7 @@ class SegmentationTask(Task):
             scaling=self.scaling,
             reserve=place.take,
             finish=self._prepare,
-            held=(place, self.context.upload),
+            held=(place, self.context.upload_share),
         )
 
     @property
@@ -134,7 +140,7 @@ class SegmentationTask(Task):
             scaling=UNSCALED,
             reserve=place.take,
             finish=lambda image: image.pixels,
-            held=(place, self.context.upload),
+            held=(place, self.context.upload_share),
         )
 
     def _prepare(self, image: Decoded) -> Canvas:
@@ -143,21 +149,21 @@ class SegmentationTask(Task):
 
     def _encode(self, mask: Array, photo: Array | None) -> Answer:
         """Encode the answer. Its bound is counted before, and its own bytes afterwards."""
-        metadata, sent = self.context.predictor.metadata, self.context.sent
+        metadata, share = self.context.predictor.metadata, self.context.answer_share
         bound = bound_answer(mask, self.options, metadata)
-        self._count(bound)
+        self._take(bound)
         try:
             made = make_answer(mask, self.options, metadata, photo=photo)
         except BaseException:
-            sent.give_back(bound)
+            share.give_back(bound)
             raise
-        sent.give_back(max(0, bound - made.held_bytes))
-        self._count(max(0, made.held_bytes - bound))
+        share.give_back(max(0, bound - made.held_bytes))
+        self._take(max(0, made.held_bytes - bound))
         return made
 
-    def _count(self, held_bytes: int) -> None:
-        """Count bytes of the answer. Raises Overloaded, and ShareEnded if nobody waits for it."""
-        self.context.sent.take(held_bytes)
+    def _take(self, held_bytes: int) -> None:
+        """Count bytes of the answer. Raises Overloaded, and ShareEnded if the request is over."""
+        self.context.answer_share.take(held_bytes)
 
 
 async def carry_out(
@@ -177,6 +183,6 @@ async def carry_out(
     context.stages.enter("read")
     upload = await read(request, task.due)
     result = await run_while_connected(request, work(upload))
-    context.upload.end()
+    context.upload_share.end()
     context.stages.enter("send")
     return result
