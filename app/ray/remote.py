@@ -185,11 +185,15 @@ def wait_for(response: Any, *, until: float) -> Any:
     except ENDED:
         raise
     except BackPressureError as error:
-        raise make_overloaded("All engine replicas are full.", "engine", 1) from error
+        raise make_overloaded(
+            "All engine replicas are full.", reason="engine", seconds=1
+        ) from error
     except DeploymentUnavailableError as error:
-        raise make_overloaded("There is no engine replica.", "engine", 1) from error
+        raise make_overloaded("There is no engine replica.", reason="engine", seconds=1) from error
     except (TaskCancelledError, CancelledError) as error:  # its caller has left, or Serve did it
-        raise make_overloaded("The engine replica has dropped the image.", "engine", 1) from error
+        raise make_overloaded(
+            "The engine replica has dropped the image.", reason="engine", seconds=1
+        ) from error
     except RayTaskError as error:
         cause = error.cause
         log.error("engine replica failed", error=repr(cause))  # the traceback is in its own log
@@ -197,4 +201,4 @@ def wait_for(response: Any, *, until: float) -> Any:
         raise EngineError(text) from error
     except TimeoutError as error:
         response.cancel()
-        raise make_overloaded("No engine replica was free.", "engine", 1) from error
+        raise make_overloaded("No engine replica was free.", reason="engine", seconds=1) from error

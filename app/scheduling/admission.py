@@ -44,14 +44,16 @@ class Admission:
         wait_s, left_s = self.predicted_wait_s, due - time.perf_counter()
         if self.admitted >= self._max_queue:
             raise make_overloaded(
-                f"All {self._max_queue} places in the queue are taken.", "queue-full", wait_s
+                f"All {self._max_queue} places in the queue are taken.",
+                reason="queue-full",
+                seconds=wait_s,
             )
         # An empty queue admits every request, because the average may come from one slow image.
         if self.admitted and wait_s > left_s:
             raise make_overloaded(
                 f"The mask would take about {wait_s:.2g} s; there are {max(left_s, 0):.2g} s left.",
-                "deadline",
-                wait_s - left_s,
+                reason="deadline",
+                seconds=wait_s - left_s,
             )
 
     def count_fitting(self, pixels: int, *, images: int) -> int:
@@ -82,7 +84,9 @@ class Admission:
             if not deadline.expired():
                 raise
             raise make_overloaded(
-                "The deadline of this request has passed.", "expired", self.predicted_wait_s
+                "The deadline of this request has passed.",
+                reason="expired",
+                seconds=self.predicted_wait_s,
             ) from error
 
     def _change_count(self, change: int) -> None:
@@ -95,16 +99,16 @@ class Admission:
         """Add to the exponential moving average of the seconds per place.
 
         With n admitted requests, each takes about n times these seconds, whichever stage is the
-        slowest and however many requests run at the same time. The first of a burst may take longer
-        because it shares the engine with those behind it, and then its seconds are too long; its
-        end does not tell. Dividing them by more places would be too short where those behind it
-        wait, and admit requests that expire.
+        slowest and however many requests run at the same time. The n are those at the admission of
+        the request. If it then shares the engine with later ones, its seconds per place are too
+        many. But if the later ones wait for it, counting them would make the seconds too few, and
+        requests would be admitted that expire.
         """
         before = self._seconds_per_place or seconds_per_place
         self._seconds_per_place = before + NEWEST_WEIGHT * (seconds_per_place - before)
 
 
-def make_overloaded(detail: str, reason: str, seconds: float) -> Overloaded:
+def make_overloaded(detail: str, *, reason: str, seconds: float) -> Overloaded:
     """Return the error; its `retry_after_s` is the seconds, rounded up, at least 1."""
     seconds = max(1, math.ceil(seconds))
     return Overloaded(

@@ -82,7 +82,7 @@ class Batcher:
         """`concurrency` is the number of engine calls that may run at the same time.
 
         `max_batch_images` is the number of images that one engine call computes together. `abandon`
-        tells an engine that can stop that the caller of the image with this canvas has left.
+        is called with a canvas' pixels if its request is cancelled while the engine computes it.
         """
         self._abandon = abandon
         self.threads = start_work_threads(concurrency, ENGINE_THREADS)
@@ -102,7 +102,7 @@ class Batcher:
     def for_engine(cls, engine: Engine, **rest: Any) -> "Batcher":
         """Return a batcher whose batches keep this engine busy."""
         rest |= {"concurrency": engine.callers_at_once, "max_batch_images": engine.images_per_call}
-        return cls(abandon=getattr(engine, "abandon", None), **rest)  # only those elsewhere have it
+        return cls(abandon=getattr(engine, "abandon", None), **rest)  # only remote engines have it
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -147,7 +147,7 @@ class Batcher:
         fail(chain(*self.queues.values(), *self.computing.values()))
 
     def _leave(self, waiting: _Waiting) -> None:
-        """Remove a request from the queue if it is still there, or else let the engine drop it."""
+        """Remove a request from the queue; if the engine has it, tell the engine to drop it."""
         waiting.answer.cancel()
         queue = self.queues.get(waiting.kind)
         if queue is not None and waiting in queue:
@@ -235,10 +235,10 @@ class Batcher:
             self.metrics.engine_failures.inc()
             log.exception("batch failed", request_ids=[waiting.request_id for waiting in batch])
             half = len(batch) // 2
-            for part in (batch[:half], batch[half:]) if half else ():
+            for part in (batch[:half], batch[half:]) if half else ():  # a single one has no halves
                 if remaining := [waiting for waiting in part if not waiting.answer.done()]:
                     await self._compute(remaining)
-            return  # _finish answers the rest
+            return  # `_finish` answers those that have failed alone
         for waiting, mask in answers:
             if not waiting.answer.done():
                 waiting.answer.set_result(mask)

@@ -16,15 +16,15 @@ TASKS = Path("/proc/self/task")
 
 
 def start_meter() -> Callable[[], float]:
-    """Return a function that returns how many seconds have been waited since now.
+    """Return a function that returns the seconds of waiting since this call.
 
-    It is the longest wait of any one thread, because the threads of a call wait side by side.
+    They are those of the thread that has waited longest, because threads wait at the same time.
     """
     before = _read_waits_ns()
 
     def measure_s() -> float:
         now = _read_waits_ns()
-        return max((now[one] - before.get(one, 0) for one in now), default=0) / 1e9
+        return max((now[task] - before.get(task, 0) for task in now), default=0) / 1e9
 
     return measure_s
 

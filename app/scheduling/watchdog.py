@@ -26,13 +26,13 @@ CPU, needed 0.35e-6 s for a pixel of the largest masks on one core of an EPYC; o
 busier machines.
 """
 
-MOST_TIMES = 10
+MAX_FACTOR = 10
 """However busy the processors are, work is stuck after so many times its limit: without this, the
 threads of a library that wait actively could hide a deadlock.
 """
 
 CHECKS = 100
-"""A limit is checked again after this part of it at the earliest."""
+"""A limit is checked at most so many times while it passes."""
 
 log = structlog.get_logger("segmentation")
 
@@ -140,7 +140,7 @@ class _Timer:
     def _check(self) -> None:
         passed_s = self._loop.time() - self._since
         left_s = self._limit_s / 2 - max(0, passed_s - self._measure_starved_s())
-        if left_s > 0 and passed_s < MOST_TIMES * self._limit_s:
+        if left_s > 0 and passed_s < MAX_FACTOR * self._limit_s:
             self._start(max(left_s, self._limit_s / CHECKS), self._check)
             return
         self._start(GRACE_S, self._on_death)

@@ -221,7 +221,7 @@ def test_a_reload_for_which_there_is_no_place_may_be_tried_again(settings, two, 
         put(two, "second")
 
         def refuse(*_, **__):
-            raise make_overloaded("All engines are full.", "engine", 3)
+            raise make_overloaded("All engines are full.", reason="engine", seconds=3)
 
         monkeypatch.setattr("app.loading.open_predictor", refuse)
         with pytest.raises(Overloaded) as raised:

@@ -45,7 +45,7 @@ def test_starved_work_is_not_stuck():
 
         return measure_s
 
-    # The work is stuck at MOST_TIMES its limit, so the limit is long and half of it is skipped.
+    # The work is stuck at MAX_FACTOR times its limit; so the limit is long, half of it skipped.
     with soon():
         ends = watch(start_meter, limit_s=3600, until=lambda stuck, dead: asked.wait())
     assert ends == (False, False, True)
@@ -62,7 +62,7 @@ def test_starved_work_that_runs_no_longer_is_stuck():
 
 
 def test_a_meter_that_always_says_starved_does_not_hide_stuck_work(monkeypatch):
-    monkeypatch.setattr(watchdog, "MOST_TIMES", 2)
+    monkeypatch.setattr(watchdog, "MAX_FACTOR", 2)
     ends = watch(
         lambda: lambda: ENDLESS_S,
         limit_s=0.01,
