@@ -5,16 +5,19 @@ const LABELS = { system: "Auto", light: "Light", dark: "Dark" };
 
 export function connectTheme(button) {
   const show = () => {
-    const theme = document.documentElement.dataset.theme ?? "system";
+    const theme = readTheme();
     button.textContent = LABELS[theme];
     button.setAttribute("aria-label", `Theme: ${LABELS[theme]}. Change the theme.`);
   };
   button.addEventListener("click", () => {
-    const theme = document.documentElement.dataset.theme ?? "system";
-    choose(THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length]);
+    choose(THEMES[(THEMES.indexOf(readTheme()) + 1) % THEMES.length]);
     show();
   });
   show();
+}
+
+function readTheme() {
+  return document.documentElement.dataset.theme ?? "system";
 }
 
 function choose(theme) {

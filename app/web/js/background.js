@@ -2,7 +2,7 @@
 
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 const waiting = new Map();
-let last = 0;
+let lastId = 0;
 
 worker.addEventListener("message", ({ data: { id, result, error } }) => {
   const { resolve, reject } = waiting.get(id);
@@ -12,7 +12,7 @@ worker.addEventListener("message", ({ data: { id, result, error } }) => {
 });
 
 export function run(task, input) {
-  const id = ++last;
+  const id = ++lastId;
   return new Promise((resolve, reject) => {
     waiting.set(id, { resolve, reject });
     worker.postMessage({ id, task, input });

@@ -1,7 +1,7 @@
 // The photos on this page, and which one is selected. Notifies listeners of every change. Knows
 // nothing of how photos are shown or segmented.
 
-let last = 0;
+let lastId = 0;
 
 export class Collection extends EventTarget {
   items = [];
@@ -10,7 +10,7 @@ export class Collection extends EventTarget {
   // States: waiting, running, retrying, done, failed.
   add(files) {
     const added = files.map((file) => ({
-      id: ++last,
+      id: ++lastId,
       file,
       name: file.name || "photo",
       state: "waiting",

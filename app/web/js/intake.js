@@ -2,7 +2,7 @@
 
 import { find, show } from "./dom.js";
 
-const SAMPLES = ["sample.jpg"];
+const SAMPLE = "sample.jpg";
 
 // `onFiles` gets the files; `onNothing` is called if something without files was dropped.
 export function connectIntake({ onFiles, onNothing }) {
@@ -13,7 +13,7 @@ export function connectIntake({ onFiles, onNothing }) {
     input.value = ""; // otherwise, choosing the same file again would cause no event
     if (files.length) onFiles(files);
   });
-  find("sample").addEventListener("click", async () => onFiles(await fetchSamples()));
+  find("sample").addEventListener("click", async () => onFiles([await fetchSample()]));
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
     if (files.length) onFiles(files);
@@ -40,11 +40,7 @@ function connectDrop({ onFiles, onNothing }) {
   });
 }
 
-async function fetchSamples() {
-  return Promise.all(
-    SAMPLES.map(async (name) => {
-      const response = await fetch(new URL(`../${name}`, import.meta.url));
-      return new File([await response.blob()], name, { type: "image/jpeg" });
-    }),
-  );
+async function fetchSample() {
+  const response = await fetch(new URL(`../${SAMPLE}`, import.meta.url));
+  return new File([await response.blob()], SAMPLE, { type: "image/jpeg" });
 }

@@ -2,9 +2,8 @@
 // shows all again.
 
 import { find, make } from "./dom.js";
+import { BACKGROUND, formatColour } from "./paint.js";
 import { formatShare } from "./words.js";
-
-const BACKGROUND = 0;
 
 export class Legend {
   #list = find("classes");
@@ -22,7 +21,7 @@ export class Legend {
     const rows = sorted.map((entry) => {
       const share = entry.pixels / pixels;
       const swatch = make("i", { className: "swatch" });
-      swatch.style.backgroundColor = `rgb(${palette.subarray(3 * entry.index, 3 * entry.index + 3).join(" ")})`;
+      swatch.style.backgroundColor = formatColour(palette, entry.index);
       const bar = make("span", { className: "bar" });
       bar.style.setProperty("--share", `${100 * share}%`);
       const button = make(
@@ -47,6 +46,7 @@ export class Legend {
     }
   }
 
+  // Shows all classes again.
   clear() {
     for (const button of this.#list.querySelectorAll("[aria-pressed=true]")) this.#press(button);
   }

@@ -38,7 +38,7 @@ async function loadModel() {
     pipeline.limits = model.limits;
     hideNotice();
     showServer(model);
-    viewer.rename();
+    viewer.updateNames();
   } catch (problem) {
     const needsKey = problem.status === 401;
     showNotice({
@@ -47,7 +47,7 @@ async function loadModel() {
       button: needsKey ? "Enter an API key" : "Try again",
       onClick: needsKey ? () => askForKey(problem) : loadModel,
     });
-    show(find("key-button"), needsKey || !find("key-button").hidden);
+    if (needsKey) show(find("key-button"), true);
   }
 }
 

@@ -1,7 +1,12 @@
 // Turns class indices into their exact colours, each fully opaque or fully transparent.
 
 const OPAQUE = 0xff000000;
-const BACKGROUND = 0;
+export const BACKGROUND = 0; // its index
+
+// Returns the colour of an index for style sheets.
+export function formatColour(palette, index) {
+  return `rgb(${palette.subarray(3 * index, 3 * index + 3).join(" ")})`;
+}
 
 // Returns the colour of each index as one number, with red in the lowest byte. If `only` is given,
 // all other classes are hidden.
@@ -48,13 +53,13 @@ export function paintOutlines(context, grid, only = null) {
 // Returns a smaller grid; each of its indices comes from the middle of the area that it covers.
 export function shrink({ height, width, indices }, longest) {
   const scale = Math.min(1, longest / Math.max(height, width));
-  const [small, narrow] = [height, width].map((side) => Math.max(1, Math.round(side * scale)));
   if (scale === 1) return { height, width, indices };
-  const columns = Int32Array.from({ length: narrow }, (_, x) => Math.floor(((x + 0.5) * width) / narrow));
-  const shrunk = new Uint8Array(small * narrow);
-  for (let y = 0; y < small; y++) {
-    const row = Math.floor(((y + 0.5) * height) / small) * width;
-    for (let x = 0; x < narrow; x++) shrunk[y * narrow + x] = indices[row + columns[x]];
+  const [rows, columns] = [height, width].map((side) => Math.max(1, Math.round(side * scale)));
+  const fromX = Int32Array.from({ length: columns }, (_, x) => Math.floor(((x + 0.5) * width) / columns));
+  const shrunk = new Uint8Array(rows * columns);
+  for (let y = 0; y < rows; y++) {
+    const from = Math.floor(((y + 0.5) * height) / rows) * width;
+    for (let x = 0; x < columns; x++) shrunk[y * columns + x] = indices[from + fromX[x]];
   }
-  return { height: small, width: narrow, indices: shrunk };
+  return { height: rows, width: columns, indices: shrunk };
 }

@@ -1,9 +1,10 @@
 // Shows the class under the pointer, or under a crosshair that the arrow keys move.
 
 import { find, show } from "./dom.js";
+import { formatColour } from "./paint.js";
 
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-const COARSE = 1 / 40;
+const STEP_SHARE = 1 / 40; // of the longer side; with Shift, a step is one pixel
 
 export class Probe {
   #stage;
@@ -47,13 +48,10 @@ export class Probe {
     const step = STEPS[event.key];
     if (!step || !mask || event.target !== this.#stage.element) return;
     event.preventDefault();
-    const pixels = event.shiftKey ? 1 : Math.max(1, Math.round(Math.max(mask.height, mask.width) * COARSE));
+    const pixels = event.shiftKey ? 1 : Math.max(1, Math.round(Math.max(mask.height, mask.width) * STEP_SHARE));
     const [row, column] = this.#place ?? [mask.height >> 1, mask.width >> 1];
     const moved = this.#place ? [row + step[0] * pixels, column + step[1] * pixels] : [row, column];
-    this.#read(
-      [clamp(moved[0], mask.height), clamp(moved[1], mask.width)],
-      true,
-    );
+    this.#read([clamp(moved[0], mask.height), clamp(moved[1], mask.width)], true);
   }
 
   #read([row, column], isByKey) {
@@ -68,7 +66,7 @@ export class Probe {
     probe.classList.toggle("at-right", column > mask.width * 0.7);
     probe.classList.toggle("at-top", row < mask.height * 0.2);
     find("probe-name").textContent = name;
-    find("probe-swatch").style.backgroundColor = `rgb(${mask.palette.subarray(3 * index, 3 * index + 3).join(" ")})`;
+    find("probe-swatch").style.backgroundColor = formatColour(mask.palette, index);
     show(probe, true);
     this.#onClass(index);
     if (isByKey) this.#announce(`${name}, row ${row + 1}, column ${column + 1}`);

@@ -1,10 +1,10 @@
 // Shows the server's engine, score, classes and limits.
 
 import { find, make, show } from "./dom.js";
+import { BACKGROUND } from "./paint.js";
 import { formatBytes, formatMegapixels } from "./words.js";
 
 const FORMATS = "JPEG, PNG, WebP, BMP, TIFF or GIF";
-const BACKGROUND = 0;
 
 export function showServer(model) {
   const score = model.scores.mean_iou;

@@ -63,6 +63,15 @@ export class Stage {
     return this.#hasPhoto ? this.mode : "mask";
   }
 
+  get showsMaskOverPhoto() {
+    return ["overlay", "compare"].includes(this.shownMode);
+  }
+
+  setMode(mode) {
+    this.mode = mode;
+    this.render();
+  }
+
   showOnly(index) {
     this.only = index;
     this.render();
@@ -70,7 +79,7 @@ export class Stage {
 
   render() {
     const mode = this.shownMode;
-    const isOver = mode === "overlay" || mode === "compare";
+    const isOver = this.showsMaskOverPhoto;
     this.element.dataset.mode = mode;
     show(this.photo, this.#hasPhoto);
     show(this.layers, this.#mask !== null && mode !== "photo");
@@ -86,7 +95,7 @@ export class Stage {
 
   setOpacity(opacity) {
     this.opacity = opacity;
-    if (["overlay", "compare"].includes(this.shownMode)) this.colours.style.opacity = opacity;
+    if (this.showsMaskOverPhoto) this.colours.style.opacity = opacity;
   }
 
   #setSize(height, width) {

@@ -5,6 +5,7 @@ import { connectDivider } from "./divider.js";
 import { find, show } from "./dom.js";
 import { saveArray, saveMask, saveOverlay } from "./downloads.js";
 import { Legend } from "./legend.js";
+import { BACKGROUND } from "./paint.js";
 import { Probe } from "./probe.js";
 import { Stage } from "./stage.js";
 import { showTimes } from "./times.js";
@@ -16,6 +17,7 @@ const LONGEST = 2048;
 export class Viewer {
   #stage = new Stage();
   #item = null;
+  #view = null; // the photo as the browser shows it, null if it cannot
   #shown = null; // the answer whose mask the stage shows
   #nameClass;
   #legend;
@@ -50,7 +52,7 @@ export class Viewer {
       return;
     }
     this.#stage.setPhoto(view);
-    this.view = view;
+    this.#view = view;
     await this.update(item);
   }
 
@@ -65,12 +67,12 @@ export class Viewer {
   }
 
   // Call this when the names of the classes have changed.
-  rename() {
+  updateNames() {
     if (this.#item?.state === "done" && this.#stage.mask) this.#showLegend();
   }
 
   #showMask(item, mask) {
-    const fits = this.view && this.view.height === mask.height && this.view.width === mask.width;
+    const fits = this.#view?.height === mask.height && this.#view?.width === mask.width;
     if (!fits) this.#stage.setPhoto(null);
     this.#stage.setMask(mask);
     find("stage-note").textContent = fits
@@ -93,7 +95,7 @@ export class Viewer {
       nameClass: this.#nameClass,
       only: this.#stage.only,
     });
-    const isEmpty = summary.classes.length === 1 && summary.classes[0].index === 0;
+    const isEmpty = summary.classes.length === 1 && summary.classes[0].index === BACKGROUND;
     find("classes-help").textContent = isEmpty
       ? "The photo has none of the server's classes."
       : "Choose a class to show only that class.";
@@ -130,15 +132,14 @@ export class Viewer {
       input.disabled = !hasMask || !this.#stage.hasPhoto;
       input.checked = input.value === mode;
     }
-    find("opacity").disabled = !hasMask || !["overlay", "compare"].includes(mode);
+    find("opacity").disabled = !hasMask || !this.#stage.showsMaskOverPhoto;
     find("opacity-label").classList.toggle("off", find("opacity").disabled);
     find("download-overlay").disabled = !this.#stage.hasPhoto;
   }
 
   #connectControls() {
     find("modes").addEventListener("change", ({ target }) => {
-      this.#stage.mode = target.value;
-      this.#stage.render();
+      this.#stage.setMode(target.value);
       this.#showControls();
     });
     find("opacity").addEventListener("input", ({ target }) => {
@@ -152,9 +153,9 @@ export class Viewer {
 
   #connectDownloads(onProblem) {
     const savers = {
-      "download-mask": (item) => saveMask(item),
+      "download-mask": saveMask,
       "download-overlay": (item) => saveOverlay(item, this.#stage),
-      "download-array": (item) => saveArray(item),
+      "download-array": saveArray,
     };
     for (const [id, saver] of Object.entries(savers)) {
       const button = find(id);
