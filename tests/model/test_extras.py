@@ -59,6 +59,7 @@ NEEDED = {
     "model.evaluate": "torch, torchvision",
     "model.compare": "torch",
     "model.convert": "torch, torchvision",
+    "model.soup": "torch, torchvision",
     "model.measured_card": "torch, torchvision, matplotlib",
     "model.soft_labels": "torch, torchvision",
     "model.export": "onnx",
