@@ -57,6 +57,11 @@ from model.training.state import Training
 from model.weights import Metadata
 
 BOOK = "the book's loop"
+FLOAT32 = "default in float32"
+"""The preset default without bfloat16: what the autocast gains on this processor."""
+
+LOOPS = (BOOK, *PRESETS, FLOAT32)
+
 TOLERANCE = 1e-4
 """The relative difference of the two losses: float32 sums of millions of pixels differ in order."""
 
@@ -74,9 +79,11 @@ class Plan(report.Plan):
 
     def choose_recipe(self, loop: str) -> Recipe:
         """Return the preset's recipe, with more epochs, so that no learning rate reaches 0."""
-        recipe = replace(PRESETS["d2l" if loop == BOOK else loop], epochs=1000)
+        preset = {BOOK: "d2l", FLOAT32: "default"}.get(loop, loop)
+        recipe = replace(PRESETS[preset], epochs=1000)
         return replace(
             recipe,
+            precision="float32" if loop == FLOAT32 else recipe.precision,
             batch_size=self.batch_size or recipe.batch_size,
             crop=self.crop or recipe.crop,
         )
@@ -164,7 +171,7 @@ def compare_losses(plan: Plan, samples: Sequence[Sample]) -> float:
 
 
 def measure_epochs(
-    plan: Plan, samples: tuple[Sample, ...], loops: Sequence[str] = (BOOK, *PRESETS)
+    plan: Plan, samples: tuple[Sample, ...], loops: Sequence[str] = LOOPS
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Return the seconds of each loop's epochs, and each loop's peak memory in MiB.
 

@@ -9,6 +9,8 @@ import torch
 from benchmarks.notebook import NotebookImages, normalize_images
 from benchmarks.train import (
     BOOK,
+    FLOAT32,
+    LOOPS,
     TOLERANCE,
     Plan,
     compare_losses,
@@ -17,6 +19,7 @@ from benchmarks.train import (
 )
 from benchmarks.voc import choose_samples, make_voc
 from model.class_list import VOC
+from model.training.recipe import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,14 @@ def test_each_loop_trains_its_epochs_in_a_process_of_its_own(samples):
     assert list(seconds) == list(peaks_mib) == loops
     assert all(len(values) == 1 for values in seconds.values())
     assert min(peaks_mib.values()) > 100
+
+
+def test_bfloat16_is_compared_with_float32_in_the_same_run():
+    assert FLOAT32 in LOOPS
+    plan = Plan()
+    one, other = plan.choose_recipe("default"), plan.choose_recipe(FLOAT32)
+    assert one.precision == PRESETS["default"].precision == "auto"
+    assert other == replace(one, precision="float32")
 
 
 def test_too_few_images_are_named_with_their_remedy(tmp_path):
