@@ -64,7 +64,7 @@ class Recipe:
     2015)."""
     loss_reduction: Literal["image_sum", "pixel_mean"]
     """"image_sum": mean over an image's pixels, summed over the batch. "pixel_mean": mean over all
-    pixels of the batch (of each process' share of it) that are not void."""
+    pixels of the batch, that of all processes together, that are not void."""
     loss_stride: Literal[1, 2, 4, 8]
     """Above 1, the cross entropy is that of one pixel in each square of this side. Interpolated
     logits are computed for the middle of each square alone."""
