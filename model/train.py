@@ -45,7 +45,7 @@ from model.training.signals import StopVote, collect_signals
 from model.training.soft_labels import SoftLabels
 from model.training.start import start_network
 from model.training.state import Training
-from model.training.validation import export, has_converged, measure, validate
+from model.training.validation import export, has_converged, measure, should_validate, validate
 from model.training.voc import download_voc
 from model.weights import Metadata, write_weights
 
@@ -143,8 +143,8 @@ def train(
                 if options.checkpoint_steps and training.step % options.checkpoint_steps == 0:
                     recorder.save_checkpoint()
             recorder.record_steps(wait=True)
-            to_measure = val_images if should_validate(training, options.val_every) else None
-            measured = validate(training, to_measure, half=options.half)
+            is_due = should_validate(training, val_images, every=options.val_every)
+            measured = validate(training, val_images if is_due else None, half=options.half)
             recorder.record_epoch(
                 training.end_epoch(measured.validation if measured else Validation())
             )
@@ -205,12 +205,6 @@ def describe_run(
         f"{training.total_steps} steps of {recipe.batch_size} on {group.world_size} x "
         f"{group.device}, {precision}"
     )
-
-
-def should_validate(training: Training, val_every: int) -> bool:
-    """Return whether to validate after the epoch that ends; after the last one, always."""
-    ended = training.epoch + 1
-    return ended == training.recipe.epochs or (val_every > 0 and ended % val_every == 0)
 
 
 def read_first_pairs(images: SegmentationDataset | None) -> list[tuple[Array, Array]]:

@@ -88,8 +88,8 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--val-every",
         type=parse_count,
-        default=1,
-        help="epochs between validations; 0: only at the end",
+        help="epochs between validations; 0: only at the end (default: so many that they take at"
+        " most a twentieth of the time; d2l: 1)",
     )
     add("--soft-labels", type=Path, metavar="DIR", help="folder of a teacher's soft labels")
 
