@@ -20,11 +20,17 @@ class Scaling(NamedTuple):
     unscaled_side: int = 0
     """An image whose longer side is at most this is not scaled, even if it exceeds `max_side`."""
 
+    @property
+    def largest_side(self) -> int:
+        """The longest side that the network sees, unless `max_side` is 0."""
+        return max(self.max_side, self.unscaled_side)
+
     def describe(self) -> str:
         """Return a description of the images that the network sees, for cards."""
         if self.max_side == 0:
             return "whole images at their original size"
-        return f"whole images, those of more than {max(self)} pixels scaled to {self.max_side}"
+        larger = f"those of more than {self.largest_side} pixels"
+        return f"whole images, {larger} scaled to {self.max_side}"
 
 
 UNSCALED = Scaling()
@@ -49,7 +55,7 @@ def scale_to(max_side: int) -> Scaling:
 def find_content_size(size: Size, scaling: Scaling) -> Size:
     """Return the size after scaling."""
     longer = max(size)
-    if scaling.max_side == 0 or longer <= max(scaling):
+    if scaling.max_side == 0 or longer <= scaling.largest_side:
         return size
     height, width = (max(1, round(side * scaling.max_side / longer)) for side in size)
     return height, width

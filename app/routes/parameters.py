@@ -113,4 +113,4 @@ def choose_scaling(requested: int | None, served: Scaling) -> Scaling:
         return served
     if not served.max_side:  # the operator sets no limit
         return scale_to(requested)
-    return scale_to(min(requested, max(served.max_side, served.unscaled_side)))
+    return scale_to(min(requested, served.largest_side))

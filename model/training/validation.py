@@ -58,8 +58,10 @@ def should_validate(
     their share of the time demands. The notebook's recipe then validates after each epoch.
     """
     ended = training.epoch + 1
-    if images is None or ended == training.recipe.epochs:
-        return images is not None
+    if images is None:
+        return False
+    if ended == training.recipe.epochs:
+        return True
     if every is None:
         trained = int(training.metadata.data["images"])
         every = 1 if training.recipe.validate_crops else choose_interval(trained, len(images))
